@@ -1,0 +1,217 @@
+"""Players that read the emulator's RAM: replay data of every quality, in seconds, without training anything.
+
+Each player predicts where the ball will cross its paddle's line and moves there. The RAM addresses are those of the
+Atari Annotated RAM Interface (Anand et al. 2019, arXiv:1906.08226); the offsets between a RAM value and the pixel it
+stands for, and how far a paddle coasts, were measured on the emulator.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ale_py
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from atari_dt.environment import EnvironmentConfig, SingleGame, action_meanings
+from atari_dt.games import Game
+from replay_data import InputError, StoreWriter, TrajectoryStore
+
+NOOP, FIRE, RIGHT, LEFT = 0, 1, 2, 3  # the same indices in the minimal action sets of Breakout and Pong
+COAST = 10  # how far a paddle still moves after one RIGHT or LEFT, in RAM units
+
+Ram = npt.NDArray[np.int64]
+Player = Callable[[Ram, Ram, int], int]
+
+
+def play_breakout(ram: Ram, previous: Ram, last_action: int) -> int:
+    """Launch the ball, then hold the paddle's middle where the ball will come down.
+
+    Args:
+        ram: int64 ``[128]``, now.
+        previous: int64 ``[128]``, one step ago.
+        last_action: the action of that step.
+
+    Returns:
+        The action index. RAM 72 is the paddle (its middle 8 above a ball at the same pixel), 99 and 101 are the
+        ball's x (57 to 200 between the walls) and y (0 before launch, 178 at the paddle).
+    """
+    paddle, x, y = ram[72], ram[99], ram[101]
+    if y == 0:
+        return FIRE
+    target = x
+    speed_x, speed_y = x - previous[99], y - previous[101]
+    if previous[101] and speed_y > 0 and y < 178:
+        target = _reflect(x + speed_x * (178 - y) / speed_y, 57, 200)
+    rest = paddle + COAST * ((last_action == RIGHT) - (last_action == LEFT))
+    return _towards(target - 8, rest, slack=6, up=RIGHT, down=LEFT)
+
+
+def play_pong(ram: Ram, previous: Ram, last_action: int) -> int:
+    """Meet the ball off the paddle's middle, so that it leaves away from the opponent.
+
+    Args and return value as in `play_breakout`. RAM 51 is the paddle (its middle 8 above a ball at the same pixel;
+    LEFT moves it down the screen, towards larger values), 50 the opponent's, 49 and 54 are the ball's x (187 at the
+    paddle) and y (0 out of play, 44.5 to 205.5 between the walls).
+    """
+    paddle, opponent, x, y = ram[51], ram[50], ram[49], ram[54]
+    if y == 0 or previous[54] == 0:
+        return NOOP
+    target = y - 8.0
+    speed_x, speed_y = x - previous[49], y - previous[54]
+    if speed_x > 0:
+        target = _reflect(y + speed_y * max(0, 187 - x) / speed_x, 44.5, 205.5) - 8
+        target += 7 if opponent > 126 else -7  # a ball that meets the upper half of the paddle leaves upwards
+    rest = paddle + COAST * ((last_action == LEFT) - (last_action == RIGHT))
+    return _towards(target, rest, slack=5.5, up=LEFT, down=RIGHT)
+
+
+PLAYERS: dict[str, Player] = {"Breakout": play_breakout, "Pong": play_pong}
+
+
+def _reflect(position: float, low: float, high: float) -> float:
+    """Fold a straight path back between two walls."""
+    period = 2 * (high - low)
+    offset = (position - low) % period
+    return low + min(offset, period - offset)
+
+
+def _towards(target: float, rest: float, slack: float, up: int, down: int) -> int:
+    if target > rest + slack:
+        return up
+    return down if target < rest - slack else NOOP
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode as played: frames uint8 ``[T, 84, 84]``, actions uint8 ``[T]``, raw rewards float32 ``[T]``."""
+
+    frames: npt.NDArray[np.uint8]
+    actions: npt.NDArray[np.uint8]
+    raw_rewards: npt.NDArray[np.float32]
+
+
+def play_episode(game: Game, config: EnvironmentConfig, skill: float, seed: int) -> Episode:
+    """Play one episode with a scripted player of some skill.
+
+    Args:
+        game: Breakout or Pong.
+        config: how it is played.
+        skill: probability, at each step, of the player's action; otherwise the action is uniformly random. 1 is the
+            scripted player itself, 0 a random player.
+        seed: of the emulator and of the random actions; the same seed and skill give the same episode.
+    """
+    player = PLAYERS[game.name]
+    emulator = SingleGame(game, config, seed)
+    rng = np.random.default_rng(seed)
+    frames, actions, rewards = [], [], []
+    ram = previous = emulator.ram.astype(np.int64)
+    action, ended = NOOP, False
+    while not ended:
+        frames.append(emulator.frame)
+        scripted = rng.random() < skill
+        action = player(ram, previous, action) if scripted else int(rng.integers(emulator.num_actions))
+        reward, ended = emulator.step(action)
+        previous, ram = ram, emulator.ram.astype(np.int64)
+        actions.append(action)
+        rewards.append(reward)
+    return Episode(np.stack(frames), np.array(actions, dtype=np.uint8), np.array(rewards, dtype=np.float32))
+
+
+def collect(
+    game: Game,
+    num_steps: int,
+    out: Path,
+    *,
+    config: EnvironmentConfig | None = None,
+    seed: int = 0,
+    num_workers: int | None = None,
+    show_progress: bool = True,
+) -> TrajectoryStore:
+    """Play whole episodes over an even spread of skills until there are ``num_steps`` steps, and store them.
+
+    Rewards are clipped to [-1, 1] as in the DQN-replay dataset; the raw ones are kept beside them. The store depends
+    on the seed alone, not on the number of workers.
+
+    Args:
+        game: one of `PLAYERS`.
+        num_steps: at least this many; the episode that reaches it is the last.
+        out: directory of the store.
+        config: how the game is played; by default as the DQN-replay dataset was made.
+        seed: the same seed gives the same bytes.
+        num_workers: processes that play; by default one per core.
+        show_progress: a progress bar in steps/s on standard error.
+
+    Raises:
+        InputError: if no player knows the game, ``num_steps`` is less than 1, or ``out`` exists.
+        OSError: if writing fails; nothing is left then.
+    """
+    if game.name not in PLAYERS:
+        raise InputError(f"no scripted player for {game.name}; there is one for {' and '.join(PLAYERS)}")
+    if num_steps < 1:
+        raise InputError(f"num_steps must be at least 1, not {num_steps}")
+    config = config or EnvironmentConfig()
+    source = {
+        "kind": "scripted",
+        "selection": "all",
+        "seed": seed,
+        "skills": "(i + 1/2) * golden ratio mod 1 for episode i",
+        "max_frames": config.max_frames,
+        "ale_py": ale_py.__version__,
+    }
+    writer = StoreWriter(
+        out,
+        game=game.name,
+        action_meanings=action_meanings(game),
+        reward_clipping=True,
+        sticky_actions=config.sticky_actions,
+        source=source,
+    )
+    with writer, tqdm(total=num_steps, unit="step", desc=f"playing {game.name}", disable=not show_progress) as bar:
+        for episode in _episodes(game, config, seed, num_workers or os.cpu_count() or 1):
+            writer.append(episode.frames, episode.actions, np.clip(episode.raw_rewards, -1, 1), episode.raw_rewards)
+            bar.update(min(len(episode.actions), num_steps - bar.n))
+            if writer.steps >= num_steps:
+                break
+    return TrajectoryStore.open(out)
+
+
+def _episodes(game: Game, config: EnvironmentConfig, seed: int, num_workers: int) -> Iterator[Episode]:
+    """Yield episodes 0, 1, 2, … for ever, in order, played ahead by ``num_workers`` processes."""
+    golden_ratio = (5**0.5 - 1) / 2  # its multiples fill [0, 1] evenly, however many are taken
+    seeds = np.random.SeedSequence(seed)
+    # Spawned, not forked: a fork copies the locks of threads that do not exist in the child.
+    pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=_follow_parent)
+    ahead: list[Future[Episode]] = []
+    index = 0
+    try:
+        while True:
+            while len(ahead) < 2 * num_workers:
+                skill = (index + 0.5) * golden_ratio % 1
+                episode_seed = int(seeds.spawn(1)[0].generate_state(1)[0] >> 1)
+                ahead.append(pool.submit(play_episode, game, config, skill, episode_seed))
+                index += 1
+            yield ahead.pop(0).result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """In a worker: leave Ctrl-C to the parent, and end when the parent has ended, however that came about."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent: Any = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

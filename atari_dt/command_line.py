@@ -1,0 +1,51 @@
+"""What every command shares: a command line made from a function's signature, and errors that are for people."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import tyro
+
+from replay_data import InputError
+
+
+def run(main: Callable[..., None]) -> None:
+    """Call ``main`` with what the command line says; end with one sentence and status 1 (or 130) if it cannot go on.
+
+    SIGTERM is handled like Ctrl-C, so that files are finished or removed either way.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        tyro.cli(main)
+    except InputError as error:
+        _fail(str(error), 1)
+    except FloatingPointError as error:
+        _fail(str(error), 1)
+    except OSError as error:
+        _fail(_explain(error), 1)
+    except KeyboardInterrupt as interruption:
+        _fail(f"interrupted; {interruption or 'nothing was kept'}", 130)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.stderr.flush()
+    sys.exit(status)
+
+
+def _explain(error: OSError) -> str:
+    where = os.fspath(error.filename) if isinstance(error.filename, (str, os.PathLike)) else "a file"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({where}); free some space or write to another disk; nothing half-written was left"
+    if error.errno is None:
+        return str(error)
+    return f"{where}: {error.strerror}; check that the path is right and yours to write"

@@ -1,0 +1,95 @@
+"""What a run is made of: frozen dataclasses that are also the command line. Defaults are the paper's settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from replay_data import InputError
+
+Conditioning = Literal["return", "none"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network (Chen et al. 2021, appendix A)."""
+
+    context_length: int = 30
+    """K, the number of steps the model sees."""
+    num_layers: int = 6
+    """Transformer blocks."""
+    num_heads: int = 8
+    """Attention heads in each block."""
+    embed_dim: int = 128
+    """Width of a token."""
+    dropout: float = 0.1
+    """Probability of dropout on embeddings, attention weights and residual branches."""
+    conditioning: Conditioning = "return"
+    """`return`: a Decision Transformer; `none`: behaviour cloning, the same model without return tokens."""
+
+    def __post_init__(self) -> None:
+        for name in ("context_length", "num_layers", "num_heads", "embed_dim"):
+            _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        _check(
+            self.embed_dim % self.num_heads == 0,
+            f"embed_dim ({self.embed_dim}) must be a multiple of num_heads ({self.num_heads})",
+        )
+        _check(0 <= self.dropout < 1, f"dropout is a probability below 1, not {self.dropout}")
+        _check(
+            self.conditioning in ("return", "none"), f"conditioning is 'return' or 'none', not {self.conditioning!r}"
+        )
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Return-to-go, state and action; without the return for behaviour cloning."""
+        return 3 if self.conditioning == "return" else 2
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the network is trained (Chen et al. 2021, appendix A)."""
+
+    epochs: int = 5
+    """Passes over every window start of the dataset."""
+    max_updates: int | None = None
+    """Stop after this many updates, if that comes first."""
+    batch_size: int = 128
+    """Contexts in an update (the paper: 512 for Pong)."""
+    learning_rate: float = 6e-4
+    """Peak of the schedule."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's averages of gradients and their squares."""
+    weight_decay: float = 0.1
+    """On linear and convolution weights only."""
+    grad_norm_clip: float = 1.0
+    """Largest global norm of the gradient."""
+    warmup_tokens: int = 512 * 20
+    """Linear warm-up; an update counts batch_size · K tokens."""
+    final_tokens: int | None = None
+    """Where the cosine reaches 10% of the peak; by default the paper's 2 · (steps of the dataset) · 3K."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic of the forward pass; `auto` is bfloat16 where the hardware computes in it."""
+    device: str = "auto"
+    """`cpu`, `cuda` or `cuda:1`; `auto` is a GPU if there is one."""
+    seed: int = 123
+    """Of the initial weights, the order of the contexts and dropout."""
+    log_every: int = 25
+    """Updates between two lines of metrics."""
+    checkpoint_every: int = 1000
+    """Updates between two checkpoints; the last update always leaves one."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "warmup_tokens", "log_every", "checkpoint_every"):
+            _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("max_updates", "final_tokens"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, f"{name} must be at least 1, not {value}")
+        for name in ("learning_rate", "grad_norm_clip"):
+            _check(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
+        _check(self.weight_decay >= 0, f"weight_decay must not be negative, not {self.weight_decay}")
+        _check(all(0 <= beta < 1 for beta in self.betas), f"betas lie between 0 and 1, not {self.betas}")
+
+
+def _check(holds: bool, message: str) -> None:
+    if not holds:
+        raise InputError(message)

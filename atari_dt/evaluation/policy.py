@@ -1,0 +1,119 @@
+"""Policies that play many games at once, each game in its own episode under its own target return."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from atari_dt.model import DecisionTransformer
+
+Ints = npt.NDArray[np.int64]
+
+
+class Policy(Protocol):
+    """What the evaluator asks of a player of N games."""
+
+    def start(self, games: Ints, target_returns: npt.NDArray[np.float32], seeds: Ints) -> None:
+        """Forget the past of some games ``[M]`` and begin episodes there, each with its target return and seed."""
+
+    def act(self, states: npt.NDArray[np.uint8], rewards: npt.NDArray[np.float32]) -> Ints:
+        """Choose an action for every game.
+
+        Args:
+            states: uint8 ``[N, 4, 84, 84]``.
+            rewards: float32 ``[N]``, what followed each game's last action, as the game paid it; not read in the first
+                step of an episode.
+
+        Returns:
+            Action indices, int64 ``[N]``.
+        """
+
+
+class RandomPolicy:
+    """Every action is equally likely; an episode's actions depend on its seed alone."""
+
+    def __init__(self, num_envs: int, num_actions: int):
+        self._num_actions = num_actions
+        self._rngs = [np.random.default_rng() for _ in range(num_envs)]
+
+    def start(self, games: Ints, target_returns: npt.NDArray[np.float32], seeds: Ints) -> None:
+        """Seed the games' actions; the target returns mean nothing here."""
+        for game, seed in zip(games, seeds, strict=True):
+            self._rngs[game] = np.random.default_rng(seed)
+
+    def act(self, states: npt.NDArray[np.uint8], rewards: npt.NDArray[np.float32]) -> Ints:
+        """Draw an action for every game, int64 ``[N]``."""
+        return np.array([rng.integers(self._num_actions) for rng in self._rngs])
+
+
+class DecisionTransformerPolicy:
+    """Samples actions from a model that sees each game's last K steps.
+
+    A state is encoded once, when it is new; only its token is kept. Each game's steps are left-aligned, so games in
+    their first K steps and games in the middle of an episode go through the transformer together.
+
+    Args:
+        model: on the device where it is to play, in evaluation mode.
+        num_envs: N.
+        clip_rewards: whether the model's returns are sums of rewards clipped to [-1, 1]; the return-to-go is then
+            lowered by the clipped reward.
+
+    Attributes:
+        returns_to_go: float32 ``[N]``, what each game has still to reach, in the dataset's reward units.
+    """
+
+    def __init__(self, model: DecisionTransformer, num_envs: int, clip_rewards: bool):
+        self._model = model
+        self._clip_rewards = clip_rewards
+        self._device = next(model.parameters()).device
+        self._steps = model.config.context_length
+        context = num_envs, self._steps
+        self._tokens = torch.zeros(*context, model.config.embed_dim, device=self._device)
+        self._actions = torch.zeros(context, dtype=torch.int64, device=self._device)
+        self._returns = torch.zeros(context, device=self._device)
+        self._timesteps = torch.zeros(context, dtype=torch.int64, device=self._device)
+        self._elapsed = np.zeros(num_envs, dtype=np.int64)  # steps since each episode's start
+        self.returns_to_go = np.zeros(num_envs, dtype=np.float32)
+        self._rngs = [np.random.default_rng() for _ in range(num_envs)]
+
+    def start(self, games: Ints, target_returns: npt.NDArray[np.float32], seeds: Ints) -> None:
+        """Empty the games' contexts; the seeds are those of the action sampling."""
+        self._elapsed[games] = 0
+        self.returns_to_go[games] = target_returns
+        for game, seed in zip(games, seeds, strict=True):
+            self._rngs[game] = np.random.default_rng(seed)
+
+    @torch.inference_mode()
+    def act(self, states: npt.NDArray[np.uint8], rewards: npt.NDArray[np.float32]) -> Ints:
+        """Sample an action for every game from the softmax of its logits, int64 ``[N]``."""
+        if self._clip_rewards:
+            rewards = rewards.clip(-1, 1)
+        self.returns_to_go -= np.where(self._elapsed > 0, rewards, 0).astype(np.float32)
+
+        self._make_room()
+        games = torch.arange(len(states), device=self._device)
+        last = np.minimum(self._elapsed, self._steps - 1)
+        place = games, torch.from_numpy(last).to(self._device)
+        self._tokens[place] = self._model.encode_states(torch.from_numpy(states).to(self._device))
+        self._returns[place] = torch.from_numpy(self.returns_to_go).to(self._device)
+        self._timesteps[place] = torch.from_numpy(self._elapsed).to(self._device)
+
+        length = int(last.max()) + 1
+        output = self._model.predict(self._tokens[:, :length], self._actions[:, : length - 1],
+                                     self._returns[:, :length], self._timesteps[:, :length])  # fmt: skip
+        probabilities = output.action_logits[place].double().softmax(-1).cpu().numpy()
+        draws = np.array([rng.random() for rng in self._rngs])
+        actions = (probabilities.cumsum(-1) < draws[:, None]).sum(-1).clip(max=probabilities.shape[-1] - 1)
+        self._actions[place] = torch.from_numpy(actions).to(self._device)
+        self._elapsed += 1
+        return actions
+
+    def _make_room(self) -> None:
+        """Drop the oldest step of the games whose context is full."""
+        full = torch.from_numpy(np.flatnonzero(self._elapsed >= self._steps)).to(self._device)
+        if len(full):
+            for history in (self._tokens, self._actions, self._returns, self._timesteps):
+                history[full] = history[full].roll(-1, dims=1)

@@ -1,0 +1,194 @@
+"""The Decision Transformer for Atari (Chen et al. 2021, section 3), and behaviour cloning as the same model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from atari_dt.config import ModelConfig
+from atari_dt.model.state_encoder import StateEncoder
+from atari_dt.model.transformer import Transformer, init_weights
+from replay_data import TrajectoryStore
+
+
+class DecisionTransformerOutput(NamedTuple):
+    """What a forward pass gives.
+
+    Attributes:
+        loss: mean cross-entropy over the real steps, a scalar; None without targets.
+        action_logits: float ``[B, K, num_actions]``, read at the state tokens.
+        hidden_states: ``num_layers + 1`` tensors ``[B, T, D]``, if asked for.
+        attentions: ``num_layers`` tensors ``[B, heads, T, T]``, if asked for.
+    """
+
+    loss: Tensor | None
+    action_logits: Tensor
+    hidden_states: tuple[Tensor, ...] | None
+    attentions: tuple[Tensor, ...] | None
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a checkpoint remembers of the data that it was trained on: enough to condition it and to play.
+
+    Attributes:
+        game: such as ``"Breakout"``.
+        action_meanings: name of each action index.
+        reward_clipping: whether returns are sums of rewards clipped to [-1, 1].
+        sticky_actions: as the data was played; None where it is not known.
+        steps, episodes: size.
+        max_return, mean_return: of the episodes, in the dataset's reward units.
+        max_score, mean_score: the same in the game's own points; None where the data has no raw rewards.
+        digest: SHA-256 of the store's arrays.
+    """
+
+    game: str
+    action_meanings: tuple[str, ...]
+    reward_clipping: bool
+    sticky_actions: float | None
+    steps: int
+    episodes: int
+    max_return: float
+    mean_return: float
+    max_score: float | None
+    mean_score: float | None
+    digest: str
+
+    @classmethod
+    def of(cls, store: TrajectoryStore) -> DatasetInfo:
+        """Describe a store."""
+        metadata = store.metadata
+        return cls(
+            game=store.game,
+            action_meanings=tuple(metadata["action_meanings"]),
+            reward_clipping=metadata["reward_clipping"],
+            sticky_actions=metadata["sticky_actions"],
+            steps=len(store),
+            episodes=store.num_episodes,
+            max_return=metadata["max_return"],
+            mean_return=metadata["mean_return"],
+            max_score=metadata.get("max_score"),
+            mean_score=metadata.get("mean_score"),
+            digest=store.digest,
+        )
+
+
+class DecisionTransformer(nn.Module):
+    """Return-to-go, state and action tokens of K steps in; logits of each step's action out.
+
+    Args:
+        config: sizes and conditioning.
+        num_actions: size of the game's action set.
+        max_timestep: largest timestep with an embedding of its own; later ones share it.
+
+    Attributes:
+        dataset: what the weights were trained on; None for a fresh model.
+    """
+
+    def __init__(self, config: ModelConfig, num_actions: int, max_timestep: int):
+        super().__init__()
+        self.config = config
+        self.num_actions = num_actions
+        self.max_timestep = max_timestep
+        self.dataset: DatasetInfo | None = None
+        dim = config.embed_dim
+        self.state_encoder = StateEncoder(dim)
+        self.action_embedding = nn.Embedding(num_actions, dim)
+        if config.conditioning == "return":
+            self.return_embedding = nn.Linear(1, dim)
+        # One position more than there are tokens, as in the original, so that its checkpoints fit.
+        self.position_embedding = nn.Parameter(torch.zeros(config.tokens_per_step * config.context_length + 1, dim))
+        self.timestep_embedding = nn.Parameter(torch.zeros(max_timestep + 1, dim))
+        self.embedding_dropout = nn.Dropout(config.dropout)
+        self.transformer = Transformer(config.num_layers, dim, config.num_heads, config.dropout)
+        self.head = nn.Linear(dim, num_actions, bias=False)
+        init_weights(self.head)
+        nn.init.normal_(self.action_embedding.weight, std=0.02)
+
+    def forward(
+        self,
+        states: Tensor,
+        actions: Tensor,
+        returns_to_go: Tensor | None,
+        timesteps: Tensor,
+        attention_mask: Tensor | None = None,
+        targets: Tensor | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> DecisionTransformerOutput:
+        """Predict the action of every step of B contexts.
+
+        Contexts of fewer than K steps are left-aligned: causal attention keeps what follows them out of their
+        predictions, so ``attention_mask`` only decides which steps count in the loss.
+
+        Args:
+            states: uint8 ``[B, K, 4, 84, 84]``, oldest frame first.
+            actions: int64 ``[B, K]``, or ``[B, K - 1]`` when the last one is still to be chosen.
+            returns_to_go: float ``[B, K]``, in the dataset's reward units; not read by behaviour cloning.
+            timesteps: int64 ``[B, K]``; the first one of each context is embedded, for all its tokens.
+            attention_mask: bool ``[B, K]``, true where there is a step; all by default.
+            targets: int64 ``[B, K]``, the actions to be predicted.
+            output_attentions: whether to return the attention weights (slower).
+            output_hidden_states: whether to return the tokens between the blocks.
+        """
+        return self.predict(
+            self.encode_states(states),
+            actions,
+            returns_to_go,
+            timesteps,
+            attention_mask,
+            targets,
+            output_attentions,
+            output_hidden_states,
+        )
+
+    def encode_states(self, states: Tensor) -> Tensor:
+        """Encode states, uint8 ``[..., 4, 84, 84]``, as state tokens ``[..., D]`` for `predict`."""
+        return self.state_encoder(states)
+
+    def predict(
+        self,
+        state_tokens: Tensor,
+        actions: Tensor,
+        returns_to_go: Tensor | None,
+        timesteps: Tensor,
+        attention_mask: Tensor | None = None,
+        targets: Tensor | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> DecisionTransformerOutput:
+        """Do what `forward` does, from states that `encode_states` has encoded, ``[B, K, D]``."""
+        steps = state_tokens.shape[1]
+        action_tokens = torch.tanh(self.action_embedding(actions))
+        if actions.shape[1] == steps - 1:  # the last action's place is cut off again below
+            action_tokens = F.pad(action_tokens, (0, 0, 0, 1))
+        kinds = [state_tokens, action_tokens]
+        if self.config.conditioning == "return":
+            if returns_to_go is None:
+                raise ValueError("a model conditioned on returns needs returns_to_go")
+            kinds.insert(0, torch.tanh(self.return_embedding(returns_to_go.float().unsqueeze(-1))))
+        dtype = torch.promote_types(state_tokens.dtype, action_tokens.dtype)
+        tokens = rearrange([kind.to(dtype) for kind in kinds], "n b k d -> b (k n) d")
+        tokens = tokens[:, : len(kinds) * steps - (steps - actions.shape[1])]
+
+        start = timesteps[:, :1].clamp(max=self.max_timestep)
+        positions = self.position_embedding[: tokens.shape[1]] + self.timestep_embedding[start]
+        x, hidden_states, attentions = self.transformer(self.embedding_dropout(tokens + positions), output_attentions)
+        action_logits = self.head(x[:, len(kinds) - 2 :: len(kinds)]).float()
+
+        loss = None
+        if targets is not None:
+            if attention_mask is not None:
+                targets = targets.masked_fill(~attention_mask, -100)
+            loss = F.cross_entropy(action_logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+        return DecisionTransformerOutput(
+            loss,
+            action_logits,
+            tuple(hidden_states) if output_hidden_states else None,
+            tuple(attentions) if output_attentions else None,
+        )

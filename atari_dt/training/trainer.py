@@ -1,0 +1,212 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.model import DatasetInfo, DecisionTransformer, save_model
+from atari_dt.training.batches import ContextLoader
+from atari_dt.training.optimizer import learning_rate_multiplier, make_optimizer
+from replay_data import InputError, TrajectoryStore
+
+
+def train(
+    store: TrajectoryStore,
+    out: Path,
+    model_config: ModelConfig,
+    config: TrainingConfig,
+    show_progress: bool = True,
+) -> DecisionTransformer:
+    """Train a model on a store.
+
+    Writes to ``out``: ``config.json`` (both configs and the store's digest), ``metrics.jsonl`` (a line every
+    ``log_every`` updates: means of ``loss``, ``action_accuracy`` and ``grad_norm`` since the last line,
+    ``learning_rate``, ``contexts_per_s``), the same for TensorBoard, and ``checkpoints/update-…``.
+
+    Ctrl-C (KeyboardInterrupt) leaves a checkpoint of the last whole update and is raised again.
+
+    Args:
+        store: the data.
+        out: directory of the run, to be created.
+        model_config: the network.
+        config: how it is trained.
+        show_progress: a progress bar in updates/s on standard error.
+
+    Returns:
+        The trained model, in evaluation mode, on the device it was trained on.
+
+    Raises:
+        InputError: if ``out`` exists, the frames are damaged, the batch is larger than the dataset, or the device is
+            not there.
+        FloatingPointError: if the loss is no longer finite; the last checkpoint is from before.
+        OSError: if something cannot be written.
+    """
+    if out.exists():
+        raise InputError(f"{out} exists already; choose another directory or delete it first")
+    if config.batch_size > len(store):
+        raise InputError(
+            f"a batch of {config.batch_size} contexts is larger than the dataset of {len(store)} steps; "
+            "lower batch_size"
+        )
+    device = find_device(config.device)
+    dtype = find_precision(config.precision, device)
+    store.verify()
+
+    torch.manual_seed(config.seed)
+    order = np.random.default_rng(config.seed)
+    model = DecisionTransformer(model_config, store.num_actions, int(store.timesteps.max())).to(device)
+    model.dataset = DatasetInfo.of(store)
+    optimizer = make_optimizer(model, config)
+    loader = ContextLoader(store, model_config.context_length, device)
+    updates = config.epochs * math.ceil(len(store) / config.batch_size)
+    updates = min(updates, config.max_updates or updates)
+    final_tokens = config.final_tokens or 2 * len(store) * 3 * model_config.context_length
+
+    out.mkdir(parents=True)
+    (out / "config.json").write_text(
+        json.dumps({"data": str(store.path.resolve()), "data_digest": store.digest, "precision": str(dtype)[6:],
+                    "device": str(device), "model": dataclasses.asdict(model_config),
+                    "training": dataclasses.asdict(config)}, indent=2)
+    )  # fmt: skip
+    model.train()
+    tokens = update = saved = 0
+
+    def save() -> None:
+        nonlocal saved
+        if saved < update:
+            save_model(model, out / "checkpoints" / f"update-{update:08d}")
+            saved = update
+
+    with (
+        _Metrics(out) as metrics,
+        tqdm(total=updates, unit="update", desc="training", disable=not show_progress) as bar,
+    ):
+        try:
+            for steps in _batches(len(store), config.batch_size, updates, order):
+                tokens += len(steps) * model_config.context_length
+                rate = config.learning_rate * learning_rate_multiplier(tokens, config.warmup_tokens, final_tokens)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                batch = loader.batch(steps)
+                with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                    output = model(batch.states, batch.actions, batch.returns_to_go, batch.timesteps,
+                                   batch.attention_mask, targets=batch.actions)  # fmt: skip
+                optimizer.zero_grad()
+                output.loss.backward()
+                grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_norm_clip)
+                optimizer.step()
+                update += 1
+                bar.update()
+                right = (output.action_logits.detach().argmax(-1) == batch.actions) & batch.attention_mask
+                metrics.add(output.loss.detach(), right.sum() / batch.attention_mask.sum(), grad_norm, len(steps))
+                if update % config.log_every == 0 or update == updates:
+                    latest = metrics.write(update, tokens, rate)
+                    bar.set_postfix(loss=f"{latest['loss']:.3f}", accuracy=f"{latest['action_accuracy']:.3f}")
+                    if not math.isfinite(latest["loss"]):
+                        raise FloatingPointError(
+                            f"the loss was no longer finite at update {update}; lower the "
+                            f"learning rate; the last good checkpoint is of update {saved}"
+                        )
+                if update % config.checkpoint_every == 0:
+                    save()
+        except KeyboardInterrupt:
+            save()
+            raise
+        save()
+    return model.eval()
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of that name; ``auto`` is a GPU if there is one.
+
+    Raises:
+        InputError: if there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"there is no device {name!r} here; use cpu, or cuda on a machine with a GPU") from error
+    return device
+
+
+def find_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the forward pass's type; ``auto`` is bfloat16 where the hardware computes in it."""
+    if name == "auto":
+        fast = torch.cuda.is_bf16_supported(False) if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if name == "bf16" else torch.float32
+
+
+def _batches(
+    num_steps: int, batch_size: int, updates: int, order: np.random.Generator
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield batches of window starts, every step once an epoch in random order; an epoch's last may be smaller."""
+    while True:
+        permutation = order.permutation(num_steps)
+        for start in range(0, num_steps, batch_size):
+            if updates == 0:
+                return
+            updates -= 1
+            yield permutation[start : start + batch_size]
+
+
+class _Metrics:
+    """Sums on the device, read once a line, so that no update waits for a number."""
+
+    def __init__(self, out: Path):
+        self._writer = SummaryWriter(out / "tensorboard")
+        self._file = (out / "metrics.jsonl").open("w")
+        self._reset()
+
+    def __enter__(self) -> _Metrics:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+        self._file.close()
+
+    def _reset(self) -> None:
+        self._sums: Any = 0
+        self._count = self._contexts = 0
+        self._since = time.perf_counter()
+
+    def add(self, loss: torch.Tensor, accuracy: torch.Tensor, grad_norm: torch.Tensor, contexts: int) -> None:
+        """Add an update."""
+        self._sums = self._sums + torch.stack([loss, accuracy, grad_norm])
+        self._count += 1
+        self._contexts += contexts
+
+    def write(self, update: int, tokens: int, learning_rate: float) -> dict[str, float]:
+        """Write the means since the last line, and return them."""
+        loss, accuracy, grad_norm = (self._sums / self._count).tolist()
+        values = {
+            "loss": loss,
+            "action_accuracy": accuracy,
+            "learning_rate": learning_rate,
+            "grad_norm": grad_norm,
+            "contexts_per_s": self._contexts / (time.perf_counter() - self._since),
+        }
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, update)
+        self._file.write(json.dumps({"update": update, "tokens": tokens, **values}) + "\n")
+        self._file.flush()
+        self._reset()
+        return values

@@ -1,0 +1,31 @@
+# Sourced by the other scripts: makes sure that this project is installed, once, into the active environment or,
+# where none is active, into .venv. The first argument names extras, such as "test".
+
+extras=${1:-}
+if [ -n "${VIRTUAL_ENV:-}" ]; then
+  environment=$VIRTUAL_ENV
+elif [ -n "${CONDA_PREFIX:-}" ]; then
+  environment=$CONDA_PREFIX
+else
+  environment=$PWD/.venv
+  if [ ! -x .venv/bin/python ]; then
+    echo "making .venv"
+    python3 -m venv .venv || { rm -rf .venv; echo "error: no virtual environment could be made; install python3-venv, or activate one" >&2; exit 1; }
+  fi
+fi
+python=$environment/bin/python
+
+# What was installed from which files is noted in the environment; a second call finds the note and installs nothing.
+note=$environment/.atari-dt-installed-${extras:-run}
+wanted="$PWD $(cat setup.cfg constraints.txt | cksum)"
+if [ "$(cat "$note" 2>/dev/null)" != "$wanted" ]; then
+  constraints=constraints.txt
+  if "$python" -c "import torch" 2>/dev/null; then # keep a PyTorch that is there: it may be built for this GPU
+    constraints=$(mktemp)
+    grep -v '^torch==' constraints.txt > "$constraints"
+  fi
+  echo "installing into $environment"
+  "$python" -m pip install --quiet --constraint "$constraints" --editable ".${extras:+[$extras]}"
+  [ "$constraints" = constraints.txt ] || rm -f "$constraints"
+  echo "$wanted" > "$note"
+fi
