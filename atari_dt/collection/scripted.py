@@ -1,8 +1,8 @@
 """Players that read the emulator's RAM: replay data of every quality, in seconds, without training anything.
 
-Each player predicts where the ball will cross its paddle's line and moves there. The RAM addresses are those of the
-Atari Annotated RAM Interface (Anand et al. 2019, arXiv:1906.08226); the offsets between a RAM value and the pixel it
-stands for, and how far a paddle coasts, were measured on the emulator.
+In Breakout the paddle follows the ball; in Pong, where that loses, it goes where the ball will be. The RAM addresses
+are those of the Atari Annotated RAM Interface (Anand et al. 2019, arXiv:1906.08226); the offsets between a RAM value
+and the pixel it stands for, and how far a paddle coasts, were measured on the emulator.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Player = Callable[[Ram, Ram, int], int]
 
 
 def play_breakout(ram: Ram, previous: Ram, last_action: int) -> int:
-    """Launch the ball, then hold the paddle's middle where the ball will come down.
+    """Launch the ball, then keep the paddle's middle under it.
 
     Args:
         ram: int64 ``[128]``, now.
@@ -42,18 +42,13 @@ def play_breakout(ram: Ram, previous: Ram, last_action: int) -> int:
         last_action: the action of that step.
 
     Returns:
-        The action index. RAM 72 is the paddle (its middle 8 above a ball at the same pixel), 99 and 101 are the
-        ball's x (57 to 200 between the walls) and y (0 before launch, 178 at the paddle).
+        The action index. RAM 72 is the paddle (its middle 8 above a ball at the same pixel), 99 is the ball's x, 101
+        its y (0 before launch).
     """
     paddle, x, y = ram[72], ram[99], ram[101]
     if y == 0:
         return FIRE
-    target = x
-    speed_x, speed_y = x - previous[99], y - previous[101]
-    if previous[101] and speed_y > 0 and y < 178:
-        target = _reflect(x + speed_x * (178 - y) / speed_y, 57, 200)
-    rest = paddle + COAST * ((last_action == RIGHT) - (last_action == LEFT))
-    return _towards(target - 8, rest, slack=6, up=RIGHT, down=LEFT)
+    return _towards(x - 8, paddle, slack=6, up=RIGHT, down=LEFT)
 
 
 def play_pong(ram: Ram, previous: Ram, last_action: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,8 +61,10 @@ def target_returns(
     largest = dataset.max_return
     if store is not None:
         if store.game != dataset.game:
-            raise InputError(f"the model plays {dataset.game}, but the store at {store.path} is of {store.game}; "
-                             f"give a store of {dataset.game}")  # fmt: skip
+            raise InputError(
+                f"the model plays {dataset.game}, but the store at {store.path} is of {store.game}; "
+                f"give a store of {dataset.game}"
+            )
         if store.metadata["reward_clipping"] != dataset.reward_clipping:
             raise InputError(
                 f"the store at {store.path} and the model's dataset clip rewards differently, so returns "
@@ -99,14 +102,17 @@ def evaluate(
         InputError: if a number is out of range, or the model does not know its dataset, or the game's actions are
             not those of the dataset.
     """
+    _check_jobs(targets, episodes)
     dataset = dataset_of(model)
     sticky = dataset.sticky_actions
     config = EnvironmentConfig.with_max_steps(max_steps, 0.25 if sticky is None else sticky)
     num_envs = min(num_envs, episodes * len(targets))
     games = VectorGames(find_game(dataset.game), num_envs, config)
     if games.action_meanings != list(dataset.action_meanings):
-        raise InputError(f"the model was trained with the actions {' '.join(dataset.action_meanings)}, but "
-                         f"{dataset.game} has {' '.join(games.action_meanings)}")  # fmt: skip
+        raise InputError(
+            f"the model was trained with the actions {' '.join(dataset.action_meanings)}, but "
+            f"{dataset.game} has {' '.join(games.action_meanings)}"
+        )
     policy = DecisionTransformerPolicy(model.eval(), num_envs, dataset.reward_clipping)
     return evaluate_policy(policy, games, targets, episodes, dataset.reward_clipping, seed, show_progress)
 
@@ -124,10 +130,7 @@ def evaluate_policy(
 
     All episodes wait in one queue, and a game whose episode ends takes the next.
     """
-    if episodes < 1 or not targets:
-        raise InputError(f"at least 1 episode and 1 target return are needed, not {episodes} and {len(targets)}")
-    if not np.isfinite(targets).all():
-        raise InputError(f"target returns must be finite numbers, not {list(targets)}")
+    _check_jobs(targets, episodes)
     seeds = [sequence.generate_state(2) for sequence in np.random.SeedSequence(seed).spawn(episodes)]
     emulator_seeds = np.array([int(pair[0] >> 1) for pair in seeds] * len(targets))
     sampling_seeds = np.array([int(pair[1]) for pair in seeds] * len(targets))
@@ -142,7 +145,7 @@ def evaluate_policy(
     policy.start(everywhere, job_targets[first], sampling_seeds[first])
     rewards = np.zeros(games.num_envs, dtype=np.float32)
     finished: list[float] = []
-    steps = 0
+    steps, start = 0, time.perf_counter()
     with tqdm(total=jobs, unit="episode", desc=f"evaluating {games.game.name}", disable=not show_progress) as bar:
         while (playing := job < jobs).any():
             states, rewards, ended = games.step(policy.act(states, rewards))
@@ -154,7 +157,8 @@ def evaluate_policy(
             over = np.flatnonzero(ended & playing)
             if len(over):
                 finished.extend(scores[job[over]])
-                bar.set_postfix_str(f"{steps / bar.format_dict['elapsed']:.0f} steps/s, mean {np.mean(finished):.1f}")
+                speed = steps / (time.perf_counter() - start)
+                bar.set_postfix_str(f"{speed:.0f} steps/s, mean score {np.mean(finished):.1f}")
                 bar.update(len(over))
                 job[over] = job.max() + 1 + np.arange(len(over))
                 more = over[job[over] < jobs]
@@ -166,3 +170,10 @@ def evaluate_policy(
         EvaluationResult(float(target), scores[part], returns[part], lengths[part])
         for target, part in zip(targets, parts, strict=True)
     ]
+
+
+def _check_jobs(targets: Sequence[float], episodes: int) -> None:
+    if episodes < 1 or not targets:
+        raise InputError(f"at least 1 episode and 1 target return are needed, not {episodes} and {len(targets)}")
+    if not np.isfinite(targets).all():
+        raise InputError(f"target returns must be finite numbers, not {list(targets)}")

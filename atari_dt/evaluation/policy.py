@@ -102,8 +102,12 @@ class DecisionTransformerPolicy:
         self._timesteps[place] = torch.from_numpy(self._elapsed).to(self._device)
 
         length = int(last.max()) + 1
-        output = self._model.predict(self._tokens[:, :length], self._actions[:, : length - 1],
-                                     self._returns[:, :length], self._timesteps[:, :length])  # fmt: skip
+        output = self._model.predict(
+            self._tokens[:, :length],
+            self._actions[:, : length - 1],
+            self._returns[:, :length],
+            self._timesteps[:, :length],
+        )
         probabilities = output.action_logits[place].double().softmax(-1).cpu().numpy()
         draws = np.array([rng.random() for rng in self._rngs])
         actions = (probabilities.cumsum(-1) < draws[:, None]).sum(-1).clip(max=probabilities.shape[-1] - 1)

@@ -126,17 +126,28 @@ def quickstart_figure(
     low, high = min(0.0, targets.min()), targets.max()
     left.plot([low, high], [low, high], color="0.6", linestyle="--", label="achieved = target")
     left.axhline(dataset.max_return, color="tab:green", linewidth=1, label=f"best of the data ({dataset.max_return:g})")
-    left.axhline(dataset.mean_return, color="tab:green", linewidth=1, linestyle=":",
-                 label=f"mean of the data ({dataset.mean_return:.1f})")  # fmt: skip
-    left.axhline(random.returns.mean(), color="tab:red", linewidth=1, linestyle=":",
-                 label=f"random player ({random.returns.mean():.1f})")  # fmt: skip
+    left.axhline(
+        dataset.mean_return,
+        color="tab:green",
+        linewidth=1,
+        linestyle=":",
+        label=f"mean of the data ({dataset.mean_return:.1f})",
+    )
+    left.axhline(
+        random.returns.mean(),
+        color="tab:red",
+        linewidth=1,
+        linestyle=":",
+        label=f"random player ({random.returns.mean():.1f})",
+    )
     for target, result in zip(targets, results, strict=True):
         left.plot(np.full(len(result.returns), target), result.returns, ".", color="tab:blue", alpha=0.25)
     left.errorbar(
         targets, means, deviations, color="tab:blue", marker="o", capsize=3, label="mean ± standard deviation"
     )
-    left.set(xlabel="target return", ylabel="achieved return",
-             title=f"{dataset.game}: what is asked for and what is played")  # fmt: skip
+    left.set(
+        xlabel="target return", ylabel="achieved return", title=f"{dataset.game}: what is asked for and what is played"
+    )
     left.legend(fontsize=8)
     left.set_ylim(top=1.15 * max(dataset.max_return, (means + deviations).max()))
 

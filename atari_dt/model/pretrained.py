@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from atari_dt.config import ModelConfig
 from atari_dt.model.decision_transformer import DatasetInfo, DecisionTransformer
@@ -42,17 +42,14 @@ def save_model(model: DecisionTransformer, path: Path) -> None:
     try:
         partial.mkdir(parents=True)
         (partial / "config.json").write_text(json.dumps(config, indent=2))
-        try:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
-                partial / "model.safetensors",
-            )
-        except SafetensorError as error:  # how the library reports a full disk
-            raise OSError(f"{path} could not be written: {error}") from error
+        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        (partial / "model.safetensors").write_bytes(save(weights))
         for file in partial.iterdir():
             with file.open("rb") as written:
                 os.fsync(written.fileno())
         partial.rename(path)
+    except OSError as error:  # a full disk does not say where
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

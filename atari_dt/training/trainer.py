@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -36,7 +39,7 @@ def train(
     ``log_every`` updates: means of ``loss``, ``action_accuracy`` and ``grad_norm`` since the last line,
     ``learning_rate``, ``contexts_per_s``), the same for TensorBoard, and ``checkpoints/update-…``.
 
-    Ctrl-C (KeyboardInterrupt) leaves a checkpoint of the last whole update and is raised again.
+    Ctrl-C or SIGTERM ends it after the update under way, with a checkpoint, as a KeyboardInterrupt.
 
     Args:
         store: the data.
@@ -75,57 +78,61 @@ def train(
     updates = min(updates, config.max_updates or updates)
     final_tokens = config.final_tokens or 2 * len(store) * 3 * model_config.context_length
 
+    description = {
+        "data": str(store.path.resolve()),
+        "data_digest": store.digest,
+        "precision": str(dtype).removeprefix("torch."),
+        "device": str(device),
+        "model": dataclasses.asdict(model_config),
+        "training": dataclasses.asdict(config),
+    }
     out.mkdir(parents=True)
-    (out / "config.json").write_text(
-        json.dumps({"data": str(store.path.resolve()), "data_digest": store.digest, "precision": str(dtype)[6:],
-                    "device": str(device), "model": dataclasses.asdict(model_config),
-                    "training": dataclasses.asdict(config)}, indent=2)
-    )  # fmt: skip
+    (out / "config.json").write_text(json.dumps(description, indent=2) + "\n")
     model.train()
     tokens = update = saved = 0
 
-    def save() -> None:
-        nonlocal saved
-        if saved < update:
-            save_model(model, out / "checkpoints" / f"update-{update:08d}")
-            saved = update
-
     with (
+        _Interruption() as interruption,
         _Metrics(out) as metrics,
-        tqdm(total=updates, unit="update", desc="training", disable=not show_progress) as bar,
+        tqdm(total=updates, unit="update", desc="training", mininterval=0.5, disable=not show_progress) as bar,
     ):
-        try:
-            for steps in _batches(len(store), config.batch_size, updates, order):
-                tokens += len(steps) * model_config.context_length
-                rate = config.learning_rate * learning_rate_multiplier(tokens, config.warmup_tokens, final_tokens)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                batch = loader.batch(steps)
-                with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-                    output = model(batch.states, batch.actions, batch.returns_to_go, batch.timesteps,
-                                   batch.attention_mask, targets=batch.actions)  # fmt: skip
-                optimizer.zero_grad()
-                output.loss.backward()
-                grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_norm_clip)
-                optimizer.step()
-                update += 1
-                bar.update()
-                right = (output.action_logits.detach().argmax(-1) == batch.actions) & batch.attention_mask
-                metrics.add(output.loss.detach(), right.sum() / batch.attention_mask.sum(), grad_norm, len(steps))
-                if update % config.log_every == 0 or update == updates:
-                    latest = metrics.write(update, tokens, rate)
-                    bar.set_postfix(loss=f"{latest['loss']:.3f}", accuracy=f"{latest['action_accuracy']:.3f}")
-                    if not math.isfinite(latest["loss"]):
-                        raise FloatingPointError(
-                            f"the loss was no longer finite at update {update}; lower the "
-                            f"learning rate; the last good checkpoint is of update {saved}"
-                        )
-                if update % config.checkpoint_every == 0:
-                    save()
-        except KeyboardInterrupt:
-            save()
-            raise
-        save()
+        for steps in _batches(len(store), config.batch_size, updates, order):
+            tokens += len(steps) * model_config.context_length
+            rate = config.learning_rate * learning_rate_multiplier(tokens, config.warmup_tokens, final_tokens)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            batch = loader.batch(steps)
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                output = model(
+                    batch.states,
+                    batch.actions,
+                    batch.returns_to_go,
+                    batch.timesteps,
+                    batch.attention_mask,
+                    targets=batch.actions,
+                )
+            optimizer.zero_grad()
+            output.loss.backward()
+            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_norm_clip)
+            optimizer.step()
+            update += 1
+            bar.update()
+            right = (output.action_logits.detach().argmax(-1) == batch.actions) & batch.attention_mask
+            metrics.add(output.loss.detach(), right.sum() / batch.attention_mask.sum(), grad_norm, len(steps))
+            saving = update % config.checkpoint_every == 0 or update == updates or interruption.requested
+            if update % config.log_every == 0 or saving:
+                latest = metrics.write(update, tokens, rate)
+                bar.set_postfix(loss=f"{latest['loss']:.3f}", accuracy=f"{latest['action_accuracy']:.3f}")
+                if not math.isfinite(latest["loss"]):
+                    raise FloatingPointError(
+                        f"the loss was no longer finite at update {update}; lower the learning rate "
+                        f"(the last good checkpoint is of update {saved})"
+                    )
+            if saving:
+                save_model(model, out / "checkpoints" / f"update-{update:08d}")
+                saved = update
+            if interruption.requested:
+                raise KeyboardInterrupt(f"the checkpoint of update {update} is in {out} and can be evaluated")
     return model.eval()
 
 
@@ -166,6 +173,27 @@ def _batches(
                 return
             updates -= 1
             yield permutation[start : start + batch_size]
+
+
+class _Interruption:
+    """While it is open, the first Ctrl-C or SIGTERM is only noted, so that no update is cut in half."""
+
+    def __enter__(self) -> _Interruption:
+        self.requested = False
+        self._handlers = {}
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python delivers no signals
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._request)
+        return self
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
 
 class _Metrics:

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from atari_dt.config import ModelConfig
+from atari_dt.model import DecisionTransformer, load_model, save_model
+from atari_dt.model.state_encoder import StateEncoder
+from replay_data import InputError
+from tests.conftest import DATA
+
+K, ACTIONS = 4, 5
+SMALL = {"context_length": K, "num_layers": 2, "num_heads": 2, "embed_dim": 16}
+
+
+def small_model(conditioning: str = "return") -> DecisionTransformer:
+    model = DecisionTransformer(ModelConfig(**SMALL, conditioning=conditioning), ACTIONS, max_timestep=50)  # type: ignore[arg-type]
+    for parameter in model.parameters():  # embeddings start at zero, which would hide mistakes
+        nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def inputs(batch: int = 2, steps: int = K) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    states = torch.randint(0, 256, (batch, steps, 4, 84, 84), dtype=torch.uint8)
+    return (
+        states,
+        torch.randint(0, ACTIONS, (batch, steps)),
+        torch.rand(batch, steps) * 10,
+        torch.arange(steps).repeat(batch, 1) + 7,
+    )
+
+
+def original_model() -> tuple[DecisionTransformer, dict[str, np.ndarray]]:
+    """The original network's weights (kzl/decision-transformer), renamed, and what it computed with them."""
+    theirs = torch.load(DATA / "original_model" / "dt_small.pth", weights_only=True)
+    record = dict(np.load(DATA / "original_model" / "dt_small_io.npz"))
+    model = DecisionTransformer(
+        ModelConfig(context_length=10, num_layers=2, num_heads=8, embed_dim=32), num_actions=4, max_timestep=500
+    )
+    ours = {
+        "position_embedding": theirs["pos_emb"][0],
+        "timestep_embedding": theirs["global_pos_emb"][0],
+        "action_embedding.weight": theirs["action_embeddings.0.weight"],
+        "return_embedding.weight": theirs["ret_emb.0.weight"],
+        "return_embedding.bias": theirs["ret_emb.0.bias"],
+        "transformer.norm.weight": theirs["ln_f.weight"],
+        "transformer.norm.bias": theirs["ln_f.bias"],
+        "head.weight": theirs["head.weight"],
+    }
+    for kind in ("weight", "bias"):
+        for name, index in {"conv1": 0, "conv2": 2, "conv3": 4, "linear": 7}.items():
+            ours[f"state_encoder.{name}.{kind}"] = theirs[f"state_encoder.{index}.{kind}"]
+        for layer in range(2):
+            block, their_block = f"transformer.blocks.{layer}", f"blocks.{layer}"
+            ours[f"{block}.attention.qkv.{kind}"] = torch.cat(
+                [theirs[f"{their_block}.attn.{name}.{kind}"] for name in ("query", "key", "value")]
+            )
+            for name, their_name in {
+                "attention.projection": "attn.proj",
+                "attention_norm": "ln1",
+                "mlp_norm": "ln2",
+                "expand": "mlp.0",
+                "contract": "mlp.2",
+            }.items():
+                ours[f"{block}.{name}.{kind}"] = theirs[f"{their_block}.{their_name}.{kind}"]
+    model.load_state_dict(ours)
+    return model.eval(), record
+
+
+def test_loss_and_logits_are_those_of_the_original_network() -> None:
+    model, record = original_model()
+    states = torch.from_numpy(record["frames"])
+    actions = torch.from_numpy(record["actions"])
+    returns = torch.from_numpy(record["returns_to_go"])
+    timesteps = torch.from_numpy(record["window_start_timestep"])[:, None].repeat(1, 10)
+    with torch.inference_mode():
+        output = model(states, actions, returns, timesteps, targets=actions)
+        acting = model(states[:, :4], actions[:, :3], returns[:, :4], timesteps[:, :4])
+        first = model(states[:, :1], actions[:, :0], returns[:, :1], timesteps[:, :1])
+    assert np.abs(output.action_logits.numpy() - record["logits"]).max() < 1e-5
+    assert output.loss.item() == pytest.approx(float(record["loss"]), abs=1e-5)
+    assert np.abs(acting.action_logits.numpy() - record["acting_logits"]).max() < 1e-5
+    assert np.abs(first.action_logits.numpy() - record["first_step_logits"]).max() < 1e-5
+
+
+@pytest.mark.parametrize("conditioning", ["return", "none"])
+@pytest.mark.parametrize("step", range(K))
+def test_a_later_token_never_changes_an_earlier_logit(conditioning: str, step: int) -> None:
+    model = small_model(conditioning)
+    states, actions, returns, timesteps = inputs()
+    before = model(states, actions, returns, timesteps).action_logits
+    changed = [states.clone(), actions.clone(), returns.clone()]
+    changed[0][:, step] = 255 - changed[0][:, step]
+    changed[2][:, step] += 5
+    after = model(*changed, timesteps).action_logits
+    assert torch.equal(before[:, :step], after[:, :step])
+    assert not torch.allclose(before[:, step], after[:, step], atol=1e-4)
+
+    changed[1][:, step] = (changed[1][:, step] + 1) % ACTIONS
+    acted = model(*changed, timesteps).action_logits
+    assert torch.equal(after[:, : step + 1], acted[:, : step + 1])  # an action is not seen where it is predicted
+    if step + 1 < K:
+        assert not torch.equal(after[:, step + 1], acted[:, step + 1])
+
+
+def test_behaviour_cloning_does_not_see_returns() -> None:
+    model = small_model("none")
+    states, actions, returns, timesteps = inputs()
+    assert torch.equal(
+        model(states, actions, returns, timesteps).action_logits, model(states, actions, None, timesteps).action_logits
+    )
+    with pytest.raises(ValueError, match="needs returns_to_go"):
+        small_model()(states, actions, None, timesteps)
+
+
+@pytest.mark.parametrize("conditioning", ["return", "none"])
+def test_the_last_action_may_be_missing(conditioning: str) -> None:
+    model = small_model(conditioning)
+    states, actions, returns, timesteps = inputs()
+    whole = model(states, actions, returns, timesteps).action_logits
+    acting = model(states, actions[:, :-1], returns, timesteps).action_logits
+    assert torch.allclose(whole, acting, atol=1e-6)
+
+
+def test_padding_on_the_right_changes_neither_logits_nor_loss() -> None:
+    model = small_model()
+    states, actions, returns, timesteps = inputs()
+    short = model(states[:, :2], actions[:, :2], returns[:, :2], timesteps[:, :2], targets=actions[:, :2])
+    mask = torch.tensor([[True, True, False, False]]).repeat(2, 1)
+    padded = model(states, actions, returns, timesteps, mask, targets=actions)
+    assert torch.allclose(short.action_logits, padded.action_logits[:, :2], atol=1e-6)
+    assert padded.loss.item() == pytest.approx(short.loss.item(), abs=1e-6)
+    log_probabilities = short.action_logits.log_softmax(-1).gather(-1, actions[:, :2, None])
+    assert short.loss.item() == pytest.approx(-log_probabilities.mean().item(), abs=1e-6)
+
+
+def test_attention_is_returned_on_request_and_changes_nothing() -> None:
+    model = small_model()
+    args = inputs()
+    plain = model(*args)
+    output = model(*args, output_attentions=True, output_hidden_states=True)
+    assert plain.attentions is plain.hidden_states is None
+    assert torch.allclose(plain.action_logits, output.action_logits, atol=1e-6)
+    assert [tuple(a.shape) for a in output.attentions] == [(2, 2, 3 * K, 3 * K)] * 2
+    assert [tuple(h.shape) for h in output.hidden_states] == [(2, 3 * K, 16)] * 3
+    for attention in output.attentions:
+        assert torch.allclose(attention.sum(-1), torch.ones(2, 2, 3 * K))
+        assert (attention.triu(1) == 0).all()
+
+
+def test_timesteps_past_the_last_embedding_share_it() -> None:
+    model = small_model()
+    states, actions, returns, _ = inputs()
+    late = [torch.full((2, K), step) for step in (50, 51, 20_000)]
+    logits = [model(states, actions, returns, timesteps).action_logits for timesteps in late]
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(logits[0], logits[2])
+
+
+def test_the_encoder_is_the_plain_stack_of_convolutions() -> None:
+    encoder = StateEncoder(16)
+    plain = nn.Sequential(
+        encoder.conv1, nn.ReLU(), encoder.conv2, nn.ReLU(), encoder.conv3, nn.ReLU(), nn.Flatten(), encoder.linear
+    )
+    states = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
+    assert torch.allclose(encoder(states), plain(states / 255).tanh(), atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_states_that_share_frames_are_encoded_like_copies(steps: int) -> None:
+    encoder = StateEncoder(16)
+    frames = torch.randint(0, 256, (2, steps + 3, 84, 84), dtype=torch.uint8)
+    view = frames.unfold(1, 4, 1).permute(0, 1, 4, 2, 3)
+    copies = torch.stack([frames[:, t : t + 4] for t in range(steps)], dim=1)
+    assert torch.equal(view, copies)
+    assert torch.allclose(encoder(view), encoder(copies), atol=1e-6)
+    assert torch.allclose(encoder(view[1:]), encoder(copies[1:]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"context_length": 0}, "context_length must be at least 1, not 0"),
+        ({"num_layers": 0}, "num_layers must be at least 1"),
+        ({"embed_dim": 100}, "multiple of num_heads"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"conditioning": "reward"}, "conditioning"),
+    ],
+)
+def test_impossible_configs_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ModelConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_gives_the_same_model(tmp_path: Path) -> None:
+    model = small_model()
+    save_model(model, tmp_path / "checkpoint")
+    again = load_model(tmp_path / "checkpoint")
+    args = inputs()
+    assert again.config == model.config
+    assert torch.equal(model(*args).action_logits, again(*args).action_logits)
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    with pytest.raises(InputError, match="not a checkpoint"):
+        load_model(path)
+    save_model(small_model(), path)
+    config, weights = path / "config.json", path / "model.safetensors"
+    content, tensors = config.read_text(), weights.read_bytes()
+
+    config.write_text(content.replace('"format_version": 1', '"format_version": 2'))
+    with pytest.raises(InputError, match="checkpoint format 2"):
+        load_model(path)
+    config.write_text(content.replace('"embed_dim": 16', '"embed_dim": 32'))
+    with pytest.raises(InputError, match="damaged or not of this project"):
+        load_model(path)
+    config.write_text(content[:-20])
+    with pytest.raises(InputError, match="damaged or not of this project"):
+        load_model(path)
+    config.write_text(content)
+    weights.write_bytes(tensors[:-1])
+    with pytest.raises(InputError, match="damaged or not of this project"):
+        load_model(path)

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.model import DecisionTransformer, latest_checkpoint, load_model
+from atari_dt.training import ContextLoader, train
+from atari_dt.training.optimizer import learning_rate_multiplier, make_optimizer
+from replay_data import InputError, StoreWriter, TrajectoryStore
+from tests.conftest import write_store
+
+SMALL = ModelConfig(context_length=3, num_layers=1, num_heads=2, embed_dim=16, dropout=0.0)
+
+
+@pytest.mark.parametrize("context_length", [1, 4, 30])
+def test_batches_hold_what_the_store_holds(store: TrajectoryStore, context_length: int) -> None:
+    steps = np.random.default_rng(0).permutation(len(store))
+    batch = ContextLoader(store, context_length, torch.device("cpu")).batch(steps)
+    assert batch.states.shape == (len(store), context_length, 4, 84, 84)
+    for row, step in enumerate(steps):
+        episode = int(np.flatnonzero(step < store.episode_ends)[0])
+        first, end = int(store.episode_starts[episode]), int(store.episode_ends[episode])
+        start = max(first, min(int(step), end - context_length))
+        window = range(start, min(start + context_length, end))
+        assert batch.attention_mask[row].tolist() == [k < len(window) for k in range(context_length)]
+        for k, n in enumerate(window):
+            assert (batch.states[row, k].numpy() == store.stacked(n)).all()
+            assert batch.actions[row, k] == store.actions[n]
+            assert batch.returns_to_go[row, k] == store.returns_to_go[n]
+            assert batch.timesteps[row, k] == store.timesteps[n]
+
+
+def test_the_schedule_is_the_papers() -> None:
+    """Warm-up over 512·20 tokens, cosine to a tenth at 2·(500,000)·3·30 tokens, 128·30 tokens an update."""
+    warmup, final = 512 * 20, 2 * 500_000 * 3 * 30
+    for update in [1, 2, 3, 100, 5_000, 15_000, 19_530]:
+        tokens = update * 128 * 30
+        if tokens < warmup:
+            expected = tokens / warmup
+        else:
+            expected = max(0.1, 0.5 * (1 + math.cos(math.pi * (tokens - warmup) / (final - warmup))))
+        assert learning_rate_multiplier(tokens, warmup, final) == pytest.approx(expected)
+    assert learning_rate_multiplier(warmup, warmup, final) == 1
+    assert learning_rate_multiplier((warmup + final) // 2, warmup, final) == pytest.approx(0.5, abs=1e-6)
+    for tokens in (final, 2 * final, 3 * final):
+        assert learning_rate_multiplier(tokens, warmup, final) == 0.1
+
+
+def test_weight_decay_is_on_linear_and_convolution_weights_only() -> None:
+    model = DecisionTransformer(ModelConfig(), num_actions=4, max_timestep=100)
+    decayed, kept = make_optimizer(model, TrainingConfig()).param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0)
+    assert decayed["betas"] == (0.9, 0.95)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert len(decayed["params"]) + len(kept["params"]) == len(names)
+    assert all(parameter.dim() >= 2 for parameter in decayed["params"])
+    undecayed_matrices = {names[id(p)] for p in kept["params"] if p.dim() >= 2}
+    assert undecayed_matrices == {"action_embedding.weight", "position_embedding", "timestep_embedding"}
+
+
+def test_weights_start_as_in_the_paper() -> None:
+    model = DecisionTransformer(ModelConfig(), num_actions=4, max_timestep=100)
+    for name, module in model.transformer.named_modules():
+        if isinstance(module, nn.Linear):
+            assert module.weight.std().item() == pytest.approx(0.02, rel=0.05), name
+            assert (module.bias == 0).all(), name
+    assert model.head.weight.std().item() == pytest.approx(0.02, rel=0.15)
+    assert (model.position_embedding == 0).all()
+    assert (model.timestep_embedding == 0).all()
+    assert model.position_embedding.shape == (3 * 30 + 1, 128)
+
+
+@pytest.fixture(scope="module")
+def readable_store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
+    """Episodes in which the brightness of the newest frame says the action."""
+    path = tmp_path_factory.mktemp("stores") / "readable"
+    rng = np.random.default_rng(0)
+    with StoreWriter(
+        path,
+        game="Breakout",
+        action_meanings=["NOOP", "FIRE", "RIGHT", "LEFT"],
+        reward_clipping=False,
+        sticky_actions=None,
+        source={"kind": "test"},
+    ) as writer:
+        for _ in range(8):
+            actions = rng.integers(0, 4, size=25)
+            frames = np.broadcast_to((60 * actions).astype(np.uint8)[:, None, None], (25, 84, 84))
+            writer.append(np.ascontiguousarray(frames), actions, np.ones(25))
+    return TrajectoryStore.open(path)
+
+
+@pytest.mark.parametrize("conditioning", ["return", "none"])
+def test_training_learns_what_the_frames_say(
+    readable_store: TrajectoryStore, tmp_path: Path, conditioning: str
+) -> None:
+    config = TrainingConfig(
+        epochs=100,
+        max_updates=150,
+        batch_size=16,
+        learning_rate=3e-3,
+        log_every=50,
+        checkpoint_every=60,
+        final_tokens=150 * 16 * 3,
+        warmup_tokens=100,
+    )
+    model_config = ModelConfig(3, 1, 2, 16, 0.0, conditioning)  # type: ignore[arg-type]
+    out = tmp_path / "run"
+    train(readable_store, out, model_config, config, show_progress=False)
+
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["update"] for line in lines] == [50, 60, 100, 120, 150]
+    assert lines[-1]["tokens"] == sum(min(16, 200 - 16 * (u % 13)) * 3 for u in range(150))
+    assert lines[-1]["action_accuracy"] > 0.95
+    assert lines[-1]["loss"] < 0.3 < lines[0]["loss"]
+    assert {"learning_rate", "grad_norm", "contexts_per_s"} < set(lines[0])
+    assert [path.name for path in sorted((out / "checkpoints").iterdir())] == [
+        f"update-{update:08d}" for update in (60, 120, 150)
+    ]
+    assert list((out / "tensorboard").iterdir())
+    written = json.loads((out / "config.json").read_text())
+    assert written["training"]["learning_rate"] == 3e-3
+    assert written["data_digest"] == readable_store.digest
+
+    model = load_model(latest_checkpoint(out))
+    batch = ContextLoader(readable_store, 3, torch.device("cpu")).batch(np.arange(200))
+    logits = model(batch.states, batch.actions, batch.returns_to_go, batch.timesteps).action_logits
+    assert (logits.argmax(-1) == batch.actions).float().mean() > 0.95
+    assert model.dataset is not None
+    assert (model.dataset.game, model.dataset.max_return, model.dataset.mean_score) == ("Breakout", 25, None)
+
+
+def test_the_same_seed_gives_the_same_weights(readable_store: TrajectoryStore, tmp_path: Path) -> None:
+    config = TrainingConfig(max_updates=5, batch_size=16, precision="fp32")
+    weights: list[torch.Tensor] = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.manual_seed(len(weights))
+        run = TrainingConfig(**{**vars(config), "seed": seed})
+        weights.append(train(readable_store, tmp_path / name, SMALL, run, show_progress=False).head.weight)
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_one_epoch_draws_every_window_once(
+    readable_store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    batch = ContextLoader.batch
+
+    def record(self: ContextLoader, steps: np.ndarray) -> object:
+        drawn.extend(steps)
+        return batch(self, steps)
+
+    monkeypatch.setattr(ContextLoader, "batch", record)
+    train(readable_store, tmp_path / "run", SMALL, TrainingConfig(epochs=1, batch_size=48), show_progress=False)
+    assert sorted(drawn) == list(range(200))
+    assert drawn != sorted(drawn)
+
+
+def test_training_that_cannot_start_writes_nothing(readable_store: TrajectoryStore, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(InputError, match="larger than the dataset of 200 steps"):
+        train(readable_store, out, SMALL, TrainingConfig(batch_size=201))
+    with pytest.raises(InputError, match="no device 'cuda:99'"):
+        train(readable_store, out, SMALL, TrainingConfig(batch_size=8, device="cuda:99"))
+    assert not out.exists()
+    out.mkdir()
+    with pytest.raises(InputError, match="exists already"):
+        train(readable_store, out, SMALL, TrainingConfig(batch_size=8))
+
+
+def test_damaged_frames_are_not_trained_on(tmp_path: Path) -> None:
+    write_store(tmp_path / "store", [20])
+    file = tmp_path / "store" / "frames.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="damaged"):
+        train(TrajectoryStore.open(tmp_path / "store"), tmp_path / "run", SMALL, TrainingConfig(batch_size=8))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(readable_store: TrajectoryStore, tmp_path: Path) -> None:
+    config = TrainingConfig(batch_size=16, learning_rate=1e30, warmup_tokens=1, grad_norm_clip=1e30, precision="fp32")
+    with pytest.raises(FloatingPointError, match="no longer finite"):
+        train(readable_store, tmp_path / "run", SMALL, config, show_progress=False)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_a_usable_checkpoint(
+    readable_store: TrajectoryStore, tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "run"
+    options = "--epochs 100000 --batch-size 8 --num-layers 1 --context-length 2 --log-every 1"
+    command = f"{sys.executable} scripts/train.py --data {readable_store.path} --out {out} {options}"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command.split(), stderr=subprocess.PIPE, text=True, env=environment)
+    metrics = out / "metrics.jsonl"
+    for _ in range(600):
+        if metrics.exists() and metrics.read_text().count("\n") > 3:
+            break
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "can be evaluated" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    last = json.loads(metrics.read_text().splitlines()[-1])["update"]
+    assert latest_checkpoint(out).name == f"update-{last:08d}"
+    assert load_model(latest_checkpoint(out)).config.context_length == 2

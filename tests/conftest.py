@@ -1,0 +1,39 @@
+"""What several tests share: small stores, and small models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from replay_data import StoreWriter, TrajectoryStore
+
+DATA = Path(__file__).parent / "data"
+
+
+def write_store(path: Path, lengths: list[int], seed: int = 0, game: str = "Breakout") -> TrajectoryStore:
+    """A store of random episodes of the given lengths, with rewards from -7 to 7, clipped."""
+    rng = np.random.default_rng(seed)
+    meanings = ["NOOP", "FIRE", "RIGHT", "LEFT"]
+    with StoreWriter(
+        path, game=game, action_meanings=meanings, reward_clipping=True, sticky_actions=0.25, source={"kind": "test"}
+    ) as writer:
+        for length in lengths:
+            raw = rng.integers(-7, 8, size=length).astype(np.float32)
+            frames = rng.integers(0, 256, size=(length, 84, 84), dtype=np.uint8)
+            writer.append(frames, rng.integers(0, 4, size=length), raw.clip(-1, 1), raw)
+    return TrajectoryStore.open(path)
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
+    """Episodes both shorter and longer than the contexts that tests cut from them."""
+    return write_store(tmp_path_factory.mktemp("stores") / "store", [7, 1, 30, 12, 3, 50])
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)  # two test processes share two cores

@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replay_data import InputError, context_bounds
+
+
+@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=8), context_length=st.integers(1, 15))
+def test_bounds_equal_a_step_by_step_recount(lengths: list[int], context_length: int) -> None:
+    ends = np.cumsum(lengths)
+    episodes = [list(range(end - length, end)) for end, length in zip(ends, lengths, strict=True)]
+    starts, sizes = context_bounds(np.arange(ends[-1]), ends, context_length)
+    for step in range(ends[-1]):
+        episode = next(episode for episode in episodes if step in episode)
+        window = [step]
+        while len(window) < context_length and window[-1] + 1 in episode:
+            window.append(window[-1] + 1)
+        while len(window) < context_length and window[0] - 1 in episode:  # pulled back to end inside its episode
+            window.insert(0, window[0] - 1)
+        assert (starts[step], sizes[step]) == (window[0], len(window))
+
+
+def test_any_shape_of_request() -> None:
+    starts, sizes = context_bounds([4, 0, 4], np.array([3, 10]), 4)
+    assert starts.tolist() == [4, 0, 4]
+    assert sizes.tolist() == [4, 3, 4]
+
+
+@pytest.mark.parametrize("context_length", [0, -1])
+def test_context_length_below_one_is_refused(context_length: int) -> None:
+    with pytest.raises(InputError, match="at least 1"):
+        context_bounds([0], np.array([3]), context_length)
+
+
+@pytest.mark.parametrize("step", [-1, 3])
+def test_steps_outside_the_dataset_are_refused(step: int) -> None:
+    with pytest.raises(IndexError):
+        context_bounds([step], np.array([3]), 2)

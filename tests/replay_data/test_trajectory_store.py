@@ -1,0 +1,226 @@
+import json
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from replay_data import InputError, StoreWriter, TrajectoryStore
+from tests.conftest import write_store
+
+ABOUT: dict[str, Any] = {
+    "game": "Breakout",
+    "action_meanings": ["NOOP", "FIRE", "RIGHT", "LEFT"],
+    "reward_clipping": True,
+    "sticky_actions": 0.25,
+    "source": {"kind": "test"},
+}
+
+
+def episode(length: int = 5, **changes: Any) -> dict[str, Any]:
+    arrays = {
+        "frames": np.zeros((length, 84, 84), np.uint8),
+        "actions": np.zeros(length, np.int64),
+        "rewards": np.zeros(length, np.float32),
+        "raw_rewards": np.zeros(length, np.float32),
+    }
+    return arrays | changes
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5), seed=st.integers(0, 2**31))
+def test_what_was_written_is_read(tmp_path: Path, lengths: list[int], seed: int) -> None:
+    path = tmp_path / f"{seed}-{'-'.join(map(str, lengths))}"
+    if path.exists():
+        return
+    rng = np.random.default_rng(seed)
+    episodes = []
+    with StoreWriter(path, **ABOUT) as writer:
+        for length in lengths:
+            raw = rng.normal(0, 2, length).astype(np.float32)
+            frames = rng.integers(0, 256, (length, 84, 84), dtype=np.uint8)
+            episodes.append((frames, rng.integers(0, 4, length), raw.clip(-1, 1), raw))
+            writer.append(*episodes[-1])
+    store = TrajectoryStore.open(path)
+    store.verify()
+
+    assert len(store) == sum(lengths)
+    step = 0
+    for frames, actions, rewards, raw in episodes:
+        padded = np.concatenate([np.zeros((3, 84, 84), np.uint8), frames])
+        for t in range(len(frames)):
+            assert (store.stacked(step) == padded[t : t + 4]).all()
+            assert store.actions[step] == actions[t]
+            assert store.rewards[step] == rewards[t]
+            assert store.raw_rewards is not None
+            assert store.raw_rewards[step] == raw[t]
+            assert store.timesteps[step] == t
+            assert store.returns_to_go[step] == pytest.approx(sum(float(r) for r in rewards[t:]), abs=1e-5)
+            step += 1
+    returns = [float(rewards.sum()) for _, _, rewards, _ in episodes]
+    scores = [float(raw.sum()) for _, _, _, raw in episodes]
+    assert store.episode_ends.tolist() == np.cumsum(lengths).tolist()
+    assert store.episode_returns == pytest.approx(returns, abs=1e-5)
+    assert store.metadata["max_return"] == pytest.approx(max(returns), abs=1e-5)
+    assert store.metadata["mean_return"] == pytest.approx(np.mean(returns), abs=1e-5)
+    assert store.metadata["max_score"] == pytest.approx(max(scores), abs=1e-5)
+    assert store.metadata["mean_score"] == pytest.approx(np.mean(scores), abs=1e-5)
+    # Independent of the reader: NumPy itself reads the files.
+    assert np.load(path / "frames.npy").shape == (sum(lengths) + 3 * len(lengths), 84, 84)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"frames": np.zeros((4, 84, 84), np.uint8)}, "5 actions need uint8 frames"),
+        ({"frames": np.zeros((5, 84, 84), np.float32)}, "not float32"),
+        ({"frames": np.zeros((5, 4, 84, 84), np.uint8)}, "84, 84"),
+        ({"actions": np.zeros(5)}, "must be integers"),
+        ({"actions": np.array([0, 0, 0, 0, 4])}, "the game has 4"),
+        ({"actions": np.array([0, 0, 0, 0, -1])}, "run from -1"),
+        ({"rewards": np.zeros(4)}, "5 finite numbers"),
+        ({"rewards": np.array([0, 0, 0, 0, np.nan])}, "NaN"),
+        ({"rewards": np.array([0, 0, 0, 0, 2.0]), "raw_rewards": None}, "clipped"),
+        ({"raw_rewards": np.array([0, 0, 0, 0, 4.0])}, "not what the raw rewards give"),
+        ({"raw_rewards": np.zeros(6)}, "5 finite numbers"),
+    ],
+)
+def test_an_episode_that_contradicts_itself_is_refused_and_leaves_no_trace(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with StoreWriter(tmp_path / "store", **ABOUT) as writer:
+        with pytest.raises(InputError, match=message):
+            writer.append(**episode(**changes))
+        writer.append(**episode())
+    assert len(TrajectoryStore.open(tmp_path / "store")) == 5
+
+
+def test_an_episode_without_steps_or_raw_rewards_is_refused(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "store", **ABOUT) as writer:
+        with pytest.raises(InputError, match="no steps"):
+            writer.append(**episode(0))
+        writer.append(**episode())
+        with pytest.raises(InputError, match="for all episodes or for none"):
+            writer.append(**episode(raw_rewards=None))
+
+
+def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with StoreWriter(tmp_path / "store", **ABOUT) as writer:
+            writer.append(**episode())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    with pytest.raises(InputError, match="not one episode"), StoreWriter(tmp_path / "store", **ABOUT):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_is_never_overwritten(tmp_path: Path) -> None:
+    write_store(tmp_path / "store", [3])
+    with pytest.raises(InputError, match="exists already"):
+        StoreWriter(tmp_path / "store", **ABOUT)
+
+
+@pytest.mark.parametrize("name", ["frames", "frame_index", "actions", "raw_rewards", "episode_ends"])
+def test_a_truncated_array_is_refused(tmp_path: Path, name: str) -> None:
+    write_store(tmp_path / "store", [3, 4])
+    file = tmp_path / "store" / f"{name}.npy"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(InputError, match=name):
+        TrajectoryStore.open(tmp_path / "store")
+
+
+@pytest.mark.parametrize("name", ["actions", "rewards", "returns_to_go", "timesteps", "episode_ends"])
+def test_a_changed_array_is_refused(tmp_path: Path, name: str) -> None:
+    write_store(tmp_path / "store", [3, 4])
+    file = tmp_path / "store" / f"{name}.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=rf"SHA-256 of {name}.npy"):
+        TrajectoryStore.open(tmp_path / "store")
+
+
+def test_damaged_frames_are_found(tmp_path: Path) -> None:
+    write_store(tmp_path / "store", [3, 4])
+    file = tmp_path / "store" / "frames.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="damaged"):
+        TrajectoryStore.open(tmp_path / "store").verify()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 99}, "format 99"),
+        ({"steps": 8}, "7 steps in 2 episodes are there"),
+        ({"action_meanings": ["NOOP"]}, "has no meaning"),
+        ({"arrays": {}}, "frames.npy cannot be read"),
+    ],
+)
+def test_metadata_that_does_not_match_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    write_store(tmp_path / "store", [3, 4])
+    file = tmp_path / "store" / "metadata.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(InputError, match=message):
+        TrajectoryStore.open(tmp_path / "store")
+
+
+def test_other_directories_are_not_stores(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no trajectory store at"):
+        TrajectoryStore.open(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="not a trajectory store"):
+        TrajectoryStore.open(tmp_path)
+    (tmp_path / "metadata.json").write_text("{")
+    with pytest.raises(InputError, match=r"metadata.json cannot be read"):
+        TrajectoryStore.open(tmp_path)
+    (tmp_path / "metadata.json").write_text('{"format_version": 1, "game": "Pong"}')
+    with pytest.raises(InputError, match="action_meanings"):
+        TrajectoryStore.open(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of resident memory from /proc")
+def test_half_a_million_steps_open_within_200_mb(tmp_path: Path) -> None:
+    """Frames are a sparse file of the right size, so that the test is cheap; everything else is real."""
+    steps, episodes = 500_000, 500
+    small = write_store(tmp_path / "small", [1])
+    metadata = small.metadata | {"steps": steps, "episodes": episodes}
+    per_episode = steps // episodes
+    step = np.arange(steps)
+    arrays = {
+        "frame_index": step + 3 * (step // per_episode + 1),
+        "actions": np.zeros(steps, np.uint8),
+        "rewards": np.zeros(steps, np.float32),
+        "raw_rewards": np.zeros(steps, np.float32),
+        "returns_to_go": np.zeros(steps, np.float32),
+        "timesteps": (step % per_episode).astype(np.int32),
+        "episode_ends": np.arange(1, episodes + 1) * per_episode,
+    }
+    big = tmp_path / "big"
+    big.mkdir()
+    for name, array in arrays.items():
+        np.save(big / f"{name}.npy", array)
+        metadata["arrays"][name] = {"shape": list(array.shape), "sha256": sha256(array.tobytes()).hexdigest()}
+    shape = (steps + 3 * episodes, 84, 84)
+    metadata["arrays"]["frames"]["shape"] = list(shape)
+    np.lib.format.open_memmap(big / "frames.npy", mode="w+", dtype=np.uint8, shape=shape).flush()
+    (big / "metadata.json").write_text(json.dumps(metadata))
+
+    program = (
+        "import re, sys; from replay_data import TrajectoryStore; store = TrajectoryStore.open(sys.argv[1]);"
+        "store.stacked(len(store) - 1).sum();"
+        "print(len(store), re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
+    )
+    result = subprocess.run([sys.executable, "-c", program, str(big)], capture_output=True, text=True, check=True)
+    length, kilobytes = map(int, result.stdout.split())
+    assert length == steps
+    assert kilobytes < 200 * 1024
