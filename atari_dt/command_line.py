@@ -22,14 +22,12 @@ def run(main: Callable[..., None]) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         tyro.cli(main)
-    except InputError as error:
-        _fail(str(error), 1)
-    except FloatingPointError as error:
+    except (InputError, FloatingPointError) as error:
         _fail(str(error), 1)
     except OSError as error:
         _fail(_explain(error), 1)
     except KeyboardInterrupt as interruption:
-        _fail(f"interrupted; {interruption or 'nothing was kept'}", 130)
+        _fail(f"interrupted; {str(interruption) or 'nothing was kept'}", 130)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -38,7 +36,6 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _fail(message: str, status: int) -> None:
     print(f"error: {message}", file=sys.stderr)
-    sys.stderr.flush()
     sys.exit(status)
 
 

@@ -14,7 +14,9 @@ from atari_dt.experiments.report import quickstart_figure, quickstart_results, q
 from atari_dt.games import find_game
 from atari_dt.model import DatasetInfo
 from atari_dt.training import train
+from replay_data import InputError
 
+MARK = ".made-by-quickstart"
 RETURN_MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0)
 NEXT_STEPS = """
 Look at   {out}/quickstart.png
@@ -29,8 +31,9 @@ Pong      python scripts/collect_replay.py --game Pong --num-steps 60000 --out {
 def main(
     out: Path = Path("runs/quickstart"),
     num_steps: int = 60_000,
-    updates: int = 3500,
+    updates: int = 3000,
     episodes: int = 16,
+    max_steps: int = 27_000,
     seed: int = 0,
 ) -> None:
     """Collect Breakout, train a small Decision Transformer, and let it play under several target returns.
@@ -40,16 +43,22 @@ def main(
         num_steps: Steps of data.
         updates: Training updates.
         episodes: Episodes under each target return.
+        max_steps: Steps after which an episode is cut off.
         seed: Of everything.
     """
     start = time.perf_counter()
-    if (out / "data").is_dir() or (out / "results.json").is_file():
+    if (out / MARK).is_file():
         print(f"replacing the earlier quickstart in {out}")
         shutil.rmtree(out)
+    elif out.exists():
+        raise InputError(f"{out} exists and was not made by a quickstart; choose another --out")
+    out.mkdir(parents=True)
+    (out / MARK).touch()
     game = find_game("Breakout")
 
     print("1/3 Players of every skill, from random to good, make the data.")
-    store = collect(game, num_steps, out / "data", seed=seed)
+    config = EnvironmentConfig.with_max_steps(max_steps)
+    store = collect(game, num_steps, out / "data", config=config, seed=seed)
     dataset = DatasetInfo.of(store)
 
     print("2/3 A Decision Transformer learns which action follows from return-to-go, frames and past actions.")
@@ -62,8 +71,8 @@ def main(
 
     print("3/3 It plays, asked for returns between nothing and twice the best it has seen.")
     targets = target_returns(dataset, RETURN_MULTIPLES)
-    results = evaluate(model, targets, episodes=episodes, num_envs=32, seed=seed)
-    games = VectorGames(game, episodes, EnvironmentConfig())
+    results = evaluate(model, targets, episodes=episodes, num_envs=32, max_steps=max_steps, seed=seed)
+    games = VectorGames(game, episodes, config)
     policy = RandomPolicy(episodes, store.num_actions)
     (random,) = evaluate_policy(policy, games, [0.0], episodes, dataset.reward_clipping, seed, show_progress=False)
 

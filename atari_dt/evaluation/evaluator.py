@@ -144,17 +144,19 @@ def evaluate_policy(
     states = games.reset(emulator_seeds[first])
     policy.start(everywhere, job_targets[first], sampling_seeds[first])
     rewards = np.zeros(games.num_envs, dtype=np.float32)
+    actions = np.zeros(games.num_envs, dtype=np.int64)
     finished: list[float] = []
     steps, start = 0, time.perf_counter()
     with tqdm(total=jobs, unit="episode", desc=f"evaluating {games.game.name}", disable=not show_progress) as bar:
-        while (playing := job < jobs).any():
-            states, rewards, ended = games.step(policy.act(states, rewards))
+        while len(playing := np.flatnonzero(job < jobs)):
+            actions[playing] = policy.act(playing, states[playing], rewards[playing])
+            states, rewards, ended = games.step(actions)
             now = job[playing]
             scores[now] += rewards[playing]
             returns[now] += rewards[playing].clip(-1, 1) if clip_rewards else rewards[playing]
             lengths[now] += 1
             steps += len(now)
-            over = np.flatnonzero(ended & playing)
+            over = playing[ended[playing]]
             if len(over):
                 finished.extend(scores[job[over]])
                 speed = steps / (time.perf_counter() - start)

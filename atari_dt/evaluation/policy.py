@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from atari_dt.model import DecisionTransformer
 
@@ -19,16 +20,17 @@ class Policy(Protocol):
     def start(self, games: Ints, target_returns: npt.NDArray[np.float32], seeds: Ints) -> None:
         """Forget the past of some games ``[M]`` and begin episodes there, each with its target return and seed."""
 
-    def act(self, states: npt.NDArray[np.uint8], rewards: npt.NDArray[np.float32]) -> Ints:
-        """Choose an action for every game.
+    def act(self, games: Ints, states: npt.NDArray[np.uint8], rewards: npt.NDArray[np.float32]) -> Ints:
+        """Choose an action for each of some games.
 
         Args:
-            states: uint8 ``[N, 4, 84, 84]``.
-            rewards: float32 ``[N]``, what followed each game's last action, as the game paid it; not read in the first
-                step of an episode.
+            games: ``[M]``, their indices.
+            states: uint8 ``[M, 4, 84, 84]``.
+            rewards: float32 ``[M]``, what followed each game's last action, as the game paid it; not read in the
+                first step of an episode.
 
         Returns:
-            Action indices, int64 ``[N]``.
+            Action indices, int64 ``[M]``.
         """
 
 
@@ -44,9 +46,9 @@ class RandomPolicy:
         for game, seed in zip(games, seeds, strict=True):
             self._rngs[game] = np.random.default_rng(seed)
 
-    def act(self, states: npt.NDArray[np.uint8], rewards: npt.NDArray[np.float32]) -> Ints:
-        """Draw an action for every game, int64 ``[N]``."""
-        return np.array([rng.integers(self._num_actions) for rng in self._rngs])
+    def act(self, games: Ints, states: npt.NDArray[np.uint8], rewards: npt.NDArray[np.float32]) -> Ints:
+        """Draw an action for each of the games, int64 ``[M]``."""
+        return np.array([self._rngs[game].integers(self._num_actions) for game in games])
 
 
 class DecisionTransformerPolicy:
@@ -87,37 +89,41 @@ class DecisionTransformerPolicy:
             self._rngs[game] = np.random.default_rng(seed)
 
     @torch.inference_mode()
-    def act(self, states: npt.NDArray[np.uint8], rewards: npt.NDArray[np.float32]) -> Ints:
-        """Sample an action for every game from the softmax of its logits, int64 ``[N]``."""
+    def act(self, games: Ints, states: npt.NDArray[np.uint8], rewards: npt.NDArray[np.float32]) -> Ints:
+        """Sample an action for each of the games from the softmax of its logits, int64 ``[M]``."""
         if self._clip_rewards:
             rewards = rewards.clip(-1, 1)
-        self.returns_to_go -= np.where(self._elapsed > 0, rewards, 0).astype(np.float32)
+        elapsed = self._elapsed[games]
+        self.returns_to_go[games] -= np.where(elapsed > 0, rewards, 0).astype(np.float32)
 
-        self._make_room()
-        games = torch.arange(len(states), device=self._device)
-        last = np.minimum(self._elapsed, self._steps - 1)
-        place = games, torch.from_numpy(last).to(self._device)
-        self._tokens[place] = self._model.encode_states(torch.from_numpy(states).to(self._device))
-        self._returns[place] = torch.from_numpy(self.returns_to_go).to(self._device)
-        self._timesteps[place] = torch.from_numpy(self._elapsed).to(self._device)
+        self._drop_oldest(games[elapsed >= self._steps])
+        last = np.minimum(elapsed, self._steps - 1)
+        place = self._tensor(games), self._tensor(last)
+        self._tokens[place] = self._model.encode_states(self._tensor(states))
+        self._returns[place] = self._tensor(self.returns_to_go[games])
+        self._timesteps[place] = self._tensor(elapsed)
 
         length = int(last.max()) + 1
         output = self._model.predict(
-            self._tokens[:, :length],
-            self._actions[:, : length - 1],
-            self._returns[:, :length],
-            self._timesteps[:, :length],
+            self._tokens[place[0], :length],
+            self._actions[place[0], : length - 1],
+            self._returns[place[0], :length],
+            self._timesteps[place[0], :length],
         )
-        probabilities = output.action_logits[place].double().softmax(-1).cpu().numpy()
-        draws = np.array([rng.random() for rng in self._rngs])
+        logits = output.action_logits[torch.arange(len(games), device=self._device), place[1]]
+        probabilities = logits.double().softmax(-1).cpu().numpy()
+        draws = np.array([self._rngs[game].random() for game in games])
         actions = (probabilities.cumsum(-1) < draws[:, None]).sum(-1).clip(max=probabilities.shape[-1] - 1)
-        self._actions[place] = torch.from_numpy(actions).to(self._device)
-        self._elapsed += 1
+        self._actions[place] = self._tensor(actions)
+        self._elapsed[games] += 1
         return actions
 
-    def _make_room(self) -> None:
-        """Drop the oldest step of the games whose context is full."""
-        full = torch.from_numpy(np.flatnonzero(self._elapsed >= self._steps)).to(self._device)
-        if len(full):
+    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+    def _drop_oldest(self, games: Ints) -> None:
+        """Make room for a step in contexts that are full."""
+        if len(games):
+            full = self._tensor(games)
             for history in (self._tokens, self._actions, self._returns, self._timesteps):
                 history[full] = history[full].roll(-1, dims=1)

@@ -74,8 +74,6 @@ def load_model(path: Path) -> DecisionTransformer:
             config["dataset"]["action_meanings"] = tuple(config["dataset"]["action_meanings"])
             model.dataset = DatasetInfo(**config["dataset"])
         model.load_state_dict(load_file(path / "model.safetensors"))
-    except InputError:
-        raise
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"the checkpoint {path} is damaged or not of this project ({reason})") from error

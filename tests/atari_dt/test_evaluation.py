@@ -60,8 +60,9 @@ def test_the_rolling_context_equals_a_forward_pass_from_scratch(
         if t == restart_at:
             policy.start(np.array([1]), np.array([25], dtype=np.float32), np.array([9]))
             starts[1], targets[1] = t, 25.0
-        chosen.append(policy.act(states[t], rewards[t]))
-        for game in range(3):
+        playing = np.array([0, 1, 2] if t < 10 else [0, 1])  # the third game has ended
+        chosen.append(policy.act(playing, states[t, playing], rewards[t, playing]))
+        for game in playing:
             first = max(starts[game], t - context_length + 1)
             window = range(first, t + 1)
             paid = rewards[:, game].clip(-1, 1) if clip_rewards else rewards[:, game]
@@ -82,7 +83,7 @@ def test_actions_are_drawn_as_often_as_the_model_says() -> None:
     state = np.random.default_rng(0).integers(0, 256, (1, 4, 84, 84), dtype=np.uint8).repeat(draws, axis=0)
     policy = DecisionTransformerPolicy(model, draws, clip_rewards=True)
     policy.start(np.arange(draws), np.full(draws, 30, np.float32), np.arange(draws))
-    counts = np.bincount(policy.act(state, np.zeros(draws, np.float32)), minlength=4)
+    counts = np.bincount(policy.act(np.arange(draws), state, np.zeros(draws, np.float32)), minlength=4)
     with torch.inference_mode():
         tensors = torch.from_numpy(state[:1, None]), torch.zeros(1, 0, dtype=torch.int64)
         logits = model(*tensors, torch.tensor([[30.0]]), torch.zeros(1, 1, dtype=torch.int64)).action_logits[0, 0]

@@ -1,0 +1,199 @@
+"""The commands as a person calls them: what they print, what they leave, and how they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from atari_dt.config import ModelConfig
+from atari_dt.model import DatasetInfo, DecisionTransformer, save_model
+from replay_data import TrajectoryStore
+from tests.conftest import write_store
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+def call(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object) -> int:
+    """Run a script in this process and return its exit status."""
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    previous = signal.getsignal(signal.SIGTERM)
+    try:
+        runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with one checkpoint of an untrained model."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    model = DecisionTransformer(ModelConfig(2, 1, 2, 16), num_actions=4, max_timestep=100)
+    model.dataset = DatasetInfo.of(write_store(path.parent / "store", [5, 6]))
+    save_model(model, path / "checkpoints" / "update-00000007")
+    return path
+
+
+def test_evaluate_writes_every_score(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "scores.json"
+    multiples = ("--return-multiples", "0.5", "2")
+    options = ("--episodes", "3", "--num-envs", "4", "--max-steps", "50", "--seed", "1")
+    assert call(monkeypatch, "evaluate.py", run, *multiples, *options, "--json", file) == 0
+    result = json.loads(file.read_text())
+    assert (result["game"], result["run"]) == ("Breakout", str(run))
+    largest = TrajectoryStore.open(run.parent / "store").metadata["max_return"]
+    for multiple, evaluation in zip((0.5, 2), result["evaluations"], strict=True):
+        assert evaluation["return_multiple"] == multiple
+        assert evaluation["target_return"] == multiple * largest
+        assert len(evaluation["scores"]) == 3
+        mean = sum(evaluation["scores"]) / 3
+        variance = sum((score - mean) ** 2 for score in evaluation["scores"]) / 3
+        assert evaluation["mean_score"] == pytest.approx(mean)
+        assert evaluation["std_score"] == pytest.approx(variance**0.5)
+    assert capsys.readouterr().out.count("±") == 4
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_quickstart_reports_what_it_promises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "quickstart"
+    for seed in (5, 6):  # the second call replaces the first
+        options = f"--num-steps 300 --updates 30 --episodes 2 --max-steps 40 --seed {seed}".split()
+        assert call(monkeypatch, "quickstart.py", "--out", out, *options) == 0
+        results = json.loads((out / "results.json").read_text())
+        store = TrajectoryStore.open(out / "data")
+        assert store.metadata["source"]["seed"] == seed
+        assert results["game"] == "Breakout"
+        assert results["dataset"]["steps"] == len(store) >= 300
+        assert results["dataset"]["episodes"] == store.num_episodes
+        assert results["dataset"]["max_return"] == store.episode_returns.max()
+        assert results["dataset"]["mean_return"] == pytest.approx(store.episode_returns.mean())
+        assert [score["return_multiple"] for score in results["scores"]] == [0, 0.25, 0.5, 1, 2]
+        for score in results["scores"]:
+            assert score["target_return"] == score["return_multiple"] * store.episode_returns.max()
+            assert {"mean_score", "std_score"} < set(score)
+            assert score["episodes"] == 2
+        assert 0 < results["train_seconds"] < results["total_seconds"]
+        assert 0 <= results["random_score"] < 10
+    assert (out / "quickstart.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert f"replacing the earlier quickstart in {out}" in printed
+    assert "random player" in printed
+    assert "Ablate K" in printed
+
+
+def test_quickstart_does_not_replace_what_it_did_not_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert call(monkeypatch, "quickstart.py", "--out", tmp_path) == 1
+    assert "not made by a quickstart" in capsys.readouterr().err
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("collect_replay.py --game Breakot --out {tmp}/new", "unknown game 'Breakot'; did you mean Breakout"),
+        ("collect_replay.py --game Qbert --out {tmp}/new", "no scripted player for Qbert"),
+        ("collect_replay.py --num-steps 0 --out {tmp}/new", "num_steps must be at least 1"),
+        ("collect_replay.py --sticky-actions 2 --out {tmp}/new", "sticky_actions is a probability"),
+        ("collect_replay.py --out {store}", "exists already"),
+        ("collect_replay.py --out {store}/metadata.json/x", "metadata.json"),
+        ("train.py --data {tmp}/nowhere --out {tmp}/new", "no trajectory store at {tmp}/nowhere"),
+        ("train.py --data {run} --out {tmp}/new", "{run} is not a trajectory store"),
+        ("train.py --data {store} --out {tmp}/new --context-length 0", "context_length must be at least 1, not 0"),
+        ("train.py --data {store} --out {tmp}/new", "a batch of 128 contexts is larger than the dataset of 11 steps"),
+        ("train.py --data {store} --out {tmp}/new --batch-size 4 --device tpu", "no device 'tpu'"),
+        ("train.py --data {store} --out {run} --batch-size 4", "{run} exists already"),
+        ("evaluate.py {tmp}/nowhere", "no run with a checkpoint at {tmp}/nowhere"),
+        ("evaluate.py {run} --data {pong}", "the model plays Breakout, but the store at {pong} is of Pong"),
+        ("evaluate.py {run} --episodes 0", "at least 1 episode"),
+        ("evaluate.py {run} --max-steps 30000", "1 to 27000 steps"),
+        ("evaluate.py {run} --return-multiples nan", "finite"),
+        ("evaluate.py {run} --json {tmp}/nowhere/scores.json", "{tmp}/nowhere/scores.json cannot be written"),
+    ],
+)
+def test_bad_input_gets_one_sentence(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    message: str,
+) -> None:
+    pong = tmp_path / "pong"
+    write_store(pong, [4], game="Pong")
+    paths = {"tmp": tmp_path, "run": run, "store": run.parent / "store", "pong": pong}
+    script, *arguments = command.split()
+    assert call(monkeypatch, script, *(argument.format(**paths) for argument in arguments)) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert message.format(**paths) in errors[0]
+    assert list(tmp_path.iterdir()) == [pong]
+
+
+def test_an_option_of_the_wrong_kind_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "train.py", "--data", "a", "--out", "b", "--batch-size", "many") == 2
+    assert "batch-size" in capsys.readouterr().err
+
+
+def limit_file_size() -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["collect_replay.py --num-steps 100 --out {tmp}/new", "train.py --data {store} --out {tmp}/new --batch-size 4"],
+)
+def test_a_write_that_fails_leaves_nothing_half_written(run: Path, tmp_path: Path, command: str) -> None:
+    """A limit on the size of files stands for a full disk: the same call fails at the same place."""
+    script, *arguments = command.format(tmp=tmp_path, store=run.parent / "store").split()
+    result = subprocess.run(
+        [sys.executable, str(SCRIPTS / script), *arguments],
+        capture_output=True,
+        text=True,
+        preexec_fn=limit_file_size,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "File too large" in last
+    assert "Traceback" not in result.stderr
+    left = [path for path in tmp_path.rglob("*") if path.suffix in (".npy", ".safetensors") or "partial" in path.name]
+    assert left == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_collection_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, str(SCRIPTS / "collect_replay.py"), "--num-steps", "1000000", "--out", f"{tmp_path}/new"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if any(path.stat().st_size > 1_000_000 for path in tmp_path.rglob("frames.npy")):
+            break
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "error: interrupted; nothing was kept"
+    assert "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
