@@ -1,7 +1,9 @@
 """From nothing to a Decision Transformer that plays Breakout, in a few minutes on a laptop."""
 
 import json
+import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -19,13 +21,16 @@ from replay_data import InputError
 MARK = ".made-by-quickstart"
 RETURN_MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0)
 NEXT_STEPS = """
-Look at   {out}/quickstart.png
-Replay    python scripts/evaluate.py {out}/run --return-multiples 1 --seed 1
-Curves    tensorboard --logdir {out}/run
-Ablate K  python scripts/train.py --data {out}/data --out {out}/K1 --context-length 1 --num-layers 3 \\
-            --batch-size 32 --dropout 0 --max-updates {updates} --final-tokens {k1_tokens}
-Clone     the same with --context-length 10 --conditioning none: behaviour cloning, nothing to ask for
-Pong      python scripts/collect_replay.py --game Pong --num-steps 60000 --out {out}/pong"""
+What to try next
+  look     {out}/quickstart.png
+  curves   {python} -m tensorboard.main --logdir {out}/run
+  replay   {python} scripts/evaluate.py {out}/run --return-multiples 0.75 1.5 --seed 1
+  ablate   {python} scripts/train.py --data {out}/data --out {out}/K1 --context-length 1 {size} \\
+             --final-tokens {tokens_1}
+           {python} scripts/evaluate.py {out}/K1
+  clone    {python} scripts/train.py --data {out}/data --out {out}/BC --context-length 10 --conditioning none {size} \\
+             --final-tokens {tokens_10}
+  Pong     {python} scripts/collect_replay.py --game Pong --num-steps 60000 --out {out}/pong"""
 
 
 def main(
@@ -85,7 +90,9 @@ def main(
     )
     print(f"\n{game.name} after {train_seconds / 60:.1f} minutes of training, {total_seconds / 60:.1f} in all:\n")
     print(quickstart_table(dataset, RETURN_MULTIPLES, results, random))
-    print(NEXT_STEPS.format(out=out, updates=updates, k1_tokens=updates * 32))
+    size = f"--num-layers 3 --dropout 0 --batch-size 32 --max-updates {updates}"
+    python = os.path.relpath(sys.executable)
+    print(NEXT_STEPS.format(python=python, out=out, size=size, tokens_1=updates * 32, tokens_10=updates * 320))
 
 
 if __name__ == "__main__":

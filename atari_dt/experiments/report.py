@@ -42,10 +42,8 @@ def evaluation_table(return_multiples: Sequence[float], results: Sequence[Evalua
     """A line for each target return: scores in the game's points, returns in the dataset's reward units."""
     lines = [f"{'target return':>22}{'score':>18}{'return':>18}{'episodes':>10}"]
     for multiple, result in zip(return_multiples, results, strict=True):
-        lines.append(
-            f"{result.target_return:>14.1f} ({multiple:g}×){_spread(result.scores):>18}{_spread(result.returns):>18}"
-            f"{len(result.scores):>10}"
-        )
+        target = f"{result.target_return:.1f} ({multiple:g}×)"
+        lines.append(f"{target:>22}{_spread(result.scores):>18}{_spread(result.returns):>18}{len(result.scores):>10}")
     return "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ from replay_data import InputError
 FORMAT_VERSION = 1
 
 
-def save_model(model: DecisionTransformer, path: Path) -> None:
+def save_model(model: DecisionTransformer, path: str | os.PathLike[str]) -> None:
     """Write a checkpoint directory.
 
     It is written under a temporary name and renamed, so a crash or a full disk leaves no half checkpoint.
@@ -31,6 +31,7 @@ def save_model(model: DecisionTransformer, path: Path) -> None:
     Raises:
         OSError: if it cannot be written.
     """
+    path = Path(path)
     config = {
         "format_version": FORMAT_VERSION,
         "model": dataclasses.asdict(model.config),
@@ -54,12 +55,13 @@ def save_model(model: DecisionTransformer, path: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def load_model(path: Path) -> DecisionTransformer:
+def load_model(path: str | os.PathLike[str]) -> DecisionTransformer:
     """Read a checkpoint directory; the model is on the CPU and in evaluation mode.
 
     Raises:
         InputError: if there is no checkpoint, it is of another format version, or its files do not fit each other.
     """
+    path = Path(path)
     if not (path / "config.json").is_file() or not (path / "model.safetensors").is_file():
         raise InputError(f"{path} is not a checkpoint (it needs config.json and model.safetensors)")
     try:
@@ -80,12 +82,13 @@ def load_model(path: Path) -> DecisionTransformer:
     return model.eval()
 
 
-def latest_checkpoint(path: Path) -> Path:
+def latest_checkpoint(path: str | os.PathLike[str]) -> Path:
     """Find the checkpoint to use: ``path`` itself, or the newest one of the run in ``path``.
 
     Raises:
         InputError: if there is none.
     """
+    path = Path(path)
     if (path / "model.safetensors").is_file():
         return path
     checkpoints = sorted((path / "checkpoints").glob("update-*"))

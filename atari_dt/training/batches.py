@@ -61,7 +61,7 @@ class ContextLoader:
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             return torch.from_numpy(array).to(self._device)
 
-    def batch(self, steps: npt.NDArray[np.int64]) -> ContextBatch:
+    def batch(self, steps: npt.ArrayLike) -> ContextBatch:
         """Gather the contexts that the dataset's steps ``[B]`` stand for (see `replay_data.context_bounds`)."""
         starts, lengths = context_bounds(steps, self._episode_ends, self.context_length)
         start = torch.from_numpy(starts).to(self._device, non_blocking=True)

@@ -157,7 +157,10 @@ def find_device(name: str) -> torch.device:
 def find_precision(name: str, device: torch.device) -> torch.dtype:
     """Return the forward pass's type; ``auto`` is bfloat16 where the hardware computes in it."""
     if name == "auto":
-        fast = torch.cuda.is_bf16_supported(False) if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:  # PyTorch has no public name for the question
+            fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
         return torch.bfloat16 if fast else torch.float32
     return torch.bfloat16 if name == "bf16" else torch.float32
 

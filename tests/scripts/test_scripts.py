@@ -93,7 +93,7 @@ def test_quickstart_reports_what_it_promises(
     printed = capsys.readouterr().out
     assert f"replacing the earlier quickstart in {out}" in printed
     assert "random player" in printed
-    assert "Ablate K" in printed
+    assert "What to try next" in printed
 
 
 def test_quickstart_does_not_replace_what_it_did_not_make(
