@@ -27,7 +27,7 @@ def run(main: Callable[..., None]) -> None:
     except OSError as error:
         _fail(_explain(error), 1)
     except KeyboardInterrupt as interruption:
-        _fail(f"interrupted; {str(interruption) or 'nothing was kept'}", 130)
+        _fail(f"interrupted; {interruption}" if str(interruption) else "interrupted", 130)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -42,7 +42,7 @@ def _fail(message: str, status: int) -> None:
 def _explain(error: OSError) -> str:
     where = os.fspath(error.filename) if isinstance(error.filename, (str, os.PathLike)) else "a file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full ({where}); free some space or write to another disk; nothing half-written was left"
+        return f"the disk is full ({where}); free some space or write to another disk"
     if error.errno is None:
         return str(error)
     return f"{where}: {error.strerror}; check that the path is right and yours to write"

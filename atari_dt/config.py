@@ -39,11 +39,6 @@ class ModelConfig:
             self.conditioning in ("return", "none"), f"conditioning is 'return' or 'none', not {self.conditioning!r}"
         )
 
-    @property
-    def tokens_per_step(self) -> int:
-        """Return-to-go, state and action; without the return for behaviour cloning."""
-        return 3 if self.conditioning == "return" else 2
-
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -86,6 +81,7 @@ class TrainingConfig:
             _check(value is None or value >= 1, f"{name} must be at least 1, not {value}")
         for name in ("learning_rate", "grad_norm_clip"):
             _check(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
+        _check(self.seed >= 0, f"seed must not be negative, not {self.seed}")
         _check(self.weight_decay >= 0, f"weight_decay must not be negative, not {self.weight_decay}")
         _check(all(0 <= beta < 1 for beta in self.betas), f"betas lie between 0 and 1, not {self.betas}")
 

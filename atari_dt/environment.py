@@ -102,18 +102,18 @@ class VectorGames:
         """
         return self._env.reset(seed=seeds)[0]
 
-    def restart(self, games: npt.NDArray[np.int64], seeds: npt.NDArray[np.int64]) -> Frames:
+    def restart(self, indices: npt.NDArray[np.int64], seeds: npt.NDArray[np.int64]) -> Frames:
         """Start a new episode in some games and leave the others as they are.
 
         Args:
-            games: ``[M]``, ascending indices of the games.
+            indices: ``[M]``, ascending; the games'.
             seeds: ``[M]``.
 
         Returns:
             The states of all games, uint8 ``[N, 4, 84, 84]``.
         """
         mask = np.zeros(self.num_envs, dtype=bool)
-        mask[games] = True
+        mask[indices] = True
         return self._env.reset(seed=seeds, options={"reset_mask": mask})[0]
 
     def step(self, actions: npt.NDArray[np.int64]) -> tuple[Frames, npt.NDArray[np.float32], npt.NDArray[np.bool_]]:

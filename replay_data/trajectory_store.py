@@ -24,7 +24,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replay_data.errors import InputError
+from replay_data.files import whole_directory
 
 FORMAT_VERSION = 1
 STACK = 4  # frames a state is made of (Mnih et al. 2015)
@@ -51,18 +51,18 @@ _DTYPES: dict[str, Any] = {
     "episode_ends": np.int64,
 }
 _OPTIONAL = {"raw_rewards"}
-_REQUIRED_METADATA = (
-    "game",
-    "action_meanings",
-    "reward_clipping",
-    "sticky_actions",
-    "source",
-    "steps",
-    "episodes",
-    "max_return",
-    "mean_return",
-    "arrays",
-)
+_REQUIRED_METADATA: dict[str, type | tuple[type, ...]] = {
+    "game": str,
+    "action_meanings": list,
+    "reward_clipping": bool,
+    "sticky_actions": (int, float, type(None)),
+    "source": dict,
+    "steps": int,
+    "episodes": int,
+    "max_return": (int, float),
+    "mean_return": (int, float),
+    "arrays": dict,
+}
 
 
 class TrajectoryStore:
@@ -181,6 +181,12 @@ class TrajectoryStore:
             raise _mismatch(self.path, "frame_index does not lead through frames episode by episode")
         if self.actions.max() >= self.num_actions:
             raise _mismatch(self.path, f"action {self.actions.max()} has no meaning")
+        if self.metadata["reward_clipping"] and np.abs(self.rewards).max() > 1:
+            raise _mismatch(self.path, f"clipped rewards reach {np.abs(self.rewards).max():g}")
+        returns = self.episode_returns
+        for name, value in (("max_return", returns.max()), ("mean_return", returns.mean(dtype=np.float64))):
+            if not np.isclose(self.metadata[name], value, rtol=1e-4, atol=1e-4):
+                raise _mismatch(self.path, f"its {name} is {value:g}, not {self.metadata[name]:g}")
 
 
 class StoreWriter:
@@ -230,21 +236,20 @@ class StoreWriter:
         self.episodes = 0
 
     def __enter__(self) -> StoreWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._partial = self.path.parent / f".{self.path.name}.partial-{os.getpid()}"
-        self._partial.mkdir()
+        self._directory = whole_directory(self.path)
+        self._partial = self._directory.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        finally:
+        with contextlib.ExitStack() as stack:
+            stack.push(self._directory)
             for array in self._arrays.values():
-                array.close()
-            shutil.rmtree(self._partial, ignore_errors=True)
+                stack.callback(array.close)
+            if error is not None:
+                raise error
+            self._finish()
 
     def append(
         self,
@@ -316,7 +321,7 @@ class StoreWriter:
         self._arrays[name].append(values)
 
     def _finish(self) -> None:
-        """Complete every file, write the metadata last, and give the directory its name."""
+        """Complete every file and write the metadata last."""
         if not self.episodes:
             raise InputError(f"nothing to write to {self.path}: not one episode was given")
         self._metadata |= {
@@ -328,12 +333,7 @@ class StoreWriter:
         if self._scores:
             self._metadata |= {"max_score": max(self._scores), "mean_score": float(np.mean(self._scores))}
         self._metadata["arrays"] = {name: array.finish() for name, array in self._arrays.items()}
-        with (self._partial / "metadata.json").open("w") as file:
-            json.dump(self._metadata, file, indent=2)
-            _flush_to_disk(file.fileno(), file)
-        _sync_directory(self._partial)
-        self._partial.rename(self.path)
-        _sync_directory(self.path.parent)
+        (self._partial / "metadata.json").write_text(json.dumps(self._metadata, indent=2) + "\n")
 
 
 class _ArrayFile:
@@ -348,14 +348,11 @@ class _ArrayFile:
 
     def append(self, values: npt.NDArray[Any]) -> None:
         values = np.ascontiguousarray(values, dtype=self._dtype)
-        try:
-            if self._shape is None:
-                self._shape = (0, *values.shape[1:])
-                self._write_header()
-                self._header_size = self._file.tell()
-            self._file.write(values.data)
-        except OSError as error:  # a full disk: say which file
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        if self._shape is None:
+            self._shape = (0, *values.shape[1:])
+            self._write_header()
+            self._header_size = self._file.tell()
+        self._file.write(values.data)
         self._sha256.update(values.data)
         self._shape = (self._shape[0] + len(values), *self._shape[1:])
 
@@ -371,7 +368,7 @@ class _ArrayFile:
         self._write_header()
         if self._file.tell() != self._header_size:
             raise RuntimeError(f"NumPy wrote a header of another size to {self._path}")
-        _flush_to_disk(self._file.fileno(), self._file)
+        self._file.close()
         return {"dtype": self._dtype.name, "shape": list(self._shape), "sha256": self._sha256.hexdigest()}
 
     def close(self) -> None:
@@ -395,9 +392,9 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         metadata = json.loads((path / "metadata.json").read_text())
         version = metadata["format_version"]
         if version == FORMAT_VERSION:
-            missing = [key for key in _REQUIRED_METADATA if key not in metadata]
-            if missing:
-                raise KeyError(", ".join(missing))
+            for key, kind in _REQUIRED_METADATA.items():
+                if not isinstance(metadata[key], kind):
+                    raise TypeError(f"{key} is {metadata[key]!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise _mismatch(path, f"metadata.json cannot be read ({type(error).__name__}: {error})") from error
     if version != FORMAT_VERSION:
@@ -435,16 +432,3 @@ def _check_rewards(episode: str, name: str, rewards: npt.NDArray[np.float32], st
             f"{episode}: {name} must be {steps} finite numbers, not {list(rewards.shape)}"
             f"{'' if np.isfinite(rewards).all() else ' with NaN or infinity'}"
         )
-
-
-def _flush_to_disk(descriptor: int, file: Any) -> None:
-    file.flush()
-    os.fsync(descriptor)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,15 +1,18 @@
 """Let a trained model play under several target returns."""
 
+import json
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from atari_dt.command_line import run
 from atari_dt.evaluation import dataset_of, evaluate, target_returns
-from atari_dt.experiments.report import check_writable, evaluation_json, evaluation_table, write_json
-from atari_dt.model import latest_checkpoint, load_model
+from atari_dt.experiments.report import check_writable, evaluation_json, evaluation_table
+from atari_dt.model import DecisionTransformer, latest_checkpoint
 from atari_dt.training.trainer import find_device
 from replay_data import TrajectoryStore
+from replay_data.files import write_whole
 
 
 def main(
@@ -21,7 +24,7 @@ def main(
     seed: int = 0,
     device: str = "auto",
     data: Path | None = None,
-    json: Path | None = None,
+    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
 ) -> None:
     """Play episodes under each target return, print a table, and write every score.
 
@@ -34,16 +37,21 @@ def main(
         seed: Of the emulator and of the action sampling.
         device: Where the model runs.
         data: Take the largest return from this store instead of the one the model was trained on.
-        json: File for the scores.
+        json_file: File for the scores.
     """
-    if json:
-        check_writable(json)
-    model = load_model(latest_checkpoint(run_directory)).to(find_device(device))
-    targets = target_returns(dataset_of(model), return_multiples, TrajectoryStore.open(data) if data else None)
+    if json_file:
+        check_writable(json_file)
+    model = DecisionTransformer.from_pretrained(latest_checkpoint(run_directory)).to(find_device(device))
+    dataset = dataset_of(model)
+    targets = target_returns(dataset, return_multiples, TrajectoryStore.open(data) if data else None)
+    multiples: tuple[float | None, ...] = return_multiples
+    if model.config.conditioning == "none":
+        print("behaviour cloning has no target return, so it is evaluated once")
+        multiples, targets = (None,), [0.0]
     results = evaluate(model, targets, episodes=episodes, num_envs=num_envs, max_steps=max_steps, seed=seed)
-    print(evaluation_table(return_multiples, results))
-    if json:
-        write_json(json, evaluation_json(dataset_of(model).game, run_directory, return_multiples, results))
+    print(evaluation_table(multiples, results))
+    if json_file:
+        write_whole(json_file, json.dumps(evaluation_json(dataset.game, run_directory, multiples, results), indent=2))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ note=$environment/.atari-dt-installed-${extras:-run}
 wanted="$PWD $(cat setup.cfg constraints.txt | cksum)"
 if [ "$(cat "$note" 2>/dev/null)" != "$wanted" ]; then
   constraints=constraints.txt
-  if "$python" -c "import torch" 2>/dev/null; then # keep a PyTorch that is there: it may be built for this GPU
+  # Keep a PyTorch that is there and new enough: it may be built for this GPU.
+  if "$python" -c "import torch; assert tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 6)" 2>/dev/null; then
     constraints=$(mktemp)
     grep -v '^torch==' constraints.txt > "$constraints"
   fi

@@ -7,30 +7,24 @@ import sys
 import time
 from pathlib import Path
 
-from atari_dt.collection.scripted import collect
 from atari_dt.command_line import run
-from atari_dt.config import ModelConfig, TrainingConfig
-from atari_dt.environment import EnvironmentConfig, VectorGames
-from atari_dt.evaluation import RandomPolicy, evaluate, evaluate_policy, target_returns
-from atari_dt.experiments.report import quickstart_figure, quickstart_results, quickstart_table, write_json
-from atari_dt.games import find_game
-from atari_dt.model import DatasetInfo
-from atari_dt.training import train
 from replay_data import InputError
+from replay_data.files import write_whole
 
-MARK = ".made-by-quickstart"
 RETURN_MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0)
+MADE = ("data", "run", "quickstart.png", "results.json")  # what it leaves, in the order it is made
 NEXT_STEPS = """
 What to try next
   look     {out}/quickstart.png
   curves   {python} -m tensorboard.main --logdir {out}/run
   replay   {python} scripts/evaluate.py {out}/run --return-multiples 0.75 1.5 --seed 1
-  ablate   {python} scripts/train.py --data {out}/data --out {out}/K1 --context-length 1 {size} \\
+  ablate   {python} scripts/train.py --data {out}/data --out {runs}/K1 --context-length 1 {size} \\
              --final-tokens {tokens_1}
-           {python} scripts/evaluate.py {out}/K1
-  clone    {python} scripts/train.py --data {out}/data --out {out}/BC --context-length 10 --conditioning none {size} \\
-             --final-tokens {tokens_10}
-  Pong     {python} scripts/collect_replay.py --game Pong --num-steps 60000 --out {out}/pong"""
+           {python} scripts/evaluate.py {runs}/K1
+  clone    {python} scripts/train.py --data {out}/data --out {runs}/cloning --context-length 10 --conditioning none \\
+             {size} --final-tokens {tokens_10}
+           {python} scripts/evaluate.py {runs}/cloning
+  Pong     {python} scripts/collect_replay.py --game Pong --num-steps 60000 --out {runs}/pong"""
 
 
 def main(
@@ -44,32 +38,43 @@ def main(
     """Collect Breakout, train a small Decision Transformer, and let it play under several target returns.
 
     Args:
-        out: Directory for everything it makes; one that an earlier quickstart made is replaced.
+        out: Directory for everything it makes; what an earlier quickstart made there is replaced.
         num_steps: Steps of data.
         updates: Training updates.
         episodes: Episodes under each target return.
         max_steps: Steps after which an episode is cut off.
         seed: Of everything.
     """
+    # Imported here, because the processes that play import this file too, and have no use for PyTorch.
+    from atari_dt.collection.scripted import collect
+    from atari_dt.config import ModelConfig, TrainingConfig
+    from atari_dt.environment import EnvironmentConfig, VectorGames
+    from atari_dt.evaluation import RandomPolicy, evaluate, evaluate_policy, target_returns
+    from atari_dt.experiments.report import quickstart_figure, quickstart_results, quickstart_table
+    from atari_dt.games import find_game
+    from atari_dt.model import DatasetInfo
+    from atari_dt.training import train
+
     start = time.perf_counter()
-    if (out / MARK).is_file():
-        print(f"replacing the earlier quickstart in {out}")
-        shutil.rmtree(out)
-    elif out.exists():
-        raise InputError(f"{out} exists and was not made by a quickstart; choose another --out")
-    out.mkdir(parents=True)
-    (out / MARK).touch()
     game = find_game("Breakout")
+    config = EnvironmentConfig.with_max_steps(max_steps)
+    model_config = ModelConfig(context_length=10, num_layers=3, dropout=0.0)
+    training = TrainingConfig(
+        epochs=10**6,
+        max_updates=updates,
+        batch_size=32,
+        final_tokens=updates * 32 * model_config.context_length,
+        seed=seed,
+    )
+    if episodes < 1:
+        raise InputError(f"at least 1 episode is needed, not {episodes}")
+    _make_room(out)
 
     print("1/3 Players of every skill, from random to good, make the data.")
-    config = EnvironmentConfig.with_max_steps(max_steps)
     store = collect(game, num_steps, out / "data", config=config, seed=seed)
     dataset = DatasetInfo.of(store)
 
     print("2/3 A Decision Transformer learns which action follows from return-to-go, frames and past actions.")
-    model_config = ModelConfig(context_length=10, num_layers=3, dropout=0.0)
-    tokens = updates * 32 * model_config.context_length
-    training = TrainingConfig(epochs=10**6, max_updates=updates, batch_size=32, final_tokens=tokens, seed=seed)
     train_start = time.perf_counter()
     model = train(store, out / "run", model_config, training)
     train_seconds = time.perf_counter() - train_start
@@ -84,15 +89,27 @@ def main(
     metrics = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
     quickstart_figure(out / "quickstart.png", dataset, results, random, metrics)
     total_seconds = time.perf_counter() - start
-    write_json(
-        out / "results.json",
-        quickstart_results(dataset, RETURN_MULTIPLES, results, random, train_seconds, total_seconds),
-    )
+    report = quickstart_results(dataset, RETURN_MULTIPLES, results, random, train_seconds, total_seconds)
+    write_whole(out / "results.json", json.dumps(report, indent=2) + "\n")
     print(f"\n{game.name} after {train_seconds / 60:.1f} minutes of training, {total_seconds / 60:.1f} in all:\n")
     print(quickstart_table(dataset, RETURN_MULTIPLES, results, random))
     size = f"--num-layers 3 --dropout 0 --batch-size 32 --max-updates {updates}"
-    python = os.path.relpath(sys.executable)
-    print(NEXT_STEPS.format(python=python, out=out, size=size, tokens_1=updates * 32, tokens_10=updates * 320))
+    paths = {"python": os.path.relpath(sys.executable), "out": out, "runs": out.parent}
+    print(NEXT_STEPS.format(**paths, size=size, tokens_1=updates * 32, tokens_10=updates * 320))
+
+
+def _make_room(out: Path) -> None:
+    """Remove what an earlier quickstart made, and nothing else."""
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if there and MADE[0] not in there:
+        raise InputError(f"{out} was not made by a quickstart; choose another --out")
+    for name in MADE:
+        if name in there:
+            print(f"replacing {out / name}")
+            if (out / name).is_dir():
+                shutil.rmtree(out / name)
+            else:
+                (out / name).unlink()
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,17 +144,20 @@ def collect(
         out: directory of the store.
         config: how the game is played; by default as the DQN-replay dataset was made.
         seed: the same seed gives the same bytes.
-        num_workers: processes that play; by default one per core.
+        num_workers: processes that play; by default one for each core this process may use.
         show_progress: a progress bar in steps/s on standard error.
 
     Raises:
-        InputError: if no player knows the game, ``num_steps`` is less than 1, or ``out`` exists.
+        InputError: if no player knows the game, a number is too small, or ``out`` exists.
         OSError: if writing fails; nothing is left then.
     """
     if game.name not in PLAYERS:
         raise InputError(f"no scripted player for {game.name}; there is one for {' and '.join(PLAYERS)}")
-    if num_steps < 1:
-        raise InputError(f"num_steps must be at least 1, not {num_steps}")
+    if num_workers is None:
+        num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for name, value, least in (("num_steps", num_steps, 1), ("num_workers", num_workers, 1), ("seed", seed, 0)):
+        if value < least:
+            raise InputError(f"{name} must be at least {least}, not {value}")
     config = config or EnvironmentConfig()
     source = {
         "kind": "scripted",
@@ -171,38 +175,65 @@ def collect(
         sticky_actions=config.sticky_actions,
         source=source,
     )
-    with writer, tqdm(total=num_steps, unit="step", desc=f"playing {game.name}", disable=not show_progress) as bar:
-        for episode in _episodes(game, config, seed, num_workers or os.cpu_count() or 1):
-            writer.append(episode.frames, episode.actions, np.clip(episode.raw_rewards, -1, 1), episode.raw_rewards)
-            bar.update(min(len(episode.actions), num_steps - bar.n))
-            if writer.steps >= num_steps:
-                break
+    try:
+        with (
+            writer,
+            tqdm(total=num_steps, unit="step", desc=f"playing {game.name}", disable=not show_progress) as bar,
+            closing(_episodes(game, config, seed, num_workers)) as episodes,
+        ):
+            for episode in episodes:
+                writer.append(episode.frames, episode.actions, np.clip(episode.raw_rewards, -1, 1), episode.raw_rewards)
+                bar.update(min(len(episode.actions), num_steps - bar.n))
+                if writer.steps >= num_steps:
+                    break
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("nothing was kept") from None
     return TrajectoryStore.open(out)
 
 
-def _episodes(game: Game, config: EnvironmentConfig, seed: int, num_workers: int) -> Iterator[Episode]:
+def _episodes(game: Game, config: EnvironmentConfig, seed: int, num_workers: int) -> Generator[Episode, None, None]:
     """Yield episodes 0, 1, 2, … for ever, in order, played ahead by ``num_workers`` processes."""
     golden_ratio = (5**0.5 - 1) / 2  # its multiples fill [0, 1] evenly, however many are taken
     seeds = np.random.SeedSequence(seed)
     # Spawned, not forked: a fork copies the locks of threads that do not exist in the child.
-    pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=_follow_parent)
+    pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
     ahead: list[Future[Episode]] = []
     index = 0
+
+    def submit() -> None:
+        nonlocal index
+        skill = (index + 0.5) * golden_ratio % 1
+        episode_seed = int(seeds.spawn(1)[0].generate_state(1)[0] >> 1)
+        ahead.append(pool.submit(play_episode, game, config, skill, episode_seed))
+        index += 1
+
     try:
+        with _signals_ignored():  # by the workers, which inherit it; the parent ends them
+            for _ in range(2 * num_workers):
+                submit()
         while True:
-            while len(ahead) < 2 * num_workers:
-                skill = (index + 0.5) * golden_ratio % 1
-                episode_seed = int(seeds.spawn(1)[0].generate_state(1)[0] >> 1)
-                ahead.append(pool.submit(play_episode, game, config, skill, episode_seed))
-                index += 1
             yield ahead.pop(0).result()
+            submit()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _follow_parent() -> None:
-    """In a worker: leave Ctrl-C to the parent, and end when the parent has ended, however that came about."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _signals_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM, also in processes that are started meanwhile, for as long as they live."""
+    if threading.current_thread() is not threading.main_thread():  # where Python cannot set handlers
+        yield
+        return
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _end_with_parent() -> None:
+    """In a worker: end when the parent has ended, however that came about."""
     parent: Any = multiprocessing.parent_process()
 
     def watch() -> None:

@@ -56,7 +56,8 @@ def target_returns(
         store: take the largest return from this store instead.
 
     Raises:
-        InputError: if the store is of another game, or counts rewards in another way.
+        InputError: if the store is of another game or counts rewards in another way, or if the largest return is not
+            positive and a multiple is not 1.
     """
     largest = dataset.max_return
     if store is not None:
@@ -71,6 +72,11 @@ def target_returns(
                 "of one mean nothing to the other; give a store made with the same reward clipping"
             )
         largest = store.metadata["max_return"]
+    if largest <= 0 and any(multiple != 1 for multiple in return_multiples):
+        raise InputError(
+            f"the dataset's largest return is {largest:g}, so multiples of it do not ask for more; "
+            "use --return-multiples 1, or data with a positive return"
+        )
     return [multiple * largest for multiple in return_multiples]
 
 
@@ -102,7 +108,7 @@ def evaluate(
         InputError: if a number is out of range, or the model does not know its dataset, or the game's actions are
             not those of the dataset.
     """
-    _check_jobs(targets, episodes)
+    _check_jobs(targets, episodes, seed)
     dataset = dataset_of(model)
     sticky = dataset.sticky_actions
     config = EnvironmentConfig.with_max_steps(max_steps, 0.25 if sticky is None else sticky)
@@ -122,7 +128,7 @@ def evaluate_policy(
     games: VectorGames,
     targets: Sequence[float],
     episodes: int,
-    clip_rewards: bool,
+    reward_clipping: bool,
     seed: int,
     show_progress: bool = True,
 ) -> list[EvaluationResult]:
@@ -130,8 +136,9 @@ def evaluate_policy(
 
     All episodes wait in one queue, and a game whose episode ends takes the next.
     """
-    _check_jobs(targets, episodes)
-    seeds = [sequence.generate_state(2) for sequence in np.random.SeedSequence(seed).spawn(episodes)]
+    _check_jobs(targets, episodes, seed)
+    # A stream of its own: data collected with the same seed was played under other emulator seeds.
+    seeds = [sequence.generate_state(2) for sequence in np.random.SeedSequence([seed, 1]).spawn(episodes)]
     emulator_seeds = np.array([int(pair[0] >> 1) for pair in seeds] * len(targets))
     sampling_seeds = np.array([int(pair[1]) for pair in seeds] * len(targets))
     job_targets = np.repeat(np.array(targets, dtype=np.float32), episodes)
@@ -153,7 +160,7 @@ def evaluate_policy(
             states, rewards, ended = games.step(actions)
             now = job[playing]
             scores[now] += rewards[playing]
-            returns[now] += rewards[playing].clip(-1, 1) if clip_rewards else rewards[playing]
+            returns[now] += rewards[playing].clip(-1, 1) if reward_clipping else rewards[playing]
             lengths[now] += 1
             steps += len(now)
             over = playing[ended[playing]]
@@ -174,7 +181,9 @@ def evaluate_policy(
     ]
 
 
-def _check_jobs(targets: Sequence[float], episodes: int) -> None:
+def _check_jobs(targets: Sequence[float], episodes: int, seed: int) -> None:
+    if seed < 0:
+        raise InputError(f"seed must not be negative, not {seed}")
     if episodes < 1 or not targets:
         raise InputError(f"at least 1 episode and 1 target return are needed, not {episodes} and {len(targets)}")
     if not np.isfinite(targets).all():

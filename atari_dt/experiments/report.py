@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,19 +14,23 @@ from matplotlib.figure import Figure
 from atari_dt.evaluation import EvaluationResult
 from atari_dt.model import DatasetInfo
 from replay_data import InputError
+from replay_data.files import write_whole
 
 
 def evaluation_json(
-    game: str, run: Path, return_multiples: Sequence[float], results: Sequence[EvaluationResult]
+    game: str, run: Path, return_multiples: Sequence[float | None], results: Sequence[EvaluationResult]
 ) -> dict[str, Any]:
-    """Every score of an evaluation, and under each target return their mean and (population) standard deviation."""
+    """Every score of an evaluation, and under each target return their mean and (population) standard deviation.
+
+    A return multiple of None says that there was no target (behaviour cloning).
+    """
     return {
         "game": game,
         "run": str(run),
         "evaluations": [
             {
                 "return_multiple": multiple,
-                "target_return": result.target_return,
+                "target_return": None if multiple is None else result.target_return,
                 "scores": result.scores.tolist(),
                 "mean_score": float(result.scores.mean()),
                 "std_score": float(result.scores.std()),
@@ -38,11 +42,11 @@ def evaluation_json(
     }
 
 
-def evaluation_table(return_multiples: Sequence[float], results: Sequence[EvaluationResult]) -> str:
+def evaluation_table(return_multiples: Sequence[float | None], results: Sequence[EvaluationResult]) -> str:
     """A line for each target return: scores in the game's points, returns in the dataset's reward units."""
     lines = [f"{'target return':>22}{'score':>18}{'return':>18}{'episodes':>10}"]
     for multiple, result in zip(return_multiples, results, strict=True):
-        target = f"{result.target_return:.1f} ({multiple:g}×)"
+        target = "none" if multiple is None else f"{result.target_return:.1f} ({multiple:g}×)"
         lines.append(f"{target:>22}{_spread(result.scores):>18}{_spread(result.returns):>18}{len(result.scores):>10}")
     return "\n".join(lines)
 
@@ -158,23 +162,15 @@ def quickstart_figure(
     accuracy.set_ylabel("action accuracy", color="tab:purple")
     for axes in (left, right, accuracy):
         axes.spines["top"].set_visible(False)
-    figure.savefig(path, dpi=120)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=120)
+    write_whole(path, image.getvalue())
 
 
 def check_writable(path: Path) -> None:
     """Raise InputError unless a file can be written at ``path``; asked before the work is done, not after."""
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise InputError(f"{path} cannot be written; give a file in a directory that exists and is yours to write")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_text(json.dumps(value, indent=2) + "\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _spread(values: Any) -> str:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atari_dt.config import ModelConfig
 from atari_dt.model.state_encoder import StateEncoder
 from atari_dt.model.transformer import Transformer, init_weights
-from replay_data import TrajectoryStore
+from replay_data import InputError, TrajectoryStore
+from replay_data.files import whole_directory
+
+CHECKPOINT_FORMAT = 1
 
 
 class DecisionTransformerOutput(NamedTuple):
@@ -101,8 +110,8 @@ class DecisionTransformer(nn.Module):
         self.action_embedding = nn.Embedding(num_actions, dim)
         if config.conditioning == "return":
             self.return_embedding = nn.Linear(1, dim)
-        # One position more than there are tokens, as in the original, so that its checkpoints fit.
-        self.position_embedding = nn.Parameter(torch.zeros(config.tokens_per_step * config.context_length + 1, dim))
+        # One position more than a return-conditioned context has tokens, as in the original, for both kinds of model.
+        self.position_embedding = nn.Parameter(torch.zeros(3 * config.context_length + 1, dim))
         self.timestep_embedding = nn.Parameter(torch.zeros(max_timestep + 1, dim))
         self.embedding_dropout = nn.Dropout(config.dropout)
         self.transformer = Transformer(config.num_layers, dim, config.num_heads, config.dropout)
@@ -192,3 +201,66 @@ class DecisionTransformer(nn.Module):
             tuple(hidden_states) if output_hidden_states else None,
             tuple(attentions) if output_attentions else None,
         )
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write a checkpoint, a directory of ``config.json`` and ``model.safetensors``, whole or not at all.
+
+        Args:
+            path: a directory that does not exist yet.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        config = {
+            "format_version": CHECKPOINT_FORMAT,
+            "model": dataclasses.asdict(self.config),
+            "num_actions": self.num_actions,
+            "max_timestep": self.max_timestep,
+            "dataset": dataclasses.asdict(self.dataset) if self.dataset else None,
+        }
+        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        with whole_directory(Path(path)) as directory:
+            (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+            (directory / "model.safetensors").write_bytes(save(weights))
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str]) -> DecisionTransformer:
+        """Read a checkpoint; the model is on the CPU and in evaluation mode.
+
+        Raises:
+            InputError: if there is no checkpoint, it is of another format version, or its files do not fit each other.
+        """
+        path = Path(path)
+        if not (path / "config.json").is_file() or not (path / "model.safetensors").is_file():
+            raise InputError(f"{path} is not a checkpoint (it needs config.json and model.safetensors)")
+        try:
+            config: dict[str, Any] = json.loads((path / "config.json").read_text())
+            if (version := config["format_version"]) != CHECKPOINT_FORMAT:
+                raise InputError(
+                    f"{path} has checkpoint format {version}, this version of the code reads {CHECKPOINT_FORMAT}; "
+                    "train again or use the code that made it"
+                )
+            model = cls(ModelConfig(**config["model"]), config["num_actions"], config["max_timestep"])
+            if config["dataset"] is not None:
+                config["dataset"]["action_meanings"] = tuple(config["dataset"]["action_meanings"])
+                model.dataset = DatasetInfo(**config["dataset"])
+            model.load_state_dict(load_file(path / "model.safetensors"))
+        except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"the checkpoint {path} is damaged or not of this project ({reason})") from error
+        return model.eval()
+
+
+def latest_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """Find the checkpoint to use: ``path`` itself, or the newest one of the run in ``path``.
+
+    Raises:
+        InputError: if there is none.
+    """
+    path = Path(path)
+    if (path / "model.safetensors").is_file():
+        return path
+    checkpoints = sorted((path / "checkpoints").glob("update-*"))
+    if not checkpoints:
+        raise InputError(f"no run with a checkpoint at {path}; make one with scripts/train.py")
+    return checkpoints[-1]

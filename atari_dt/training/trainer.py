@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,10 +22,11 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from atari_dt.config import ModelConfig, TrainingConfig
-from atari_dt.model import DatasetInfo, DecisionTransformer, save_model
+from atari_dt.model import DatasetInfo, DecisionTransformer
 from atari_dt.training.batches import ContextLoader
 from atari_dt.training.optimizer import learning_rate_multiplier, make_optimizer
 from replay_data import InputError, TrajectoryStore
+from replay_data.files import write_whole
 
 
 def train(
@@ -54,8 +57,11 @@ def train(
     Raises:
         InputError: if ``out`` exists, the frames are damaged, the batch is larger than the dataset, or the device is
             not there.
-        FloatingPointError: if the loss is no longer finite; the last checkpoint is from before.
+        FloatingPointError: if the loss, its gradient or the weights are no longer finite; checkpoints never have such
+            weights.
         OSError: if something cannot be written.
+
+    A run that fails before its first checkpoint leaves nothing.
     """
     if out.exists():
         raise InputError(f"{out} exists already; choose another directory or delete it first")
@@ -86,16 +92,16 @@ def train(
         "model": dataclasses.asdict(model_config),
         "training": dataclasses.asdict(config),
     }
-    out.mkdir(parents=True)
-    (out / "config.json").write_text(json.dumps(description, indent=2) + "\n")
     model.train()
     tokens = update = saved = 0
 
     with (
+        _run_directory(out),
         _Interruption() as interruption,
         _Metrics(out) as metrics,
         tqdm(total=updates, unit="update", desc="training", mininterval=0.5, disable=not show_progress) as bar,
     ):
+        write_whole(out / "config.json", json.dumps(description, indent=2) + "\n")
         for steps in _batches(len(store), config.batch_size, updates, order):
             tokens += len(steps) * model_config.context_length
             rate = config.learning_rate * learning_rate_multiplier(tokens, config.warmup_tokens, final_tokens)
@@ -119,19 +125,22 @@ def train(
             bar.update()
             right = (output.action_logits.detach().argmax(-1) == batch.actions) & batch.attention_mask
             metrics.add(output.loss.detach(), right.sum() / batch.attention_mask.sum(), grad_norm, len(steps))
-            saving = update % config.checkpoint_every == 0 or update == updates or interruption.requested
+            stop = interruption.requested  # read once: what is saved and what is said must agree
+            saving = update % config.checkpoint_every == 0 or update == updates or stop
             if update % config.log_every == 0 or saving:
-                latest = metrics.write(update, tokens, rate)
-                bar.set_postfix(loss=f"{latest['loss']:.3f}", accuracy=f"{latest['action_accuracy']:.3f}")
-                if not math.isfinite(latest["loss"]):
+                means = metrics.means()
+                finite = all(map(math.isfinite, means.values()))
+                if not finite or (saving and not all(p.isfinite().all() for p in model.parameters())):
                     raise FloatingPointError(
-                        f"the loss was no longer finite at update {update}; lower the learning rate "
-                        f"(the last good checkpoint is of update {saved})"
+                        f"the loss, its gradient or the weights were no longer finite at update {update}; lower the "
+                        f"learning rate ({f'update {saved} is' if saved else 'there is no checkpoint'} left to use)"
                     )
+                metrics.write(update, {"tokens": tokens, "learning_rate": rate, **means})
+                bar.set_postfix(loss=f"{means['loss']:.3f}", accuracy=f"{means['action_accuracy']:.3f}")
             if saving:
-                save_model(model, out / "checkpoints" / f"update-{update:08d}")
+                model.save_pretrained(out / "checkpoints" / f"update-{update:08d}")
                 saved = update
-            if interruption.requested:
+            if stop:
                 raise KeyboardInterrupt(f"the checkpoint of update {update} is in {out} and can be evaluated")
     return model.eval()
 
@@ -176,6 +185,18 @@ def _batches(
                 return
             updates -= 1
             yield permutation[start : start + batch_size]
+
+
+@contextmanager
+def _run_directory(out: Path) -> Iterator[None]:
+    """Make the directory of a run; remove it again if the run fails before its first checkpoint."""
+    out.mkdir(parents=True)
+    try:
+        yield
+    except BaseException:
+        if not any(out.glob("checkpoints/update-*")):
+            shutil.rmtree(out, ignore_errors=True)
+        raise
 
 
 class _Interruption:
@@ -225,19 +246,16 @@ class _Metrics:
         self._count += 1
         self._contexts += contexts
 
-    def write(self, update: int, tokens: int, learning_rate: float) -> dict[str, float]:
-        """Write the means since the last line, and return them."""
+    def means(self) -> dict[str, float]:
+        """Return the means since the last line, and begin a new one."""
         loss, accuracy, grad_norm = (self._sums / self._count).tolist()
-        values = {
-            "loss": loss,
-            "action_accuracy": accuracy,
-            "learning_rate": learning_rate,
-            "grad_norm": grad_norm,
-            "contexts_per_s": self._contexts / (time.perf_counter() - self._since),
-        }
+        speed = self._contexts / (time.perf_counter() - self._since)
+        self._reset()
+        return {"loss": loss, "action_accuracy": accuracy, "grad_norm": grad_norm, "contexts_per_s": speed}
+
+    def write(self, update: int, values: dict[str, float]) -> None:
+        """Write a line."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, update)
-        self._file.write(json.dumps({"update": update, "tokens": tokens, **values}) + "\n")
+        self._file.write(json.dumps({"update": update, **values}) + "\n")
         self._file.flush()
-        self._reset()
-        return values

@@ -34,9 +34,9 @@ def small_model(conditioning: str = "return", context_length: int = 5) -> Decisi
 
 
 @pytest.mark.parametrize("conditioning", ["return", "none"])
-@pytest.mark.parametrize("clip_rewards", [True, False])
+@pytest.mark.parametrize("reward_clipping", [True, False])
 def test_the_rolling_context_equals_a_forward_pass_from_scratch(
-    conditioning: str, clip_rewards: bool, monkeypatch: pytest.MonkeyPatch
+    conditioning: str, reward_clipping: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three games, of which one starts a second episode, against the last K steps of each written out and encoded."""
     context_length, steps, restart_at = 5, 16, 7
@@ -45,7 +45,13 @@ def test_the_rolling_context_equals_a_forward_pass_from_scratch(
     states = rng.integers(0, 256, (steps, 3, 4, 84, 84), dtype=np.uint8)
     rewards = rng.integers(-7, 8, (steps, 3)).astype(np.float32)
     logits: list[Tensor] = []
-    predict = model.predict
+    encoded = 0
+    predict, encode_states = model.predict, model.encode_states
+
+    def count(states: Tensor) -> Tensor:
+        nonlocal encoded
+        encoded += len(states)
+        return encode_states(states)
 
     def record(*args: Any) -> Any:
         output = predict(*args)
@@ -53,7 +59,8 @@ def test_the_rolling_context_equals_a_forward_pass_from_scratch(
         return output
 
     monkeypatch.setattr(model, "predict", record)
-    policy = DecisionTransformerPolicy(model, 3, clip_rewards)
+    monkeypatch.setattr(model, "encode_states", count)
+    policy = DecisionTransformerPolicy(model, 3, reward_clipping)
     policy.start(np.arange(3), np.array([30, 20, 10], dtype=np.float32), np.array([1, 2, 3]))
     starts, targets, chosen = [0, 0, 0], [30.0, 20.0, 10.0], []
     for t in range(steps):
@@ -65,23 +72,24 @@ def test_the_rolling_context_equals_a_forward_pass_from_scratch(
         for game in playing:
             first = max(starts[game], t - context_length + 1)
             window = range(first, t + 1)
-            paid = rewards[:, game].clip(-1, 1) if clip_rewards else rewards[:, game]
+            paid = rewards[:, game].clip(-1, 1) if reward_clipping else rewards[:, game]
             returns = [targets[game] - sum(paid[starts[game] + 1 : n + 1]) for n in window]
             with torch.inference_mode():
                 expected = predict(
-                    model.encode_states(torch.from_numpy(states[list(window), game])[None]),
+                    encode_states(torch.from_numpy(states[list(window), game])[None]),
                     torch.tensor([[chosen[n][game] for n in window[:-1]]], dtype=torch.int64),
                     torch.tensor([returns]),
                     torch.tensor([[n - starts[game] for n in window]]),
                 ).action_logits[0, -1]
             assert torch.allclose(logits[-1][game, len(window) - 1], expected, atol=1e-5)
+    assert encoded == 3 * 10 + 2 * (steps - 10)  # each state once
 
 
 def test_actions_are_drawn_as_often_as_the_model_says() -> None:
     model = small_model()
     draws = 1000
     state = np.random.default_rng(0).integers(0, 256, (1, 4, 84, 84), dtype=np.uint8).repeat(draws, axis=0)
-    policy = DecisionTransformerPolicy(model, draws, clip_rewards=True)
+    policy = DecisionTransformerPolicy(model, draws, reward_clipping=True)
     policy.start(np.arange(draws), np.full(draws, 30, np.float32), np.arange(draws))
     counts = np.bincount(policy.act(np.arange(draws), state, np.zeros(draws, np.float32)), minlength=4)
     with torch.inference_mode():
@@ -96,7 +104,7 @@ def test_scores_are_those_of_the_game() -> None:
     game, config, episodes = find_game("Breakout"), EnvironmentConfig(), 5
     games = VectorGames(game, 2, config)
     (result,) = evaluate_policy(RandomPolicy(2, 4), games, [0.0], episodes, True, seed=4, show_progress=False)
-    for i, sequence in enumerate(np.random.SeedSequence(4).spawn(episodes)):
+    for i, sequence in enumerate(np.random.SeedSequence([4, 1]).spawn(episodes)):
         emulator_seed, sampling_seed = sequence.generate_state(2)
         single = SingleGame(game, config, int(emulator_seed >> 1))
         rng = np.random.default_rng(int(sampling_seed))
@@ -111,21 +119,45 @@ def test_scores_are_those_of_the_game() -> None:
 
 def test_results_do_not_depend_on_how_many_games_run_side_by_side() -> None:
     model = small_model()
+    nn.init.normal_(model.head.weight, std=1.0)  # so that the target return shows in the actions
     results = [
-        evaluate(model, [0.0, 40.0], episodes=3, num_envs=num_envs, max_steps=60, show_progress=False)
-        for num_envs in (1, 4, 50)
+        evaluate(model, [0.0, 40.0], episodes=4, num_envs=num_envs, max_steps=300, show_progress=False)
+        for num_envs in (1, 3, 50)
     ]
+    assert len({*results[0][0].lengths, *results[0][1].lengths}) > 4
+    assert len({*results[0][0].scores, *results[0][1].scores}) > 2
+    assert (results[0][0].lengths != results[0][1].lengths).any()  # the target return matters
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert a.target_return == b.target_return
             assert (a.scores == b.scores).all()
+            assert (a.returns == b.returns).all()
             assert (a.lengths == b.lengths).all()
-    assert results[0][0].lengths.max() <= 60
+    assert max(result.lengths.max() for result in results[0]) <= 300
+
+
+def test_evaluation_does_not_replay_the_seeds_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+    reset = VectorGames.reset
+
+    def record(self: VectorGames, seeds: Any) -> Any:
+        used.extend(seeds)
+        return reset(self, seeds)
+
+    monkeypatch.setattr(VectorGames, "reset", record)
+    evaluate(small_model(), [1.0], episodes=20, num_envs=20, max_steps=1, seed=0, show_progress=False)
+    data = {int(sequence.generate_state(1)[0] >> 1) for sequence in np.random.SeedSequence(0).spawn(200)}
+    assert len(set(used)) == 20
+    assert not data & set(map(int, used))
 
 
 def test_target_returns_are_multiples_of_the_largest(store: TrajectoryStore) -> None:
     assert target_returns(DATASET, [0, 0.5, 2]) == [0, 20, 80]
     assert target_returns(DATASET, [2], store) == [2 * store.metadata["max_return"]]
+    losing = DatasetInfo(**{**vars(DATASET), "max_return": -14.0})
+    assert target_returns(losing, [1]) == [-14]
+    with pytest.raises(InputError, match="largest return is -14"):
+        target_returns(losing, [1, 2])
 
 
 def test_a_store_of_another_game_is_refused(tmp_path: Any) -> None:
@@ -139,6 +171,7 @@ def test_a_store_of_another_game_is_refused(tmp_path: Any) -> None:
     [
         ({"episodes": 0}, "at least 1 episode"),
         ({"num_envs": 0}, "at least 1 game"),
+        ({"seed": -1}, "seed must not be negative"),
         ({"max_steps": 0}, "1 to 27000 steps"),
         ({"targets": []}, "at least 1"),
         ({"targets": [float("nan")]}, "finite"),

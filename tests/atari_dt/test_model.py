@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from atari_dt.config import ModelConfig
-from atari_dt.model import DecisionTransformer, load_model, save_model
+from atari_dt.model import DecisionTransformer
 from atari_dt.model.state_encoder import StateEncoder
+from atari_dt.model.transformer import CausalSelfAttention
 from replay_data import InputError
 from tests.conftest import DATA
 
@@ -152,6 +153,29 @@ def test_attention_is_returned_on_request_and_changes_nothing() -> None:
         assert (attention.triu(1) == 0).all()
 
 
+def test_attention_is_that_of_pytorch() -> None:
+    """The fused kernel, which runs on a GPU, gives what the explicit formula gives, which runs on a CPU."""
+    attention = CausalSelfAttention(16, num_heads=2, dropout=0.0)
+    x = torch.randn(2, 3 * K, 16)
+    query, key, value = attention.qkv(x).view(2, 3 * K, 3, 2, 8).permute(2, 0, 3, 1, 4)
+    y = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    expected = attention.projection(y.transpose(1, 2).reshape(2, 3 * K, 16))
+    assert torch.allclose(attention(x)[0], expected, atol=1e-6)
+
+
+def test_bfloat16_is_close_to_float32() -> None:
+    model, record = original_model()
+    states, actions = torch.from_numpy(record["frames"]), torch.from_numpy(record["actions"])
+    arguments = states, actions, torch.from_numpy(record["returns_to_go"]), torch.zeros(2, 10, dtype=torch.int64)
+    with torch.inference_mode():
+        exact = model(*arguments, targets=actions)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = model(*arguments, targets=actions)
+    assert rounded.action_logits.dtype == torch.float32
+    assert (rounded.action_logits - exact.action_logits).abs().max() < 0.02
+    assert rounded.loss.item() == pytest.approx(exact.loss.item(), abs=0.01)
+
+
 def test_timesteps_past_the_last_embedding_share_it() -> None:
     model = small_model()
     states, actions, returns, _ = inputs()
@@ -198,8 +222,8 @@ def test_impossible_configs_are_refused(changes: dict[str, object], message: str
 
 def test_a_checkpoint_gives_the_same_model(tmp_path: Path) -> None:
     model = small_model()
-    save_model(model, tmp_path / "checkpoint")
-    again = load_model(tmp_path / "checkpoint")
+    model.save_pretrained(tmp_path / "checkpoint")
+    again = DecisionTransformer.from_pretrained(tmp_path / "checkpoint")
     args = inputs()
     assert again.config == model.config
     assert torch.equal(model(*args).action_logits, again(*args).action_logits)
@@ -209,21 +233,21 @@ def test_a_checkpoint_gives_the_same_model(tmp_path: Path) -> None:
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     with pytest.raises(InputError, match="not a checkpoint"):
-        load_model(path)
-    save_model(small_model(), path)
+        DecisionTransformer.from_pretrained(path)
+    small_model().save_pretrained(path)
     config, weights = path / "config.json", path / "model.safetensors"
     content, tensors = config.read_text(), weights.read_bytes()
 
     config.write_text(content.replace('"format_version": 1', '"format_version": 2'))
     with pytest.raises(InputError, match="checkpoint format 2"):
-        load_model(path)
+        DecisionTransformer.from_pretrained(path)
     config.write_text(content.replace('"embed_dim": 16', '"embed_dim": 32'))
     with pytest.raises(InputError, match="damaged or not of this project"):
-        load_model(path)
+        DecisionTransformer.from_pretrained(path)
     config.write_text(content[:-20])
     with pytest.raises(InputError, match="damaged or not of this project"):
-        load_model(path)
+        DecisionTransformer.from_pretrained(path)
     config.write_text(content)
     weights.write_bytes(tensors[:-1])
     with pytest.raises(InputError, match="damaged or not of this project"):
-        load_model(path)
+        DecisionTransformer.from_pretrained(path)

@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from atari_dt.config import ModelConfig, TrainingConfig
-from atari_dt.model import DecisionTransformer, latest_checkpoint, load_model
-from atari_dt.training import ContextLoader, train
+from atari_dt.model import DecisionTransformer, latest_checkpoint
+from atari_dt.training import ContextLoader, train, trainer
 from atari_dt.training.optimizer import learning_rate_multiplier, make_optimizer
 from replay_data import InputError, StoreWriter, TrajectoryStore
 from tests.conftest import write_store
 
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 SMALL = ModelConfig(context_length=3, num_layers=1, num_heads=2, embed_dim=16, dropout=0.0)
 
 
@@ -123,6 +124,9 @@ def test_training_learns_what_the_frames_say(
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["update"] for line in lines] == [50, 60, 100, 120, 150]
     assert lines[-1]["tokens"] == sum(min(16, 200 - 16 * (u % 13)) * 3 for u in range(150))
+    for line in lines:
+        factor = 0.5 * (1 + math.cos(math.pi * (line["tokens"] - 100) / (150 * 16 * 3 - 100)))
+        assert line["learning_rate"] == pytest.approx(3e-3 * max(0.1, factor))
     assert lines[-1]["action_accuracy"] > 0.95
     assert lines[-1]["loss"] < 0.3 < lines[0]["loss"]
     assert {"learning_rate", "grad_norm", "contexts_per_s"} < set(lines[0])
@@ -134,7 +138,7 @@ def test_training_learns_what_the_frames_say(
     assert written["training"]["learning_rate"] == 3e-3
     assert written["data_digest"] == readable_store.digest
 
-    model = load_model(latest_checkpoint(out))
+    model = DecisionTransformer.from_pretrained(latest_checkpoint(out))
     batch = ContextLoader(readable_store, 3, torch.device("cpu")).batch(np.arange(200))
     logits = model(batch.states, batch.actions, batch.returns_to_go, batch.timesteps).action_logits
     assert (logits.argmax(-1) == batch.actions).float().mean() > 0.95
@@ -143,7 +147,7 @@ def test_training_learns_what_the_frames_say(
 
 
 def test_the_same_seed_gives_the_same_weights(readable_store: TrajectoryStore, tmp_path: Path) -> None:
-    config = TrainingConfig(max_updates=5, batch_size=16, precision="fp32")
+    config = TrainingConfig(max_updates=5, batch_size=16, precision="fp32", device="cpu")
     weights: list[torch.Tensor] = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         torch.manual_seed(len(weights))
@@ -151,6 +155,23 @@ def test_the_same_seed_gives_the_same_weights(readable_store: TrajectoryStore, t
         weights.append(train(readable_store, tmp_path / name, SMALL, run, show_progress=False).head.weight)
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_the_schedule_ends_where_the_paper_ends_it_and_gradients_are_clipped(
+    readable_store: TrajectoryStore, tmp_path: Path
+) -> None:
+    config = TrainingConfig(epochs=4, batch_size=50, warmup_tokens=300, grad_norm_clip=1e-3, log_every=1, device="cpu")
+    model = train(readable_store, tmp_path / "run", SMALL, config, show_progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["tokens"] for line in lines] == [150 * update for update in range(1, 17)]
+    final = 2 * 200 * 3 * 3
+    for line in lines:
+        tokens = line["tokens"]
+        factor = tokens / 300 if tokens < 300 else 0.5 * (1 + math.cos(math.pi * (tokens - 300) / (final - 300)))
+        assert line["learning_rate"] == pytest.approx(6e-4 * max(0.1, factor))
+        assert line["grad_norm"] > 1e-3  # before clipping
+    gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    assert gradients.norm().item() == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_one_epoch_draws_every_window_once(
@@ -195,7 +216,27 @@ def test_a_loss_that_is_not_finite_ends_the_run(readable_store: TrajectoryStore,
     config = TrainingConfig(batch_size=16, learning_rate=1e30, warmup_tokens=1, grad_norm_clip=1e30, precision="fp32")
     with pytest.raises(FloatingPointError, match="no longer finite"):
         train(readable_store, tmp_path / "run", SMALL, config, show_progress=False)
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interruption_at_any_moment_of_an_update_is_honest(
+    readable_store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal that comes after the decision what to save waits for the next update."""
+    means = trainer._Metrics.means
+
+    def interrupted_means(self: trainer._Metrics) -> dict[str, float]:
+        if not interrupted:
+            interrupted.append(True)
+            signal.raise_signal(signal.SIGINT)
+        return means(self)
+
+    interrupted: list[bool] = []
+    monkeypatch.setattr(trainer._Metrics, "means", interrupted_means)
+    config = TrainingConfig(batch_size=16, log_every=2)
+    with pytest.raises(KeyboardInterrupt, match="the checkpoint of update 3 is in"):
+        train(readable_store, tmp_path / "run", SMALL, config, show_progress=False)
+    assert latest_checkpoint(tmp_path / "run").name == "update-00000003"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -204,7 +245,7 @@ def test_an_interrupted_run_leaves_a_usable_checkpoint(
 ) -> None:
     out = tmp_path / "run"
     options = "--epochs 100000 --batch-size 8 --num-layers 1 --context-length 2 --log-every 1"
-    command = f"{sys.executable} scripts/train.py --data {readable_store.path} --out {out} {options}"
+    command = f"{sys.executable} {SCRIPTS}/train.py --data {readable_store.path} --out {out} {options}"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command.split(), stderr=subprocess.PIPE, text=True, env=environment)
     metrics = out / "metrics.jsonl"
@@ -219,4 +260,4 @@ def test_an_interrupted_run_leaves_a_usable_checkpoint(
     assert "Traceback" not in errors
     last = json.loads(metrics.read_text().splitlines()[-1])["update"]
     assert latest_checkpoint(out).name == f"update-{last:08d}"
-    assert load_model(latest_checkpoint(out)).config.context_length == 2
+    assert DecisionTransformer.from_pretrained(latest_checkpoint(out)).config.context_length == 2

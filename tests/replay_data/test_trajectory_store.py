@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from hashlib import sha256
@@ -165,6 +166,11 @@ def test_damaged_frames_are_found(tmp_path: Path) -> None:
         ({"steps": 8}, "7 steps in 2 episodes are there"),
         ({"action_meanings": ["NOOP"]}, "has no meaning"),
         ({"arrays": {}}, "frames.npy cannot be read"),
+        ({"arrays": None}, "arrays is None"),
+        ({"action_meanings": None}, "action_meanings is None"),
+        ({"max_return": "x"}, "max_return is 'x'"),
+        ({"max_return": 400}, "its max_return is"),
+        ({"mean_return": 400}, "its mean_return is"),
     ],
 )
 def test_metadata_that_does_not_match_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -173,6 +179,23 @@ def test_metadata_that_does_not_match_is_refused(tmp_path: Path, change: dict[st
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(InputError, match=message):
         TrajectoryStore.open(tmp_path / "store")
+
+
+def test_clipped_rewards_must_be_clipped(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "store", **ABOUT | {"reward_clipping": False}) as writer:
+        writer.append(**episode(rewards=np.full(5, 4.0), raw_rewards=np.full(5, 4.0)))
+    file = tmp_path / "store" / "metadata.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"reward_clipping": True}))
+    with pytest.raises(InputError, match="clipped rewards reach 4"):
+        TrajectoryStore.open(tmp_path / "store")
+
+
+def test_a_leftover_of_a_killed_writer_is_no_obstacle(tmp_path: Path) -> None:
+    leftover = tmp_path / f".store.partial-{os.getpid()}"
+    leftover.mkdir()
+    (leftover / "frames.npy").write_text("half")
+    write_store(tmp_path / "store", [3])
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
 def test_other_directories_are_not_stores(tmp_path: Path) -> None:
@@ -193,7 +216,7 @@ def test_half_a_million_steps_open_within_200_mb(tmp_path: Path) -> None:
     """Frames are a sparse file of the right size, so that the test is cheap; everything else is real."""
     steps, episodes = 500_000, 500
     small = write_store(tmp_path / "small", [1])
-    metadata = small.metadata | {"steps": steps, "episodes": episodes}
+    metadata = small.metadata | {"steps": steps, "episodes": episodes, "max_return": 0, "mean_return": 0}
     per_episode = steps // episodes
     step = np.arange(steps)
     arrays = {

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from atari_dt.config import ModelConfig
-from atari_dt.model import DatasetInfo, DecisionTransformer, save_model
+from atari_dt.model import DatasetInfo, DecisionTransformer
 from replay_data import TrajectoryStore
 from tests.conftest import write_store
 
@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
     model = DecisionTransformer(ModelConfig(2, 1, 2, 16), num_actions=4, max_timestep=100)
     model.dataset = DatasetInfo.of(write_store(path.parent / "store", [5, 6]))
-    save_model(model, path / "checkpoints" / "update-00000007")
+    model.save_pretrained(path / "checkpoints" / "update-00000007")
     return path
 
 
@@ -74,6 +74,7 @@ def test_quickstart_reports_what_it_promises(
     for seed in (5, 6):  # the second call replaces the first
         options = f"--num-steps 300 --updates 30 --episodes 2 --max-steps 40 --seed {seed}".split()
         assert call(monkeypatch, "quickstart.py", "--out", out, *options) == 0
+        (out / "notes.txt").write_text("mine")
         results = json.loads((out / "results.json").read_text())
         store = TrajectoryStore.open(out / "data")
         assert store.metadata["source"]["seed"] == seed
@@ -91,18 +92,50 @@ def test_quickstart_reports_what_it_promises(
         assert 0 <= results["random_score"] < 10
     assert (out / "quickstart.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    assert f"replacing the earlier quickstart in {out}" in printed
+    assert f"replacing {out}/data" in printed
+    assert (out / "notes.txt").read_text() == "mine"
     assert "random player" in printed
     assert "What to try next" in printed
 
 
-def test_quickstart_does_not_replace_what_it_did_not_make(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("", "not made by a quickstart"),
+        ("--max-steps 0", "1 to 27000 steps"),
+        ("--updates 0", "max_updates must be at least 1"),
+        ("--episodes 0", "at least 1 episode"),
+        ("--seed -1", "seed must not be negative"),
+    ],
+)
+def test_quickstart_refuses_before_it_touches_anything(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: str,
+    message: str,
 ) -> None:
-    (tmp_path / "thesis.tex").write_text("years of work")
-    assert call(monkeypatch, "quickstart.py", "--out", tmp_path) == 1
-    assert "not made by a quickstart" in capsys.readouterr().err
-    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    name = "data" if options else "thesis.tex"
+    (tmp_path / name).write_text("years of work")
+    assert call(monkeypatch, "quickstart.py", "--out", tmp_path, *options.split()) == 1
+    assert message in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "years of work"
+
+
+def test_behaviour_cloning_is_evaluated_once(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = DecisionTransformer(ModelConfig(2, 1, 2, 16, conditioning="none"), num_actions=4, max_timestep=100)
+    model.dataset = DatasetInfo.of(TrajectoryStore.open(run.parent / "store"))
+    model.save_pretrained(tmp_path / "cloning")
+    file = tmp_path / "scores.json"
+    assert (
+        call(monkeypatch, "evaluate.py", tmp_path / "cloning", "--episodes", 2, "--max-steps", 9, "--json", file) == 0
+    )
+    (evaluation,) = json.loads(file.read_text())["evaluations"]
+    assert evaluation["target_return"] is evaluation["return_multiple"] is None
+    assert len(evaluation["scores"]) == 2
+    assert "no target return" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -111,6 +144,8 @@ def test_quickstart_does_not_replace_what_it_did_not_make(
         ("collect_replay.py --game Breakot --out {tmp}/new", "unknown game 'Breakot'; did you mean Breakout"),
         ("collect_replay.py --game Qbert --out {tmp}/new", "no scripted player for Qbert"),
         ("collect_replay.py --num-steps 0 --out {tmp}/new", "num_steps must be at least 1"),
+        ("collect_replay.py --seed -1 --out {tmp}/new", "seed must be at least 0"),
+        ("collect_replay.py --num-workers 0 --out {tmp}/new", "num_workers must be at least 1"),
         ("collect_replay.py --sticky-actions 2 --out {tmp}/new", "sticky_actions is a probability"),
         ("collect_replay.py --out {store}", "exists already"),
         ("collect_replay.py --out {store}/metadata.json/x", "metadata.json"),
@@ -119,10 +154,13 @@ def test_quickstart_does_not_replace_what_it_did_not_make(
         ("train.py --data {store} --out {tmp}/new --context-length 0", "context_length must be at least 1, not 0"),
         ("train.py --data {store} --out {tmp}/new", "a batch of 128 contexts is larger than the dataset of 11 steps"),
         ("train.py --data {store} --out {tmp}/new --batch-size 4 --device tpu", "no device 'tpu'"),
+        ("train.py --data {store} --out {tmp}/new --batch-size 4 --seed -1", "seed must not be negative"),
+        ("train.py --data {store} --out {tmp}/new --batch-size 4 --learning-rate 1e38", "no longer finite at update"),
         ("train.py --data {store} --out {run} --batch-size 4", "{run} exists already"),
         ("evaluate.py {tmp}/nowhere", "no run with a checkpoint at {tmp}/nowhere"),
         ("evaluate.py {run} --data {pong}", "the model plays Breakout, but the store at {pong} is of Pong"),
         ("evaluate.py {run} --episodes 0", "at least 1 episode"),
+        ("evaluate.py {run} --seed -1", "seed must not be negative"),
         ("evaluate.py {run} --max-steps 30000", "1 to 27000 steps"),
         ("evaluate.py {run} --return-multiples nan", "finite"),
         ("evaluate.py {run} --json {tmp}/nowhere/scores.json", "{tmp}/nowhere/scores.json cannot be written"),
@@ -141,7 +179,8 @@ def test_bad_input_gets_one_sentence(
     paths = {"tmp": tmp_path, "run": run, "store": run.parent / "store", "pong": pong}
     script, *arguments = command.split()
     assert call(monkeypatch, script, *(argument.format(**paths) for argument in arguments)) == 1
-    errors = capsys.readouterr().err.splitlines()
+    lines = capsys.readouterr().err.splitlines()
+    errors = [line for line in lines if line and not line.startswith("training:")]  # without the progress bar
     assert len(errors) == 1
     assert errors[0].startswith("error: ")
     assert message.format(**paths) in errors[0]
@@ -179,19 +218,25 @@ def test_a_write_that_fails_leaves_nothing_half_written(run: Path, tmp_path: Pat
     assert last.startswith("error: ")
     assert "File too large" in last
     assert "Traceback" not in result.stderr
-    left = [path for path in tmp_path.rglob("*") if path.suffix in (".npy", ".safetensors") or "partial" in path.name]
-    assert left == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_collection_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("early", [True, False])
+def test_an_interrupted_collection_leaves_nothing(tmp_path: Path, number: signal.Signals, early: bool) -> None:
+    """The whole process group gets the signal, as from a terminal: while the workers start, and while they play."""
     command = [sys.executable, str(SCRIPTS / "collect_replay.py"), "--num-steps", "1000000", "--out", f"{tmp_path}/new"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     for _ in range(600):
-        if any(path.stat().st_size > 1_000_000 for path in tmp_path.rglob("frames.npy")):
+        if any(path.name == "frames.npy" and path.stat().st_size > 10**6 for path in tmp_path.rglob("*")):
             break
-        time.sleep(0.1)
-    process.send_signal(number)
+        if early and list(tmp_path.iterdir()):
+            time.sleep(0.3)
+            break
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "error: interrupted; nothing was kept"
