@@ -43,11 +43,12 @@ def main(
         check_writable(json_file)
     model = DecisionTransformer.from_pretrained(latest_checkpoint(run_directory)).to(find_device(device))
     dataset = dataset_of(model)
-    targets = target_returns(dataset, return_multiples, TrajectoryStore.open(data) if data else None)
     multiples: tuple[float | None, ...] = return_multiples
     if model.config.conditioning == "none":
         print("behaviour cloning has no target return, so it is evaluated once")
         multiples, targets = (None,), [0.0]
+    else:
+        targets = target_returns(dataset, return_multiples, TrajectoryStore.open(data) if data else None)
     results = evaluate(model, targets, episodes=episodes, num_envs=num_envs, max_steps=max_steps, seed=seed)
     print(evaluation_table(multiples, results))
     if json_file:

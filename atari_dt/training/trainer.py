@@ -215,9 +215,11 @@ class _Interruption:
             raise KeyboardInterrupt
         self.requested = True
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        if self.requested and kind is None:  # it came after the last update, and is not to be lost
+            raise KeyboardInterrupt
 
 
 class _Metrics:
