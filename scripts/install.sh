@@ -1,7 +1,6 @@
 # Sourced by the other scripts: makes sure that this project is installed, once, into the active environment or,
-# where none is active, into .venv. The first argument names extras, such as "test".
+# where none is active, into .venv. The variable `extras` names extras, such as "test", or is empty.
 
-extras=${1:-}
 if [ -n "${VIRTUAL_ENV:-}" ]; then
   environment=$VIRTUAL_ENV
 elif [ -n "${CONDA_PREFIX:-}" ]; then

@@ -2,5 +2,6 @@
 # Runs the tests: installs what is missing, then calls pytest with the given arguments.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/install.sh test
+extras=test
+source scripts/install.sh
 exec "$python" -m pytest "$@"
