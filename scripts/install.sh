@@ -7,7 +7,7 @@ elif [ -n "${CONDA_PREFIX:-}" ]; then
   environment=$CONDA_PREFIX
 else
   environment=$PWD/.venv
-  if [ ! -x .venv/bin/python ]; then
+  if [ ! -x .venv/bin/pip ]; then
     echo "making .venv"
     python3 -m venv .venv || { rm -rf .venv; echo "error: no virtual environment could be made; install python3-venv, or activate one" >&2; exit 1; }
   fi
