@@ -24,6 +24,9 @@ def run(main: Callable[..., None]) -> None:
         tyro.cli(main)
     except (InputError, FloatingPointError) as error:
         _fail(str(error), 1)
+    except BrokenPipeError:  # whoever read the output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         _fail(_explain(error), 1)
     except KeyboardInterrupt as interruption:

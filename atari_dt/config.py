@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,9 +81,9 @@ class TrainingConfig:
             value = getattr(self, name)
             _check(value is None or value >= 1, f"{name} must be at least 1, not {value}")
         for name in ("learning_rate", "grad_norm_clip"):
-            _check(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
-        _check(self.seed >= 0, f"seed must not be negative, not {self.seed}")
-        _check(self.weight_decay >= 0, f"weight_decay must not be negative, not {self.weight_decay}")
+            _check(0 < getattr(self, name) < math.inf, f"{name} must be positive, not {getattr(self, name)}")
+        _check(0 <= self.seed < 2**63, f"seed must lie between 0 and 2**63 - 1, not {self.seed}")
+        _check(0 <= self.weight_decay < math.inf, f"weight_decay must be 0 or more, not {self.weight_decay}")
         _check(all(0 <= beta < 1 for beta in self.betas), f"betas lie between 0 and 1, not {self.betas}")
 
 

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from replay_data.errors import InputError
+
 
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
     """Yield a hidden directory beside ``path`` that gets its name when the block ends well, and is removed otherwise.
 
     Raises:
-        OSError: if something cannot be written; it names ``path`` where the system names nothing.
+        InputError: if ``path`` came into being meanwhile.
+        OSError: if something cannot be written; it names ``path``.
     """
     partial = path.parent / f".{path.name}.partial-{os.getpid()}"
     try:
@@ -25,6 +28,8 @@ def whole_directory(path: Path) -> Iterator[Path]:
         for file in partial.iterdir():
             _sync(file)
         _sync(partial)
+        if path.exists():
+            raise InputError(f"{path} exists already; another process made it meanwhile")
         partial.rename(path)
         _sync(path.parent)
     except OSError as error:
@@ -60,7 +65,5 @@ def _sync(path: Path) -> None:
 
 
 def _named(error: OSError, path: Path) -> OSError:
-    """The same error with a file name; a full disk comes without one."""
-    if error.errno is None:
-        return error
-    return OSError(error.errno, error.strerror, error.filename or str(path))
+    """The same error with the name that a person gave, instead of a temporary one or none."""
+    return error if error.errno is None else OSError(error.errno, error.strerror, str(path))

@@ -142,7 +142,8 @@ class TrajectoryStore:
     @property
     def digest(self) -> str:
         """One SHA-256 over all arrays' digests: the same bytes, the same digest."""
-        return _digest_of(self.metadata["arrays"])
+        digests = {name: entry["sha256"] for name, entry in self.metadata["arrays"].items()}
+        return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
     def stacked(self, step: int) -> npt.NDArray[np.uint8]:
         """The state of a step: its four latest frames, uint8 ``[4, 84, 84]``, oldest first."""
@@ -374,11 +375,6 @@ class _ArrayFile:
     def close(self) -> None:
         with contextlib.suppress(OSError):  # flushing fails on a full disk; the file is about to be removed
             self._file.close()
-
-
-def _digest_of(arrays: Mapping[str, Mapping[str, Any]]) -> str:
-    digests = {name: entry["sha256"] for name, entry in arrays.items()}
-    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:

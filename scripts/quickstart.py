@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -12,7 +11,6 @@ from replay_data import InputError
 from replay_data.files import write_whole
 
 RETURN_MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0)
-MADE = ("data", "run", "quickstart.png", "results.json")  # what it leaves, in the order it is made
 NEXT_STEPS = """
 What to try next
   look     {out}/quickstart.png
@@ -38,7 +36,7 @@ def main(
     """Collect Breakout, train a small Decision Transformer, and let it play under several target returns.
 
     Args:
-        out: Directory for everything it makes; what an earlier quickstart made there is replaced.
+        out: Directory for everything it makes; an earlier quickstart there is kept under another name.
         num_steps: Steps of data.
         updates: Training updates.
         episodes: Episodes under each target return.
@@ -68,6 +66,8 @@ def main(
     )
     if episodes < 1:
         raise InputError(f"at least 1 episode is needed, not {episodes}")
+    if num_steps < training.batch_size:
+        raise InputError(f"num_steps must be at least {training.batch_size}, not {num_steps}")
     _make_room(out)
 
     print("1/3 Players of every skill, from random to good, make the data.")
@@ -99,17 +99,16 @@ def main(
 
 
 def _make_room(out: Path) -> None:
-    """Remove what an earlier quickstart made, and nothing else."""
-    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if there and MADE[0] not in there:
-        raise InputError(f"{out} was not made by a quickstart; choose another --out")
-    for name in MADE:
-        if name in there:
-            print(f"replacing {out / name}")
-            if (out / name).is_dir():
-                shutil.rmtree(out / name)
-            else:
-                (out / name).unlink()
+    """Move what an earlier quickstart left out of the way; refuse a directory that is somebody else's."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / "data" / "metadata.json").is_file():
+        raise InputError(f"{out} exists and was not made by a quickstart; choose another --out")
+    number = 1
+    while (aside := out.with_name(f"{out.name}.{number}")).exists():
+        number += 1
+    out.rename(aside)
+    print(f"the earlier quickstart is now {aside}")
 
 
 if __name__ == "__main__":

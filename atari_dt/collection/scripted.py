@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -153,11 +154,14 @@ def collect(
     """
     if game.name not in PLAYERS:
         raise InputError(f"no scripted player for {game.name}; there is one for {' and '.join(PLAYERS)}")
-    if num_workers is None:
-        num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_workers = cores if num_workers is None else num_workers
+    if num_workers > (most := max(8, 2 * cores)):
+        raise InputError(f"num_workers must be at most {most} on {cores} cores, not {num_workers}")
     for name, value, least in (("num_steps", num_steps, 1), ("num_workers", num_workers, 1), ("seed", seed, 0)):
         if value < least:
             raise InputError(f"{name} must be at least {least}, not {value}")
+    _check_free_space(out, num_steps)
     config = config or EnvironmentConfig()
     source = {
         "kind": "scripted",
@@ -191,6 +195,17 @@ def collect(
     return TrajectoryStore.open(out)
 
 
+def _check_free_space(out: Path, num_steps: int) -> None:
+    """Raise InputError if the disk cannot hold the frames; better now than after playing them."""
+    directory = next(parent for parent in out.absolute().parents if parent.is_dir())
+    needed, free = num_steps * 84 * 84 / 1e9, shutil.disk_usage(directory).free / 1e9
+    if needed > free:
+        raise InputError(
+            f"{num_steps} steps need {needed:.1f} GB, but {directory} has {free:.1f} GB free; free some "
+            "space, play fewer steps or write to another disk"
+        )
+
+
 def _episodes(game: Game, config: EnvironmentConfig, seed: int, num_workers: int) -> Generator[Episode, None, None]:
     """Yield episodes 0, 1, 2, … for ever, in order, played ahead by ``num_workers`` processes."""
     golden_ratio = (5**0.5 - 1) / 2  # its multiples fill [0, 1] evenly, however many are taken
@@ -215,7 +230,8 @@ def _episodes(game: Game, config: EnvironmentConfig, seed: int, num_workers: int
             yield ahead.pop(0).result()
             submit()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        with _signals_ignored():  # a second Ctrl-C must not leave processes behind
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -169,8 +169,15 @@ def quickstart_figure(
 
 def check_writable(path: Path) -> None:
     """Raise InputError unless a file can be written at ``path``; asked before the work is done, not after."""
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path} cannot be written; give a file in a directory that exists and is yours to write")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written; give a file in a directory that exists and is yours to write"
+        ) from error
 
 
 def _spread(values: Any) -> str:

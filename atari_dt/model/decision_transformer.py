@@ -246,7 +246,7 @@ class DecisionTransformer(nn.Module):
                 model.dataset = DatasetInfo(**config["dataset"])
             model.load_state_dict(load_file(path / "model.safetensors"))
         except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())[:300]
             raise InputError(f"the checkpoint {path} is damaged or not of this project ({reason})") from error
         return model.eval()
 
@@ -260,7 +260,10 @@ def latest_checkpoint(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if (path / "model.safetensors").is_file():
         return path
-    checkpoints = sorted((path / "checkpoints").glob("update-*"))
+    checkpoints = sorted(path.glob("checkpoints/update-*/model.safetensors"))
     if not checkpoints:
-        raise InputError(f"no run with a checkpoint at {path}; make one with scripts/train.py")
-    return checkpoints[-1]
+        raise InputError(
+            f"no run with a checkpoint at {path} (there is no {path / 'checkpoints'}/update-…); "
+            "give the directory that scripts/train.py made, or make one"
+        )
+    return checkpoints[-1].parent

@@ -190,7 +190,10 @@ def _batches(
 @contextmanager
 def _run_directory(out: Path) -> Iterator[None]:
     """Make the directory of a run; remove it again if the run fails before its first checkpoint."""
-    out.mkdir(parents=True)
+    try:
+        out.mkdir(parents=True)
+    except FileExistsError:
+        raise InputError(f"{out} exists already; another process made it meanwhile") from None
     try:
         yield
     except BaseException:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from atari_dt.config import ModelConfig
-from atari_dt.model import DecisionTransformer
+from atari_dt.model import DecisionTransformer, latest_checkpoint
 from atari_dt.model.state_encoder import StateEncoder
 from atari_dt.model.transformer import CausalSelfAttention
 from replay_data import InputError
@@ -228,6 +228,17 @@ def test_a_checkpoint_gives_the_same_model(tmp_path: Path) -> None:
     assert again.config == model.config
     assert torch.equal(model(*args).action_logits, again(*args).action_logits)
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run with a checkpoint"):
+        latest_checkpoint(tmp_path)
+    for update in (9, 100, 20):
+        small_model().save_pretrained(tmp_path / "checkpoints" / f"update-{update:08d}")
+    (tmp_path / "checkpoints" / "update-00000500").mkdir()
+    newest = tmp_path / "checkpoints" / "update-00000100"
+    assert latest_checkpoint(tmp_path) == newest
+    assert latest_checkpoint(newest) == newest
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:

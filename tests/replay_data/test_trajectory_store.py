@@ -190,6 +190,25 @@ def test_clipped_rewards_must_be_clipped(tmp_path: Path) -> None:
         TrajectoryStore.open(tmp_path / "store")
 
 
+def test_two_writers_of_one_store_do_not_mix(tmp_path: Path) -> None:
+    def write_late() -> None:
+        with StoreWriter(tmp_path / "store", **ABOUT) as writer:
+            writer.append(**episode())
+            write_elsewhere()
+
+    def write_elsewhere() -> None:
+        program = (
+            "import sys; from pathlib import Path; from tests.conftest import write_store;"
+            "write_store(Path(sys.argv[1]), [3])"
+        )
+        subprocess.run([sys.executable, "-c", program, str(tmp_path / "store")], check=True)
+
+    with pytest.raises(InputError, match="another process"):
+        write_late()
+    assert len(TrajectoryStore.open(tmp_path / "store")) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
 def test_a_leftover_of_a_killed_writer_is_no_obstacle(tmp_path: Path) -> None:
     leftover = tmp_path / f".store.partial-{os.getpid()}"
     leftover.mkdir()

@@ -71,7 +71,7 @@ def test_quickstart_reports_what_it_promises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "quickstart"
-    for seed in (5, 6):  # the second call replaces the first
+    for seed in (5, 6):  # the second call keeps what the first made
         options = f"--num-steps 300 --updates 30 --episodes 2 --max-steps 40 --seed {seed}".split()
         assert call(monkeypatch, "quickstart.py", "--out", out, *options) == 0
         (out / "notes.txt").write_text("mine")
@@ -92,8 +92,10 @@ def test_quickstart_reports_what_it_promises(
         assert 0 <= results["random_score"] < 10
     assert (out / "quickstart.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    assert f"replacing {out}/data" in printed
-    assert (out / "notes.txt").read_text() == "mine"
+    assert f"the earlier quickstart is now {out}.1" in printed
+    earlier = tmp_path / "quickstart.1"
+    assert (earlier / "notes.txt").read_text() == "mine"
+    assert TrajectoryStore.open(earlier / "data").metadata["source"]["seed"] == 5
     assert "random player" in printed
     assert "What to try next" in printed
 
@@ -105,7 +107,8 @@ def test_quickstart_reports_what_it_promises(
         ("--max-steps 0", "1 to 27000 steps"),
         ("--updates 0", "max_updates must be at least 1"),
         ("--episodes 0", "at least 1 episode"),
-        ("--seed -1", "seed must not be negative"),
+        ("--seed -1", "seed must lie between 0"),
+        ("--num-steps 31", "num_steps must be at least 32"),
     ],
 )
 def test_quickstart_refuses_before_it_touches_anything(
@@ -115,11 +118,11 @@ def test_quickstart_refuses_before_it_touches_anything(
     options: str,
     message: str,
 ) -> None:
-    name = "data" if options else "thesis.tex"
-    (tmp_path / name).write_text("years of work")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis.tex").write_text("years of work")
     assert call(monkeypatch, "quickstart.py", "--out", tmp_path, *options.split()) == 1
     assert message in capsys.readouterr().err
-    assert (tmp_path / name).read_text() == "years of work"
+    assert (tmp_path / "data" / "thesis.tex").read_text() == "years of work"
 
 
 def test_behaviour_cloning_is_evaluated_once(
@@ -146,6 +149,8 @@ def test_behaviour_cloning_is_evaluated_once(
         ("collect_replay.py --num-steps 0 --out {tmp}/new", "num_steps must be at least 1"),
         ("collect_replay.py --seed -1 --out {tmp}/new", "seed must be at least 0"),
         ("collect_replay.py --num-workers 0 --out {tmp}/new", "num_workers must be at least 1"),
+        ("collect_replay.py --num-workers 5000 --out {tmp}/new", "num_workers must be at most"),
+        ("collect_replay.py --num-steps 99999999999 --out {tmp}/new", "99999999999 steps need 705600.0 GB, but"),
         ("collect_replay.py --sticky-actions 2 --out {tmp}/new", "sticky_actions is a probability"),
         ("collect_replay.py --out {store}", "exists already"),
         ("collect_replay.py --out {store}/metadata.json/x", "metadata.json"),
@@ -154,7 +159,7 @@ def test_behaviour_cloning_is_evaluated_once(
         ("train.py --data {store} --out {tmp}/new --context-length 0", "context_length must be at least 1, not 0"),
         ("train.py --data {store} --out {tmp}/new", "a batch of 128 contexts is larger than the dataset of 11 steps"),
         ("train.py --data {store} --out {tmp}/new --batch-size 4 --device tpu", "no device 'tpu'"),
-        ("train.py --data {store} --out {tmp}/new --batch-size 4 --seed -1", "seed must not be negative"),
+        ("train.py --data {store} --out {tmp}/new --batch-size 4 --seed -1", "seed must lie between 0"),
         ("train.py --data {store} --out {tmp}/new --batch-size 4 --learning-rate 1e38", "no longer finite at update"),
         ("train.py --data {store} --out {run} --batch-size 4", "{run} exists already"),
         ("evaluate.py {tmp}/nowhere", "no run with a checkpoint at {tmp}/nowhere"),
