@@ -209,6 +209,7 @@ class DecisionTransformer(nn.Module):
             path: a directory that does not exist yet.
 
         Raises:
+            InputError: if it exists.
             OSError: if it cannot be written.
         """
         config = {

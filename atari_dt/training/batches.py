@@ -66,17 +66,16 @@ class ContextLoader:
         starts, lengths = context_bounds(steps, self._episode_ends, self.context_length)
         start = torch.from_numpy(starts).to(self._device, non_blocking=True)
         length = torch.from_numpy(lengths).to(self._device, non_blocking=True)
-        offset = torch.arange(self.context_length, device=self._device)
-        # Padding repeats the context's last step, so that nothing outside the episode is read.
-        rows = start[:, None] + torch.minimum(offset, length[:, None] - 1)
         first_frame = self._frame_index[start] - LEAD_IN
+        # Padding repeats the context's last step, so that nothing outside the episode is read.
         offset = torch.arange(self.context_length + LEAD_IN, device=self._device)
-        frame_rows = first_frame[:, None] + torch.minimum(offset, length[:, None] + LEAD_IN - 1)
-        frames = self._frames[frame_rows]
+        frames = self._frames[first_frame[:, None] + torch.minimum(offset, length[:, None] + LEAD_IN - 1)]
+        offset = offset[: self.context_length]
+        rows = start[:, None] + torch.minimum(offset, length[:, None] - 1)
         return ContextBatch(
             states=frames.unfold(1, STACK, 1).permute(0, 1, 4, 2, 3),
             actions=self._actions[rows].long(),
             returns_to_go=self._returns_to_go[rows],
             timesteps=self._timesteps[rows].long(),
-            attention_mask=torch.arange(self.context_length, device=self._device) < length[:, None],
+            attention_mask=offset < length[:, None],
         )
