@@ -1,7 +1,7 @@
-"""What was played: trajectories on disk, and the contexts that are cut from them. NumPy only."""
+"""What was played: recordings, the trajectories made of them, the contexts cut from these. No torch, no ALE."""
 
 from replay_data.contexts import context_bounds
-from replay_data.errors import InputError
+from replay_data.errors import InputError, ReplayFormatError
 from replay_data.trajectory_store import StoreWriter, TrajectoryStore
 
-__all__ = ["InputError", "StoreWriter", "TrajectoryStore", "context_bounds"]
+__all__ = ["InputError", "ReplayFormatError", "StoreWriter", "TrajectoryStore", "context_bounds"]

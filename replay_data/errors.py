@@ -1,4 +1,4 @@
-"""The one exception for what a person can mend."""
+"""The exceptions for what a person can mend."""
 
 
 class InputError(Exception):
@@ -6,3 +6,7 @@ class InputError(Exception):
 
     Commands print it as one sentence and exit with status 1; anything else is a bug and keeps its traceback.
     """
+
+
+class ReplayFormatError(InputError):
+    """Recorded data is damaged, or is not what its format says; the message names the file and the row or record."""

@@ -9,13 +9,16 @@ actions.npy        uint8    ``[N]``           index into ``metadata["action_mean
 rewards.npy        float32  ``[N]``           as training sees them: clipped to [-1, 1] if ``reward_clipping``
 raw_rewards.npy    float32  ``[N]``           the game's own points; absent where the source has none
 returns_to_go.npy  float32  ``[N]``           undiscounted sum of ``rewards`` from the step to its episode's end
-timesteps.npy      int32    ``[N]``           0 at the first step of each episode
+timesteps.npy      int32    ``[N]``           0 at the first step of each episode, then 1, 2, …
 episode_ends.npy   int64    ``[E]``           exclusive end of each episode, in steps
 =================  =======  ================  ==================================================================
 
 N steps, E episodes, F = N + 3E frames. Because every episode brings its own lead-in frames (zeros before a true
 start), the frame stack of a step is ``frames[i - 3 : i + 1]`` and a context of K steps is one contiguous slice of
 K + 3 frames, without any boundary case.
+
+A store made by the paper's own selection (``metadata["source"]["selection"]["kind"] == "original"``) keeps the lead-in
+frames, timesteps and returns-to-go of the original code, as docs/protocol.md describes them.
 """
 
 from __future__ import annotations
@@ -205,6 +208,10 @@ class StoreWriter:
             where it is not known.
         source: where the episodes come from, anything JSON can hold: kind, protocol, selection, seed, versions.
 
+    Attributes:
+        source: likewise; it can be added to until the block ends.
+        steps, episodes: how many were appended.
+
     Raises:
         InputError: if ``path`` exists.
     """
@@ -228,8 +235,8 @@ class StoreWriter:
             "action_meanings": list(action_meanings),
             "reward_clipping": reward_clipping,
             "sticky_actions": sticky_actions,
-            "source": dict(source),
         }
+        self.source = dict(source)
         self._arrays: dict[str, _ArrayFile] = {}
         self._returns: list[float] = []
         self._scores: list[float] = []
@@ -258,6 +265,10 @@ class StoreWriter:
         actions: npt.NDArray[Any],
         rewards: npt.NDArray[Any],
         raw_rewards: npt.NDArray[Any] | None = None,
+        *,
+        lead_in: npt.NDArray[np.uint8] | None = None,
+        timesteps: npt.NDArray[Any] | None = None,
+        returns_to_go: npt.NDArray[Any] | None = None,
     ) -> None:
         """Append one whole episode of T ≥ 1 steps.
 
@@ -266,6 +277,11 @@ class StoreWriter:
             actions: integers ``[T]``.
             rewards: numbers ``[T]``; what followed action t, clipped to [-1, 1] if the store says so.
             raw_rewards: numbers ``[T]``; the same before clipping. Given for all episodes or for none.
+            lead_in: uint8 ``[3, 84, 84]``, what the first frame stacks hold before frame 0; zeros by default.
+            timesteps: integers ``[T]``; 0 … T-1 by default.
+            returns_to_go: numbers ``[T]``; the sums of the rewards from each step on by default.
+
+        The last three are for data whose makers counted otherwise (the paper's own selection).
 
         Raises:
             InputError: if the arrays contradict each other or the store; the store is then as it was before.
@@ -299,9 +315,16 @@ class StoreWriter:
             if (rewards != expected).any():
                 raise InputError(f"{episode}: rewards are not what the raw rewards give")
 
-        returns_to_go = np.cumsum(rewards[::-1], dtype=np.float64)[::-1]
+        if returns_to_go is None:
+            returns_to_go = np.cumsum(rewards[::-1], dtype=np.float64)[::-1]
+        if lead_in is None:
+            lead_in = np.zeros((LEAD_IN, *FRAME_SHAPE), np.uint8)
+        if timesteps is None:
+            timesteps = np.arange(steps)
+        if lead_in.shape != (LEAD_IN, *FRAME_SHAPE) or len(timesteps) != steps or len(returns_to_go) != steps:
+            raise InputError(f"{episode}: lead-in frames, timesteps or returns-to-go are not those of {steps} steps")
         first_frame = self.steps + LEAD_IN * (self.episodes + 1)
-        self._write("frames", np.zeros((LEAD_IN, *FRAME_SHAPE), np.uint8))
+        self._write("frames", lead_in)
         self._write("frames", frames)
         self._write("frame_index", np.arange(first_frame, first_frame + steps))
         self._write("actions", actions)
@@ -310,11 +333,17 @@ class StoreWriter:
             self._write("raw_rewards", raw)
             self._scores.append(float(raw.sum(dtype=np.float64)))
         self._write("returns_to_go", returns_to_go)
-        self._write("timesteps", np.arange(steps))
+        self._write("timesteps", timesteps)
         self.steps += steps
         self.episodes += 1
         self._write("episode_ends", np.array([self.steps]))
         self._returns.append(float(returns_to_go[0]))
+
+    def discard_raw_rewards(self) -> None:
+        """Forget the raw rewards that were given; for a source that turns out to know only clipped ones."""
+        if (array := self._arrays.pop("raw_rewards", None)) is not None:
+            array.discard()
+        self._scores.clear()
 
     def _write(self, name: str, values: npt.NDArray[Any]) -> None:
         if name not in self._arrays:
@@ -326,6 +355,7 @@ class StoreWriter:
         if not self.episodes:
             raise InputError(f"nothing to write to {self.path}: not one episode was given")
         self._metadata |= {
+            "source": self.source,
             "steps": self.steps,
             "episodes": self.episodes,
             "max_return": max(self._returns),
@@ -371,6 +401,10 @@ class _ArrayFile:
             raise RuntimeError(f"NumPy wrote a header of another size to {self._path}")
         self._file.close()
         return {"dtype": self._dtype.name, "shape": list(self._shape), "sha256": self._sha256.hexdigest()}
+
+    def discard(self) -> None:
+        self.close()
+        self._path.unlink()
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # flushing fails on a full disk; the file is about to be removed

@@ -1,0 +1,662 @@
+"""Dopamine's replay logs, the format of the DQN-replay dataset (Agarwal et al. 2020): stream them in, write them out.
+
+A run is a directory ``{Game}/{run}/replay_logs``. Buffer b of R rows (1,000,000 in the public data, b = 0 … 49) is
+
+====================================  =======  ===============
+``$store$_observation_ckpt.{b}.gz``   uint8    ``[R, 84, 84]``
+``$store$_action_ckpt.{b}.gz``        int32    ``[R]``
+``$store$_reward_ckpt.{b}.gz``        float32  ``[R]``
+``$store$_terminal_ckpt.{b}.gz``      uint8    ``[R]``
+``add_count_ckpt.{b}.gz``             int      ``[]``
+``invalid_range_ckpt.{b}.gz``         int      ``[5]``
+====================================  =======  ===============
+
+each a gzipped ``.npy``. A row is one step: a frame, the action chosen on it and the clipped reward that followed. Three
+all-zero padding rows open each episode, so that no stack of four frames mixes two. A terminal row ends an episode; a
+time limit shows only by the padding that follows.
+
+The buffer is circular and is saved when its cursor stands on its last slot: rows 0 … R-2 are in the order they were
+played, and row R-1, the *link row*, was played directly before row 0 (so it is the one between the last row of file
+b-1 and the first of file b; nothing in the first file). ``add_count`` is the number of rows ever added.
+
+`episode_end_indices_ckpt`, which newer versions add, is a pickle and is never opened.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from replay_data.episode import Episode
+from replay_data.errors import InputError, ReplayFormatError
+from replay_data.files import find_directory, whole_files
+from replay_data.gzipped import create_gzip, damage_explained, open_gzip
+from replay_data.trajectory_store import FRAME_SHAPE, LEAD_IN
+
+NUM_BUFFERS = 50  # of a run of the DQN-replay dataset
+CAPACITY = 100_000  # rows of a buffer that the original code looks at (its replay_capacity)
+PADDING = LEAD_IN  # rows; Dopamine adds stack_size - 1 of them
+MAX_EPISODE_ROWS = 108_000  # frames after which ALE ends an episode, at one row a frame
+CHECKED_ROWS = 20_000  # rows left of a file that are read to reach its checksum (141 MB, about 0.1 s)
+
+_CHUNK = 1024  # rows read at once, 7 MB of frames
+_ELEMENTS: dict[str, tuple[npt.DTypeLike, tuple[int, ...]]] = {
+    "observation": (np.uint8, FRAME_SHAPE),
+    "action": (np.int32, ()),
+    "reward": (np.float32, ()),
+    "terminal": (np.uint8, ()),
+}
+_FILE_NAME = re.compile(r"\$store\$_(observation|action|reward|terminal)_ckpt\.(\d+)\.gz")
+
+
+class DopamineLog:
+    """One run of a game: the buffers that are there.
+
+    Args:
+        path: directory that holds ``{game}/{run}/replay_logs``.
+        game: the game's directory, such as ``"Breakout"``.
+        run: the run's directory.
+        num_actions: size of the game's action set; a larger action is an error.
+
+    Attributes:
+        parts: `LogBuffer` by number, ascending.
+        num_parts: 50, how many the public runs have.
+
+    Raises:
+        ReplayFormatError: if there is no such run, or a buffer lacks a file, or its files contradict each other.
+    """
+
+    def __init__(self, path: Path, game: str, run: int, num_actions: int):
+        self.num_parts = NUM_BUFFERS
+        self.directory = find_directory(path, game, str(run), "replay_logs")
+        files: dict[int, set[str]] = {}
+        for file in self.directory.iterdir():
+            if match := _FILE_NAME.fullmatch(file.name):
+                files.setdefault(int(match[2]), set()).add(match[1])
+        if not files:
+            raise ReplayFormatError(
+                f"{self.directory} holds no replay log; its files are named like $store$_observation_ckpt.0.gz"
+            )
+        for number, elements in files.items():
+            for element in _ELEMENTS:
+                if element not in elements:
+                    raise ReplayFormatError(
+                        f"{_path(self.directory, element, number)} is missing; a buffer needs its observation, action, "
+                        "reward and terminal files: copy the missing one, or remove the buffer's other files"
+                    )
+        self.parts = {number: LogBuffer(self.directory, number, num_actions) for number in sorted(files)}
+        for number, buffer in self.parts.items():
+            if (following := self.parts.get(number + 1)) and buffer.leads_to(following):
+                buffer.following = following
+
+
+class LogBuffer:
+    """One buffer of a log, read forward; a `replay_data.episode.Part`.
+
+    Attributes:
+        number: b.
+        rows: R.
+        fresh: rows from the start that are in the order they were played.
+        following: the buffer that goes on where this one ends, or None.
+        exhausted: whether `visit` would yield nothing any more.
+    """
+
+    def __init__(self, directory: Path, number: int, num_actions: int):
+        self.number = number
+        self.following: LogBuffer | None = None
+        self.exhausted = False
+        self._directory, self._num_actions = directory, num_actions
+        self._reader: _RowReader | None = None
+        self._cutter = _Cutter()
+        self._terminals: npt.NDArray[np.int64] | None = None
+        with self._open() as reader:
+            self.rows = reader.rows
+        self._add_count = _read_add_count(directory, number)
+        # A log without add_count is taken for one that was saved as all public ones were.
+        cursor = self.rows - 1 if self._add_count is None else self._add_count % self.rows
+        self.fresh = cursor or self.rows
+        self.capacity = min(CAPACITY, self.rows)
+
+    def leads_to(self, other: LogBuffer) -> bool:
+        """Whether ``other`` holds the row that was played directly after this buffer's last one."""
+        if self.rows != other.rows or self.fresh != self.rows - 1:
+            return False
+        if self._add_count is None or other._add_count is None:
+            return self._add_count is other._add_count
+        return self._add_count < other._add_count <= self._add_count + self.rows
+
+    def _open(self) -> _RowReader:
+        return _RowReader(self._directory, self.number, self._num_actions)
+
+    def episodes(self, chosen: Collection[int] | None = None) -> Iterator[Episode]:
+        """Yield every whole episode that begins in this buffer; the last one may end in the buffers that follow.
+
+        An episode that began before the buffer is left out: it belongs to the buffer before.
+
+        Args:
+            chosen: only these, counted from 0.
+        """
+        for index, episode in enumerate(self._episodes()):
+            if chosen is None or index in chosen:
+                yield episode
+
+    def returns(self) -> Iterator[float]:
+        """Yield the return of every episode that `episodes` yields."""
+        for episode in self._episodes():
+            yield float(episode.rewards.sum(dtype=np.float64))
+
+    def _episodes(self) -> Iterator[Episode]:
+        self.close()
+        cutter, link = _Cutter(), self.fresh
+        for rows in self._rows_from_here():
+            for first_row, episode in cutter.add(rows):
+                if first_row > link:
+                    return
+                yield episode
+            if cutter.first_row > link:
+                return
+
+    def _rows_from_here(self) -> Iterator[_Rows]:
+        self._reader = self._open()
+        yield from self._reader.chunks(self.fresh)
+        buffer = self.following
+        while buffer is not None:
+            with buffer._open() as reader:
+                reader.skip(buffer.rows - 1)
+                yield reader.read(1)
+            with buffer._open() as reader:
+                yield from reader.chunks(buffer.fresh)
+            buffer = buffer.following
+
+    def visit(self, episodes: int) -> Iterator[Episode]:
+        """Yield the whole episodes among the rows up to the next ``episodes`` terminals.
+
+        Like the original code's visits, each goes on where the last one ended, and one that would reach row 100,000
+        (or the buffer's end) is not made; the first begins at row 0, most often in the middle of an episode, which
+        is left out.
+        """
+        start = self._reader.position if self._reader else 0
+        ends = self.terminal_rows(min(self.fresh, self.capacity)) + 1
+        ends = ends[ends > start][:episodes]
+        if len(ends) < episodes or ends[-1] >= self.capacity:
+            self.exhausted = True
+            return
+        if self._reader is None:
+            self._reader = self._open()
+        for rows in self._reader.chunks(int(ends[-1])):
+            for _, episode in self._cutter.add(rows):
+                yield episode
+
+    def terminal_rows(self, stop: int) -> npt.NDArray[np.int64]:
+        """Rows below ``stop`` whose terminal is set, int64 ``[T]``, ascending."""
+        if self._terminals is None:
+            self._terminals = np.flatnonzero(self._column("terminal"))
+        return self._terminals[: np.searchsorted(self._terminals, stop)]
+
+    def rewards(self, stop: int) -> npt.NDArray[np.float32]:
+        """The rewards of the rows below ``stop``, float32 ``[stop]``."""
+        return self._column("reward")[:stop].copy()
+
+    def _column(self, element: str) -> npt.NDArray[Any]:
+        with _ArrayStream(self._directory, element, self.number) as stream:
+            column = stream.read(stream.rows)
+            stream.finish()
+        return column
+
+    def stacked_frames(
+        self, start: int, ends: Sequence[int]
+    ) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.float32]]]:
+        """Yield rows ``start:ends[0]``, ``ends[0]:ends[1]``, … with the three rows that the file holds before each.
+
+        What stands before row 0 is the end of the first 100,000 rows, as in the circular buffer of that capacity
+        that the original code reads the file into. Successive calls must go forward.
+
+        Yields:
+            frames uint8 ``[3 + T, 84, 84]``, actions uint8 ``[T]`` and rewards float32 ``[T]`` of T rows.
+        """
+        if self._reader is None:
+            self._reader = self._open()
+            with _ArrayStream(self._directory, "observation", self.number) as stream:
+                stream.skip(self.capacity - LEAD_IN)
+                self._lead_in = stream.read(LEAD_IN)
+        if self._reader.position != start:
+            raise ValueError(f"rows are read up to {self._reader.position}, not to {start}")
+        for end in ends:
+            rows = self._reader.read(end - self._reader.position)
+            frames = np.concatenate([self._lead_in, rows.frames])
+            self._lead_in = frames[-LEAD_IN:].copy()
+            yield frames, rows.actions, rows.rewards
+
+    def check(self, everything: bool = False) -> None:
+        """Read the files on to their checksums: the small ones always, the frames when few are left.
+
+        Args:
+            everything: read all frames too, however many are left.
+        """
+        if self._reader is not None:
+            self._reader.finish(everything)
+
+    def close(self) -> None:
+        """Close the files; what is read next starts at row 0 again."""
+        if self._reader is not None:
+            self._reader.close()
+        self._reader, self._cutter, self.exhausted = None, _Cutter(), False
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows as the files hold them, and where they come from."""
+
+    frames: npt.NDArray[np.uint8]
+    actions: npt.NDArray[np.uint8]
+    rewards: npt.NDArray[np.float32]
+    terminals: npt.NDArray[np.bool_]
+    path: Path
+    first_row: int
+
+    def __getitem__(self, part: slice) -> _Rows:
+        first_row = self.first_row + (part.start or 0)
+        arrays = (self.frames[part], self.actions[part], self.rewards[part], self.terminals[part])
+        return _Rows(*arrays, self.path, first_row)
+
+
+class _Cutter:
+    """Cuts rows, given in the order they were played, into episodes.
+
+    Attributes:
+        first_row: how many rows had been given before the episode that is open began, its padding included.
+    """
+
+    def __init__(self) -> None:
+        self.first_row = 0
+        self._begun: bool | None = None  # whether the open rows start with an episode's padding; None: not known yet
+        self._open: list[_Rows] = []
+        self._terminal = np.zeros(0, dtype=bool)  # of the open rows
+        self._blank = np.zeros(0, dtype=bool)  # the open rows that could be padding
+
+    def add(self, rows: _Rows) -> Iterator[tuple[int, Episode]]:
+        """Yield the episodes that end in these rows, each with its ``first_row``."""
+        blank = (rows.actions == 0) & (rows.rewards == 0) & ~rows.terminals
+        blank[blank] = ~rows.frames[blank].any(axis=(1, 2))
+        self._open.append(rows)
+        self._terminal = np.concatenate([self._terminal, rows.terminals])
+        self._blank = np.concatenate([self._blank, blank])
+        if self._begun is None:
+            if len(self._blank) <= PADDING:
+                return
+            self._begun = _lone_padding(self._blank)[:1].tolist() == [0]
+        while (end := self._end()) is not None:
+            first_row, begun = self.first_row, self._begun
+            piece = self._take(end)
+            if begun:
+                yield first_row, self._episode(piece)
+        if len(self._blank) > MAX_EPISODE_ROWS:
+            raise ReplayFormatError(
+                f"{rows.path}, row {rows.first_row}: no episode has ended for {MAX_EPISODE_ROWS:,} rows"
+            )
+
+    def _end(self) -> int | None:
+        """Where the open episode ends: after its first terminal row, or before padding that follows none."""
+        terminals = np.flatnonzero(self._terminal)
+        end = int(terminals[0]) + 1 if len(terminals) else None
+        cuts = _lone_padding(self._blank[:end])
+        cuts = cuts[cuts > (PADDING if self._begun else 0)]
+        return int(cuts[0]) if len(cuts) else end
+
+    def _take(self, end: int) -> _Rows:
+        taken: list[_Rows] = []
+        missing = end
+        while missing:
+            rows = self._open.pop(0)
+            if len(rows.actions) > missing:
+                self._open.insert(0, rows[missing:])
+                rows = rows[:missing]
+            taken.append(rows)
+            missing -= len(rows.actions)
+        self._terminal, self._blank = self._terminal[end:], self._blank[end:]
+        self.first_row += end
+        self._begun = True
+        return _Rows(
+            np.concatenate([rows.frames for rows in taken]),
+            np.concatenate([rows.actions for rows in taken]),
+            np.concatenate([rows.rewards for rows in taken]),
+            np.concatenate([rows.terminals for rows in taken]),
+            taken[0].path,
+            taken[0].first_row,
+        )
+
+    @staticmethod
+    def _episode(rows: _Rows) -> Episode:
+        padding, steps = rows[:PADDING], rows[PADDING:]
+        if not len(steps.actions) or padding.frames.any() or padding.actions.any() or padding.rewards.any():
+            raise ReplayFormatError(
+                f"{rows.path}, row {rows.first_row}: an episode should begin with three rows of zeros and a step"
+            )
+        return Episode(steps.frames, steps.actions, steps.rewards, None, bool(steps.terminals[-1]))
+
+
+def _lone_padding(blank: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Where exactly three blank rows stand between others, int64 ``[P]``; a game that fades to black shows more."""
+    edges = np.flatnonzero(np.diff(blank.astype(np.int8), prepend=0))
+    starts, stops = edges[::2], edges[1::2]  # of the runs; one that is still open has no stop
+    starts = starts[: len(stops)]
+    return starts[stops - starts == PADDING]
+
+
+class _RowReader:
+    """Reads the four files of a buffer in step.
+
+    Attributes:
+        rows: R.
+        position: rows read or skipped so far.
+    """
+
+    def __init__(self, directory: Path, number: int, num_actions: int):
+        self.position = 0
+        self._num_actions = num_actions
+        self._streams: dict[str, _ArrayStream] = {}
+        with ExitStack() as stack:
+            for element in _ELEMENTS:
+                self._streams[element] = stack.enter_context(_ArrayStream(directory, element, number))
+            self.rows = self._streams["observation"].rows
+            for stream in self._streams.values():
+                if stream.rows != self.rows:
+                    raise ReplayFormatError(
+                        f"{stream.path} has {stream.rows} rows, but {self._streams['observation'].path.name} has "
+                        f"{self.rows}; the files of a buffer belong together"
+                    )
+            stack.pop_all()
+
+    def __enter__(self) -> _RowReader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for stream in self._streams.values():
+            stream.close()
+
+    def chunks(self, stop: int) -> Iterator[_Rows]:
+        """Read on to row ``stop``."""
+        while self.position < stop:
+            yield self.read(min(_CHUNK, stop - self.position))
+
+    def read(self, count: int) -> _Rows:
+        frames = self._streams["observation"].read(count)
+        actions, rewards, terminals = (self._streams[name].read(count) for name in ("action", "reward", "terminal"))
+        self._check("action", actions, (actions >= 0) & (actions < self._num_actions), f"below {self._num_actions}")
+        self._check("reward", rewards, np.abs(rewards) <= 1, "from -1 to 1")
+        self._check("terminal", terminals, terminals <= 1, "0 or 1")
+        first_row, self.position = self.position, self.position + count
+        path = self._streams["observation"].path
+        return _Rows(frames, actions.astype(np.uint8), rewards, terminals.astype(bool), path, first_row)
+
+    def _check(self, element: str, values: npt.NDArray[Any], good: npt.NDArray[np.bool_], expected: str) -> None:
+        if not good.all():
+            row = int(np.argmin(good))
+            raise ReplayFormatError(
+                f"{self._streams[element].path}, row {self.position + row}: {element} {values[row]:g} is not {expected}"
+            )
+
+    def skip(self, count: int) -> None:
+        for stream in self._streams.values():
+            stream.skip(count)
+        self.position += count
+
+    def finish(self, everything: bool) -> None:
+        for element, stream in self._streams.items():
+            if element != "observation" or everything or self.rows - self.position <= CHECKED_ROWS:
+                stream.finish()
+
+
+class _ArrayStream:
+    """A gzipped ``.npy`` file, read row by row; only what is asked for is decompressed."""
+
+    def __init__(self, directory: Path, element: str, number: int):
+        self.path = _path(directory, element, number)
+        dtype, self._row_shape = _ELEMENTS[element]
+        self._dtype = np.dtype(dtype)
+        self.rows = self.position = 0
+        self._file = open_gzip(self.path)
+        try:
+            self.rows = self._read_header()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read_header(self) -> int:
+        with damage_explained(self._damaged):
+            shape, dtype = _read_header(self._file)
+        if dtype != self._dtype or shape[1:] != self._row_shape or not shape:
+            expected = ", ".join(["R", *map(str, self._row_shape)])
+            raise ReplayFormatError(
+                f"{self.path} holds {dtype} {list(shape)}, but this file of a replay log is {self._dtype} [{expected}]"
+            )
+        return int(shape[0])
+
+    def __enter__(self) -> _ArrayStream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def read(self, count: int) -> npt.NDArray[Any]:
+        """The next ``count`` rows."""
+        if self.position + count > self.rows:
+            raise ReplayFormatError(f"{self.path} ends at row {self.rows}; row {self.position + count - 1} is wanted")
+        rows = np.empty((count, *self._row_shape), dtype=self._dtype)
+        buffer = rows.reshape(-1).view(np.uint8)
+        filled = 0
+        with damage_explained(self._damaged):
+            while filled < len(buffer):
+                got = self._file.readinto(buffer[filled:])
+                if not got:
+                    raise EOFError
+                filled += got
+        self.position += count
+        return rows
+
+    def skip(self, count: int) -> None:
+        """Read over ``count`` rows."""
+        while count:
+            step = min(count, _CHUNK)
+            self.read(step)
+            count -= step
+
+    def finish(self) -> None:
+        """Read to the end, where gzip's checksum is compared."""
+        self.skip(self.rows - self.position)
+        with damage_explained(self._damaged):
+            if self._file.read(1):
+                raise ValueError(f"bytes follow its {self.rows} rows")
+
+    def _damaged(self, what: str) -> ReplayFormatError:
+        return ReplayFormatError(f"{self.path} is damaged at row {self.position} or after ({what}); copy it again")
+
+
+def _path(directory: Path, element: str, number: int) -> Path:
+    return directory / f"$store$_{element}_ckpt.{number}.gz"
+
+
+def _read_add_count(directory: Path, number: int) -> int | None:
+    path = directory / f"add_count_ckpt.{number}.gz"
+    if not path.exists():
+        return None
+
+    def damaged(what: str) -> ReplayFormatError:
+        return ReplayFormatError(f"{path} is damaged ({what}); copy it again")
+
+    with open_gzip(path) as file, damage_explained(damaged):
+        shape, dtype = _read_header(file)
+        if shape != () or dtype.kind not in "iu":
+            raise ValueError(f"it holds {dtype} {list(shape)}, not one count")
+        content = file.read()
+        count = int(np.frombuffer(content, dtype)[0]) if len(content) == dtype.itemsize else -1
+        if count < 0:
+            raise ValueError("it holds no count")
+    return count
+
+
+def _read_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """The shape and dtype that a ``.npy`` file begins with; ValueError or EOFError if it is none."""
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("it is not of .npy version 1.0")
+    try:
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    except (OSError, EOFError):
+        raise
+    except Exception as error:  # the header is a Python literal, and its parser can raise nearly anything
+        raise ValueError(f"its header is none of .npy: {error}") from error
+    if fortran_order:
+        raise ValueError("it is in Fortran order")
+    return shape, dtype
+
+
+class DopamineLogWriter:
+    """Writes episodes as a log that Dopamine's replay buffer loads; used as a context manager.
+
+    Buffers appear one by one, each with all its files at once, when the next row would no longer fit. Leaving the
+    ``with`` block normally writes the last one too: rows that were not played are zeros in it, and its ``add_count``
+    says how many were. An exception leaves the buffers that were complete.
+
+    Args:
+        directory: the ``replay_logs`` directory; made if it is not there.
+        rows: R, rows of a buffer, at least 5 (a stack of four and one more).
+
+    Raises:
+        InputError: if R is too small or the directory holds a log already.
+    """
+
+    def __init__(self, directory: Path, rows: int):
+        if rows < PADDING + 2:
+            raise InputError(f"a buffer needs at least {PADDING + 2} rows, not {rows}")
+        self.directory, self.rows = directory, rows
+        if directory.exists() and any(_FILE_NAME.fullmatch(file.name) for file in directory.iterdir()):
+            raise InputError(f"{directory} holds a replay log already; choose another directory or delete it first")
+        self.add_count = 0
+        self._link: dict[str, npt.NDArray[Any]] = _zero_rows(1)
+        self._buffer: _BufferFiles | None = None
+
+    def __enter__(self) -> DopamineLogWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            if self._buffer is not None:
+                self._buffer.__exit__(kind, error, traceback)
+            return
+        if self.add_count and self.add_count % self.rows == 0:
+            self._add(_zero_rows(1))  # a cursor on row 0 would say that all rows are fresh
+        if self._buffer is not None:
+            missing = self.rows - 1 - self._buffer.written
+            for start in range(0, missing, _CHUNK):
+                self._buffer.write(_zero_rows(min(_CHUNK, missing - start)))
+            self._save()
+
+    def append(
+        self,
+        frames: npt.NDArray[np.uint8],
+        actions: npt.NDArray[Any],
+        rewards: npt.NDArray[Any],
+        *,
+        terminal: bool,
+    ) -> None:
+        """Append one episode of T ≥ 1 steps.
+
+        Args:
+            frames: uint8 ``[T, 84, 84]``.
+            actions: integers ``[T]``.
+            rewards: numbers ``[T]`` in [-1, 1].
+            terminal: whether the game was over after the last step; otherwise it was cut there.
+
+        Raises:
+            InputError: if the arrays contradict each other; nothing is written then.
+        """
+        steps = len(actions)
+        rewards = np.asarray(rewards, dtype=np.float32)
+        if steps == 0 or frames.dtype != np.uint8 or frames.shape != (steps, *FRAME_SHAPE) or rewards.shape != (steps,):
+            raise InputError(
+                f"{steps} actions need as many uint8 frames [84, 84] and rewards, "
+                f"not {frames.dtype} {list(frames.shape)} and {list(rewards.shape)}"
+            )
+        if not (np.abs(rewards) <= 1).all():
+            raise InputError("a replay log holds rewards clipped to [-1, 1]")
+        terminals = np.zeros(steps, dtype=np.uint8)
+        terminals[-1] = terminal
+        self._add(_zero_rows(PADDING))
+        self._add({"observation": frames, "action": actions, "reward": rewards, "terminal": terminals})
+
+    def _add(self, rows: dict[str, npt.NDArray[Any]]) -> None:
+        while count := len(rows["action"]):
+            cursor = self.add_count % self.rows
+            if cursor == self.rows - 1:
+                step = 1
+                self._link = {element: values[:1].copy() for element, values in rows.items()}
+            else:
+                if self._buffer is None:
+                    self._buffer = _BufferFiles(self.directory, self.add_count // self.rows, self.rows)
+                step = min(count, self.rows - 1 - cursor)
+                self._buffer.write({element: values[:step] for element, values in rows.items()})
+            self.add_count += step
+            rows = {element: values[step:] for element, values in rows.items()}
+            if self.add_count % self.rows == self.rows - 1:
+                self._save()
+
+    def _save(self) -> None:
+        assert self._buffer is not None
+        buffer, self._buffer = self._buffer, None
+        buffer.finish(self._link, self.add_count)
+
+
+class _BufferFiles:
+    """The files of one buffer while they are written."""
+
+    def __init__(self, directory: Path, number: int, rows: int):
+        self.number, self._rows, self.written = number, rows, 0
+        self._stack = ExitStack()
+        with ExitStack() as stack:
+            self._directory = stack.enter_context(whole_files(directory))
+            self._streams = {element: stack.enter_context(self._create(f"$store$_{element}")) for element in _ELEMENTS}
+            for element, (dtype, shape) in _ELEMENTS.items():
+                header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (rows, *shape)}
+                np.lib.format.write_array_header_1_0(self._streams[element], header)
+            self._stack = stack.pop_all()
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def _create(self, name: str) -> AbstractContextManager[Any]:
+        return create_gzip(self._directory / f"{name}_ckpt.{self.number}.gz")
+
+    def write(self, rows: dict[str, npt.NDArray[Any]]) -> None:
+        for element, (dtype, _) in _ELEMENTS.items():
+            self._streams[element].write(np.ascontiguousarray(rows[element], dtype=dtype).data)
+        self.written += len(rows["action"])
+
+    def finish(self, link: dict[str, npt.NDArray[Any]], add_count: int) -> None:
+        with self._stack:
+            self.write(link)
+            cursor = add_count % self._rows
+            # Rows whose stack or successor the cursor has cut off: from cursor - update_horizon on, stack_size + 1.
+            invalid = (cursor - 1 + np.arange(PADDING + 2)) % self._rows
+            for name, array in (("add_count", np.array(add_count)), ("invalid_range", invalid)):
+                with self._create(name) as stream:
+                    np.lib.format.write_array(stream, array, allow_pickle=False)
+
+
+def _zero_rows(count: int) -> dict[str, npt.NDArray[Any]]:
+    return {element: np.zeros((count, *shape), dtype) for element, (dtype, shape) in _ELEMENTS.items()}

@@ -1,0 +1,320 @@
+"""Fetch the first episodes of RL Unplugged's shards over HTTPS, by byte range.
+
+A prefix of a shard decodes to a prefix of its episodes. So the decoder reads a file that is fetched piece by piece,
+only as far as the wanted episodes reach. The pieces go to a hidden file beside the shard, from which an interrupted
+download goes on; when enough is there, the episodes are written as a shard of their own, byte for byte the same however
+often the connection broke.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import re
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+from tqdm import tqdm
+
+from replay_data.errors import InputError, ReplayFormatError
+from replay_data.files import naming, replaced_whole
+from replay_data.gzipped import create_gzip, damage_explained, open_gzip
+from replay_data.rl_unplugged import EpisodeRecord, read_records, shard_name, write_record
+
+BASE_URL = "https://storage.googleapis.com/rl_unplugged/atari_episodes_ordered"
+
+_SHARDS = (50, 49)  # of a run; 49 of Carnival, Gravitar and StarGunner
+_SHARDS_OF_MIRRORS = range(1, 101)  # tried where the address is not the public one
+_BLOCK = 1 << 16  # bytes written at once
+_FIRST_RANGE = 1 << 16  # bytes asked for at first; then an eighth of what is there, so at most that much in vain
+_PATIENCE, _PATIENCE_AT_FIRST = 10, 5  # failures in a row; before the first answer
+_SHORTEST_WAIT, _LONGEST_WAIT = 0.1, 30.0  # seconds; twice as long after each failure
+_TIMEOUT = (10, 20)  # seconds to connect, and without a byte
+_TRY_AGAIN = {408, 429, 500, 502, 503, 504}
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """What a download found: of each shard the steps that are there now, and the bytes that were moved for it."""
+
+    steps: int
+    episodes: int
+    shards: int
+    bytes_moved: int
+
+
+def download_run(
+    game: str,
+    run: int,
+    num_steps: int,
+    out: Path,
+    *,
+    base_url: str = BASE_URL,
+    num_connections: int = 8,
+    show_progress: bool = True,
+) -> Downloaded:
+    """Fetch the first episodes of every shard of a run, the same number of steps from each.
+
+    Files go to ``out/{game}/run_{run}-…``. A shard that holds enough already is left alone.
+
+    Args:
+        game: as the source spells it, such as ``"Breakout"``.
+        run: 1 to 5.
+        num_steps: of all shards together; of each, whole episodes up to its share.
+        out: directory to write to.
+        base_url: what holds ``{game}/run_{run}-…``.
+        num_connections: shards fetched at once.
+        show_progress: whether to show a progress bar.
+
+    Raises:
+        InputError: if the source refuses, or cannot be reached, or serves no byte ranges.
+        ReplayFormatError: if what it serves is damaged.
+    """
+    if num_steps < 1 or num_connections < 1:
+        raise InputError(f"--num-steps {num_steps} and --num-connections {num_connections} must be at least 1")
+    directory = out / game
+    with naming(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    bar = tqdm(unit="B", unit_scale=True, desc=f"downloading {game}", disable=not show_progress)
+    with bar, ThreadPoolExecutor(num_connections) as pool:
+        client = _Client(f"{base_url.rstrip('/')}/{game}", num_connections, bar)
+        try:
+            num_shards = client.count_shards(run)
+            share = math.ceil(num_steps / num_shards)
+            shards = [_Shard(client, directory, shard_name(run, shard, num_shards)) for shard in range(num_shards)]
+            counts = []
+            for count in pool.map(lambda shard: shard.fetch(share), shards):
+                counts.append(count)
+                bar.total = client.bytes_moved * num_shards // len(counts)  # the shards of a run are alike
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("what came is kept; the same command goes on from there") from None
+        finally:
+            client.stopped.set()
+            pool.shutdown(cancel_futures=True)
+    steps, episodes = (sum(column) for column in zip(*counts, strict=True))
+    return Downloaded(steps, episodes, num_shards, client.bytes_moved)
+
+
+class _Shard:
+    """One shard, here and there."""
+
+    def __init__(self, client: _Client, directory: Path, name: str):
+        self._client, self._name, self._path = client, name, directory / name
+        self._partial = directory / f".{name}.partial"
+
+    def fetch(self, share: int) -> tuple[int, int]:
+        """Make the file hold ``share`` steps, or all there are; return its steps and episodes."""
+        if self._path.exists():
+            with open_gzip(self._path) as stream:
+                steps, episodes, _ = _count(stream, math.inf, f"{self._path}", "delete it and run the command again")
+            if steps >= share or self._client.size(self._name) == self._path.stat().st_size:
+                return steps, episodes
+        resumed = self._partial.exists()
+        try:
+            return self._fetch(share)
+        except ReplayFormatError:
+            self._partial.unlink()
+            if not resumed:
+                raise
+        return self._fetch(share)  # what an earlier command had left was bad
+
+    def _fetch(self, share: int) -> tuple[int, int]:
+        with _Remote(self._client, self._name, self._partial) as remote, open_gzip(remote) as stream:
+            at = f"{self._client.base_url}/{self._name}"
+            steps, episodes, whole = _count(stream, share, at, "the source itself is damaged, or not of this format")
+        if whole:
+            with naming(self._path):
+                self._partial.replace(self._path)
+            return steps, episodes
+        with (
+            replaced_whole(self._path) as path,
+            open_gzip(self._partial) as stream,
+            create_gzip(path) as shard,
+        ):
+            for payload in itertools.islice(read_records(stream), episodes):
+                write_record(shard, payload)
+        self._partial.unlink()
+        return steps, episodes
+
+
+def _count(stream: Any, enough: float, name: str, advice: str) -> tuple[int, int, bool]:
+    """Read records until they have ``enough`` steps; return the steps, the records, and whether the file ended."""
+    steps = episodes = 0
+    with damage_explained(lambda what: ReplayFormatError(f"{name} is damaged at record {episodes} ({what}); {advice}")):
+        for payload in read_records(stream):
+            steps += len(EpisodeRecord.parse(payload))
+            episodes += 1
+            if steps >= enough:
+                return steps, episodes, False
+    return steps, episodes, True
+
+
+class _Remote(io.RawIOBase):
+    """A file that is fetched as it is read, into ``path``, where an earlier command may have left its beginning."""
+
+    def __init__(self, client: _Client, name: str, path: Path):
+        super().__init__()
+        self._client, self._name, self._path = client, name, path
+        with naming(path):
+            self._file = path.open("a+b", buffering=0)
+        self._available = path.stat().st_size
+        self._size: int | None = None  # of the remote file; not known yet
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        if self._position == self._available and self._available != self._size:
+            self._fetch_more()
+        self._file.seek(self._position)
+        got = self._file.readinto(buffer) or 0
+        self._position += got
+        return got
+
+    def _fetch_more(self) -> None:
+        end = _FIRST_RANGE
+        while end <= self._available:  # the same ends, wherever an earlier command was stopped
+            end += end // 8
+        for block, size in self._client.fetch(self._name, self._available, end):
+            with naming(self._path):
+                self._file.write(block)
+            self._available += len(block)
+            self._size = size
+
+
+class _Client:
+    """HTTP: byte ranges of the run's files, as patient as a flaky connection needs.
+
+    Attributes:
+        base_url: what the files' names follow.
+        bytes_moved: of files, so far.
+        stopped: set when nobody waits for the files any more.
+    """
+
+    def __init__(self, base_url: str, num_connections: int, bar: tqdm[Any]):
+        self.base_url = base_url
+        self.stopped = threading.Event()
+        self.bytes_moved = 0
+        self._bar, self._lock = bar, threading.Lock()
+        self._reached = False
+        self._session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=num_connections))
+
+    def count_shards(self, run: int) -> int:
+        """How many shards the run has, which their names tell.
+
+        Raises:
+            InputError: if there is no shard 0 of any number of shards.
+        """
+        refusal: InputError | None = None
+        for count in (*_SHARDS, *_SHARDS_OF_MIRRORS) if not self.base_url.startswith(BASE_URL) else _SHARDS:
+            try:
+                self.size(shard_name(run, 0, count))
+                return count
+            except _Refused as error:
+                refusal = refusal or error
+        assert refusal is not None
+        raise refusal
+
+    def size(self, name: str) -> int:
+        """Bytes of a file."""
+        return next(size for _, size in self.fetch(name, 0, 1))
+
+    def fetch(self, name: str, start: int, end: int) -> Iterator[tuple[bytes, int]]:
+        """Yield bytes ``start:end`` of a file (or up to its end) in blocks, each with the size of the file.
+
+        Raises:
+            InputError: if the server refuses, or serves no ranges, or still fails after much patience.
+            ReplayFormatError: if the file ends before ``start``.
+        """
+        failures = 0
+        while True:
+            pause = 0.0
+            try:
+                for block, size in self._get(name, start, end):
+                    yield block, size
+                    start, failures = start + len(block), 0
+                    if start >= min(end, size):
+                        return
+                failure = "the connection broke"
+            except _Busy as busy:
+                failure, pause = str(busy), busy.pause
+            except (requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
+                raise self._unreachable(name, error) from error
+            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+                failure = str(error)
+            except requests.RequestException as error:
+                raise self._unreachable(name, error) from error
+            failures += 1
+            if failures == (_PATIENCE if self._reached else _PATIENCE_AT_FIRST):
+                raise self._unreachable(name, failure)
+            if self.stopped.wait(max(pause, min(_SHORTEST_WAIT * 2 ** (failures - 1), _LONGEST_WAIT))):
+                raise InputError("the download was stopped")
+
+    def _get(self, name: str, start: int, end: int) -> Iterator[tuple[bytes, int]]:
+        """One request."""
+        url = f"{self.base_url}/{name}"
+        # Not compressed once more on the way: ranges are of the file as it is stored.
+        headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+        with self._session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+            status = response.status_code
+            if status in _TRY_AGAIN:
+                after = response.headers.get("Retry-After", "")
+                raise _Busy(f"it answers {status}", min(float(after), _LONGEST_WAIT) if after.isdigit() else 0.0)
+            self._reached = True
+            span = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+)", response.headers.get("Content-Range", ""))
+            if status == 416 and span and start <= int(span[2]):
+                yield b"", start
+                return
+            if status == 416:
+                raise ReplayFormatError(f"{url} is shorter than {start} bytes; run the command again")
+            if status == 200:
+                raise InputError(
+                    f"{url} is not served in byte ranges, which this download needs; copy the file by hand"
+                )
+            if status != 206 or not span or span[1] is None or int(span[1]) != start:
+                raise _Refused(
+                    f"{url} answers {status}: the source is closed, or the game, run or --base-url is mistyped; what "
+                    "can be done else: another source (--base-url), a local copy of shards or Dopamine logs "
+                    "(scripts/build_dataset.py), or data of your own (scripts/collect_replay.py)"
+                )
+            for block in response.iter_content(_BLOCK):
+                if self.stopped.is_set():
+                    raise InputError("the download was stopped")
+                with self._lock:
+                    self.bytes_moved += len(block)
+                    self._bar.update(len(block))
+                yield block, int(span[2])
+
+    def _unreachable(self, name: str, why: object) -> InputError:
+        return InputError(
+            f"{self.base_url}/{name} cannot be fetched ({why}); check the connection and --base-url, and run the same "
+            "command again: it goes on from where it stopped"
+        )
+
+
+class _Refused(InputError):
+    """The server does not give the file."""
+
+
+class _Busy(Exception):
+    """The server asks to come again, after ``pause`` seconds or when we like."""
+
+    def __init__(self, why: str, pause: float):
+        super().__init__(why)
+        self.pause = pause
