@@ -151,6 +151,11 @@ class SingleGame:
         """The console's memory, uint8 ``[128]``."""
         return self._ale.getRAM()
 
+    @property
+    def game_over(self) -> bool:
+        """Whether the game itself has ended; otherwise only the time limit can have."""
+        return bool(self._ale.game_over())
+
     def step(self, action: int) -> tuple[float, bool]:
         """Play one step; ``frame`` (uint8 ``[84, 84]``) and ``ram`` then show what came of it.
 

@@ -79,14 +79,14 @@ def download_run(
     if num_steps < 1 or num_connections < 1:
         raise InputError(f"--num-steps {num_steps} and --num-connections {num_connections} must be at least 1")
     directory = out / game
-    with naming(directory):
-        directory.mkdir(parents=True, exist_ok=True)
     bar = tqdm(unit="B", unit_scale=True, desc=f"downloading {game}", disable=not show_progress)
     with bar, ThreadPoolExecutor(num_connections) as pool:
         client = _Client(f"{base_url.rstrip('/')}/{game}", num_connections, bar)
         try:
             num_shards = client.count_shards(run)
             share = math.ceil(num_steps / num_shards)
+            with naming(directory):
+                directory.mkdir(parents=True, exist_ok=True)
             shards = [_Shard(client, directory, shard_name(run, shard, num_shards)) for shard in range(num_shards)]
             counts = []
             for count in pool.map(lambda shard: shard.fetch(share), shards):

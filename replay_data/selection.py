@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +30,7 @@ from replay_data.dopamine_log import LogBuffer
 from replay_data.episode import Episode, Part, Source
 from replay_data.errors import InputError
 from replay_data.files import check_free_space
-from replay_data.parallel import Job, in_order
+from replay_data.parallel import Job, available_cores, in_order
 from replay_data.trajectory_store import FRAME_SHAPE, LEAD_IN, StoreWriter, TrajectoryStore
 
 Bar: TypeAlias = "tqdm[Any]"
@@ -133,7 +132,9 @@ def build_store(
         ReplayFormatError: if the recorded data is damaged.
         InputError: if ``out`` exists, or the run does not hold what is selected.
     """
-    num_workers = num_workers or os.cpu_count() or 1
+    num_workers = available_cores() if num_workers is None else num_workers
+    if num_workers < 1:
+        raise InputError(f"--num-workers is {num_workers}; it must be at least 1")
     numbers = range(max(0, source.num_parts - selection.num_buffers), source.num_parts)
     parts = {number: source.parts[number] for number in sorted(source.parts) if number in numbers}
     if not parts:

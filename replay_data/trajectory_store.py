@@ -17,8 +17,8 @@ N steps, E episodes, F = N + 3E frames. Because every episode brings its own lea
 start), the frame stack of a step is ``frames[i - 3 : i + 1]`` and a context of K steps is one contiguous slice of
 K + 3 frames, without any boundary case.
 
-A store made by the paper's own selection (``metadata["source"]["selection"]["kind"] == "original"``) keeps the lead-in
-frames, timesteps and returns-to-go of the original code, as docs/protocol.md describes them.
+A store of the paper's own draw (``metadata["source"]["selection"]["kind"] == "original"``) holds the original code's
+lead-in frames, timesteps and returns-to-go instead (docs/protocol.md).
 """
 
 from __future__ import annotations

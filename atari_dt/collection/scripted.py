@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,9 @@ from tqdm import tqdm
 from atari_dt.environment import EnvironmentConfig, SingleGame, action_meanings
 from atari_dt.games import Game
 from replay_data import InputError, StoreWriter, TrajectoryStore
+from replay_data.episode import Episode
+from replay_data.files import check_free_space
+from replay_data.parallel import available_cores
 
 NOOP, FIRE, RIGHT, LEFT = 0, 1, 2, 3  # the same indices in the minimal action sets of Breakout and Pong
 COAST = 10  # how far a paddle still moves after one RIGHT or LEFT, in RAM units
@@ -88,15 +89,6 @@ def _towards(target: float, rest: float, slack: float, up: int, down: int) -> in
     return down if target < rest - slack else NOOP
 
 
-@dataclass(frozen=True)
-class Episode:
-    """One episode as played: frames uint8 ``[T, 84, 84]``, actions uint8 ``[T]``, raw rewards float32 ``[T]``."""
-
-    frames: npt.NDArray[np.uint8]
-    actions: npt.NDArray[np.uint8]
-    raw_rewards: npt.NDArray[np.float32]
-
-
 def play_episode(game: Game, config: EnvironmentConfig, skill: float, seed: int) -> Episode:
     """Play one episode with a scripted player of some skill.
 
@@ -121,7 +113,8 @@ def play_episode(game: Game, config: EnvironmentConfig, skill: float, seed: int)
         previous, ram = ram, emulator.ram.astype(np.int64)
         actions.append(action)
         rewards.append(reward)
-    return Episode(np.stack(frames), np.array(actions, dtype=np.uint8), np.array(rewards, dtype=np.float32))
+    raw = np.array(rewards, dtype=np.float32)
+    return Episode(np.stack(frames), np.array(actions, dtype=np.uint8), raw.clip(-1, 1), raw, emulator.game_over)
 
 
 def collect(
@@ -154,18 +147,18 @@ def collect(
     """
     if game.name not in PLAYERS:
         raise InputError(f"no scripted player for {game.name}; there is one for {' and '.join(PLAYERS)}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     num_workers = cores if num_workers is None else num_workers
     if num_workers > (most := max(8, 2 * cores)):
         raise InputError(f"num_workers must be at most {most} on {cores} cores, not {num_workers}")
     for name, value, least in (("num_steps", num_steps, 1), ("num_workers", num_workers, 1), ("seed", seed, 0)):
         if value < least:
             raise InputError(f"{name} must be at least {least}, not {value}")
-    _check_free_space(out, num_steps)
+    check_free_space(out, num_steps * 84 * 84)
     config = config or EnvironmentConfig()
     source = {
         "kind": "scripted",
-        "selection": "all",
+        "selection": {"kind": "all"},
         "seed": seed,
         "skills": "(i + 1/2) * golden ratio mod 1 for episode i",
         "max_frames": config.max_frames,
@@ -186,24 +179,13 @@ def collect(
             closing(_episodes(game, config, seed, num_workers)) as episodes,
         ):
             for episode in episodes:
-                writer.append(episode.frames, episode.actions, np.clip(episode.raw_rewards, -1, 1), episode.raw_rewards)
+                writer.append(episode.frames, episode.actions, episode.rewards, episode.raw_rewards)
                 bar.update(min(len(episode.actions), num_steps - bar.n))
                 if writer.steps >= num_steps:
                     break
     except KeyboardInterrupt:
         raise KeyboardInterrupt("nothing was kept") from None
     return TrajectoryStore.open(out)
-
-
-def _check_free_space(out: Path, num_steps: int) -> None:
-    """Raise InputError if the disk cannot hold the frames; better now than after playing them."""
-    directory = next(parent for parent in out.absolute().parents if parent.is_dir())
-    needed, free = num_steps * 84 * 84 / 1e9, shutil.disk_usage(directory).free / 1e9
-    if needed > free:
-        raise InputError(
-            f"{num_steps} steps need {needed:.1f} GB, but {directory} has {free:.1f} GB free; free some "
-            "space, play fewer steps or write to another disk"
-        )
 
 
 def _episodes(game: Game, config: EnvironmentConfig, seed: int, num_workers: int) -> Generator[Episode, None, None]:

@@ -7,15 +7,23 @@ from atari_dt.collection.scripted import collect, play_episode
 from atari_dt.environment import EnvironmentConfig, VectorGames
 from atari_dt.games import find_game
 from replay_data import InputError
+from replay_data.episode import Episode
 
 
 @pytest.mark.parametrize(("name", "best", "worst"), [("Breakout", 20, 8), ("Pong", 1, -18)])
 def test_skill_goes_from_random_to_good(name: str, best: float, worst: float) -> None:
     game = find_game(name)
-    skilled = [play_episode(game, EnvironmentConfig(), 1.0, seed).raw_rewards.sum() for seed in (0, 1)]
-    random = [play_episode(game, EnvironmentConfig(), 0.0, seed).raw_rewards.sum() for seed in range(3)]
-    assert np.mean(skilled) > best
-    assert np.mean(random) < worst
+    skilled = [play_episode(game, EnvironmentConfig(), 1.0, seed) for seed in (0, 1)]
+    random = [play_episode(game, EnvironmentConfig(), 0.0, seed) for seed in range(3)]
+    assert np.mean([score(episode) for episode in skilled]) > best
+    assert np.mean([score(episode) for episode in random]) < worst
+    assert all(episode.terminal for episode in skilled + random)
+    assert not play_episode(game, EnvironmentConfig.with_max_steps(50), 1.0, 0).terminal
+
+
+def score(episode: Episode) -> float:
+    assert episode.raw_rewards is not None
+    return float(episode.raw_rewards.sum())
 
 
 def test_the_store_holds_what_the_game_shows(tmp_path: Path) -> None:

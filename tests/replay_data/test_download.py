@@ -160,7 +160,7 @@ def test_servers_that_do_not_do_it_are_named(mirror: Path, tmp_path: Path, monke
         fetch(Server("htp:/nonsense", lambda number: None), tmp_path)
     with serving(mirror) as server, pytest.raises(InputError, match="must be at least 1"):
         fetch(server, tmp_path, 0)
-    assert not files(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_source_is_named(mirror: Path, tmp_path: Path) -> None:

@@ -12,12 +12,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from atari_dt.config import ModelConfig
 from atari_dt.model import DatasetInfo, DecisionTransformer
 from replay_data import TrajectoryStore
-from tests.conftest import write_store
+from tests.conftest import DATA, write_store
+from tests.replay_data.flaky_server import serving
+from tests.replay_data.recordings import indices_in_truth, random_episode, write_log
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -125,6 +128,46 @@ def test_quickstart_refuses_before_it_touches_anything(
     assert (tmp_path / "data" / "thesis.tex").read_text() == "years of work"
 
 
+def test_build_dataset_makes_the_papers_draw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = "--game Breakout --run 1 --num-buffers 5 --num-steps 8000 --trajectories-per-buffer 3 --seed 123"
+    path = DATA / "dopamine_log"
+    for selection in ("original", "corrected"):
+        out = tmp_path / selection
+        arguments = ("--source", "dopamine", "--path", path, *options.split(), "--selection", selection, "--out", out)
+        assert call(monkeypatch, "build_dataset.py", *arguments) == 0
+    original, corrected = (TrajectoryStore.open(tmp_path / selection) for selection in ("original", "corrected"))
+    with np.load(path / "original_selection_seed123.npz") as expected:
+        assert np.array_equal(original.returns_to_go, expected["rtg"])
+    assert len(indices_in_truth(corrected)) == corrected.num_episodes
+    assert corrected.metadata["action_meanings"] == ["NOOP", "FIRE", "RIGHT", "LEFT"]
+    assert corrected.metadata["source"]["selection"] == {
+        "kind": "corrected",
+        "num_steps": 8000,
+        "num_buffers": 5,
+        "trajectories_per_buffer": 3,
+        "seed": 123,
+    }
+    assert "9,331 steps in 16 episodes of 3 buffers or shards" in capsys.readouterr().out
+
+
+def test_what_download_replay_fetches_is_built_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(DATA / "rl_unplugged") as server:
+        assert (
+            call(monkeypatch, "download_replay.py", "--out", tmp_path, "--base-url", server.url, "--num-steps", 800)
+            == 0
+        )
+    printed = capsys.readouterr().out
+    assert "steps in 4 episodes of 2 shards" in printed
+    command = printed.split("python scripts/")[1].split()
+    command[-1] = str(tmp_path / "store")  # instead of data/breakout
+    assert call(monkeypatch, *command) == 0
+    assert indices_in_truth(TrajectoryStore.open(tmp_path / "store")) == [0, 1, 2, 6]
+
+
 def test_behaviour_cloning_is_evaluated_once(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,10 +193,38 @@ def test_behaviour_cloning_is_evaluated_once(
         ("collect_replay.py --seed -1 --out {tmp}/new", "seed must be at least 0"),
         ("collect_replay.py --num-workers 0 --out {tmp}/new", "num_workers must be at least 1"),
         ("collect_replay.py --num-workers 5000 --out {tmp}/new", "num_workers must be at most"),
-        ("collect_replay.py --num-steps 99999999999 --out {tmp}/new", "99999999999 steps need 705600.0 GB, but"),
+        ("collect_replay.py --num-steps 99999999999 --out {tmp}/new", "{tmp}/new needs 705600.0 GB, but"),
         ("collect_replay.py --sticky-actions 2 --out {tmp}/new", "sticky_actions is a probability"),
         ("collect_replay.py --out {store}", "exists already"),
         ("collect_replay.py --out {store}/metadata.json/x", "metadata.json"),
+        ("build_dataset.py --source dopamine --path {tmp}/nowhere --out {tmp}/new", "no directory {tmp}/nowhere"),
+        (
+            "build_dataset.py --source dopamine --path {log} --game Pong --out {tmp}/new",
+            "no Pong in {log}; it holds Br",
+        ),
+        ("build_dataset.py --source dopamine --path {log} --game Brekout --out {tmp}/new", "did you mean Breakout"),
+        (
+            "build_dataset.py --source dopamine --path {log} --run 2 --out {tmp}/new",
+            "no 2 in {log}/Breakout; it holds 1",
+        ),
+        ("build_dataset.py --source rl_unplugged --path {log} --out {tmp}/new", "has no run 1; it holds no shard"),
+        ("build_dataset.py --source dopamine --path {log} --out {store}", "{store} exists already"),
+        ("build_dataset.py --source dopamine --path {log} --out {tmp}/new", "of 500,000 steps in the buffers"),
+        (
+            "build_dataset.py --source dopamine --path {log} --num-steps 999999999 --out {tmp}/new",
+            "{tmp}/new needs 7056.0",
+        ),
+        ("build_dataset.py --source dopamine --path {log} --num-workers 0 --out {tmp}/new", "--num-workers is 0"),
+        (
+            "build_dataset.py --source dopamine --path {log} --selection all --seed 1 --out {tmp}/new",
+            "--seed means noth",
+        ),
+        ("download_replay.py --game Breakot --out {tmp}/new", "unknown game 'Breakot'"),
+        ("download_replay.py --num-steps 0 --out {tmp}/new", "--num-steps 0 and"),
+        (
+            "download_replay.py --base-url http://127.0.0.1:9/x --out {tmp}/new",
+            "http://127.0.0.1:9/x/Breakout/run_1-00000",
+        ),
         ("train.py --data {tmp}/nowhere --out {tmp}/new", "no trajectory store at {tmp}/nowhere"),
         ("train.py --data {run} --out {tmp}/new", "{run} is not a trajectory store"),
         ("train.py --data {store} --out {tmp}/new --context-length 0", "context_length must be at least 1, not 0"),
@@ -181,11 +252,11 @@ def test_bad_input_gets_one_sentence(
 ) -> None:
     pong = tmp_path / "pong"
     write_store(pong, [4], game="Pong")
-    paths = {"tmp": tmp_path, "run": run, "store": run.parent / "store", "pong": pong}
+    paths = {"tmp": tmp_path, "run": run, "store": run.parent / "store", "pong": pong, "log": DATA / "dopamine_log"}
     script, *arguments = command.split()
     assert call(monkeypatch, script, *(argument.format(**paths) for argument in arguments)) == 1
     lines = capsys.readouterr().err.splitlines()
-    errors = [line for line in lines if line and not line.startswith("training:")]  # without the progress bar
+    errors = [line for line in lines if line and not line.startswith(("training:", "reading:", "downloading"))]
     assert len(errors) == 1
     assert errors[0].startswith("error: ")
     assert message.format(**paths) in errors[0]
@@ -206,11 +277,15 @@ def limit_file_size() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["collect_replay.py --num-steps 100 --out {tmp}/new", "train.py --data {store} --out {tmp}/new --batch-size 4"],
+    [
+        "collect_replay.py --num-steps 100 --out {tmp}/new",
+        "build_dataset.py --source dopamine --path {log} --selection all --out {tmp}/new",
+        "train.py --data {store} --out {tmp}/new --batch-size 4",
+    ],
 )
 def test_a_write_that_fails_leaves_nothing_half_written(run: Path, tmp_path: Path, command: str) -> None:
     """A limit on the size of files stands for a full disk: the same call fails at the same place."""
-    script, *arguments = command.format(tmp=tmp_path, store=run.parent / "store").split()
+    script, *arguments = command.format(tmp=tmp_path, store=run.parent / "store", log=DATA / "dopamine_log").split()
     result = subprocess.run(
         [sys.executable, str(SCRIPTS / script), *arguments],
         capture_output=True,
@@ -226,11 +301,28 @@ def test_a_write_that_fails_leaves_nothing_half_written(run: Path, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def long_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log of 200,000 rows, 1.4 GB of frames."""
+    path = tmp_path_factory.mktemp("long")
+    episode = random_episode(np.random.default_rng(0), 1000)
+    episode.frames[:, 1:] = 5
+    write_log(path, [episode] * 200, 50_000)
+    return path
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("early", [True, False])
-def test_an_interrupted_collection_leaves_nothing(tmp_path: Path, number: signal.Signals, early: bool) -> None:
-    """The whole process group gets the signal, as from a terminal: while the workers start, and while they play."""
-    command = [sys.executable, str(SCRIPTS / "collect_replay.py"), "--num-steps", "1000000", "--out", f"{tmp_path}/new"]
+@pytest.mark.parametrize(
+    "script",
+    ["collect_replay.py --num-steps 1000000", "build_dataset.py --source dopamine --path {log} --selection all"],
+)
+def test_an_interrupted_command_leaves_nothing(
+    tmp_path: Path, long_log: Path, number: signal.Signals, early: bool, script: str
+) -> None:
+    """The whole process group gets the signal, as from a terminal: when the output has begun, and later."""
+    name, *options = script.format(log=long_log).split()
+    command = [sys.executable, str(SCRIPTS / name), *options, "--out", f"{tmp_path}/new"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -238,7 +330,7 @@ def test_an_interrupted_collection_leaves_nothing(tmp_path: Path, number: signal
         if any(path.name == "frames.npy" and path.stat().st_size > 10**6 for path in tmp_path.rglob("*")):
             break
         if early and list(tmp_path.iterdir()):
-            time.sleep(0.3)
+            time.sleep(0.3 if name == "collect_replay.py" else 0)
             break
         time.sleep(0.02)
     os.killpg(process.pid, number)
