@@ -45,7 +45,7 @@ NUM_BUFFERS = 50  # of a run of the DQN-replay dataset
 CAPACITY = 100_000  # rows of a buffer that the original code looks at (its replay_capacity)
 PADDING = LEAD_IN  # rows; Dopamine adds stack_size - 1 of them
 MAX_EPISODE_ROWS = 108_000  # frames after which ALE ends an episode, at one row a frame
-CHECKED_ROWS = 20_000  # rows left of a file that are read to reach its checksum (141 MB, about 0.1 s)
+CHECKED_ROWS = 20_000  # rows left of a file, at most, that are read to reach its checksum (141 MB, about 0.1 s)
 
 _CHUNK = 1024  # rows read at once, 7 MB of frames
 _ELEMENTS: dict[str, tuple[npt.DTypeLike, tuple[int, ...]]] = {
@@ -116,6 +116,7 @@ class LogBuffer:
         self._directory, self._num_actions = directory, num_actions
         self._reader: _RowReader | None = None
         self._cutter = _Cutter()
+        self._lead_in = np.zeros((LEAD_IN, *FRAME_SHAPE), dtype=np.uint8)  # the rows before the reader's
         self._terminals: npt.NDArray[np.int64] | None = None
         with self._open() as reader:
             self.rows = reader.rows
@@ -627,7 +628,6 @@ class _BufferFiles:
 
     def __init__(self, directory: Path, number: int, rows: int):
         self.number, self._rows, self.written = number, rows, 0
-        self._stack = ExitStack()
         with ExitStack() as stack:
             self._directory = stack.enter_context(whole_files(directory))
             self._streams = {element: stack.enter_context(self._create(f"$store$_{element}")) for element in _ELEMENTS}

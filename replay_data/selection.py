@@ -161,7 +161,7 @@ def build_store(
             if selection.kind == "original":
                 counts = _write_original(writer, buffers, numbers, selection, num_workers, bar)
             else:
-                jobs = _jobs(parts, numbers, selection, num_workers)
+                jobs = _jobs(parts, numbers, selection, num_workers, bar)
                 counts = _write_episodes(writer, jobs, selection, num_workers, bar)
             with ThreadPoolExecutor(num_workers) as pool:
                 list(pool.map(lambda number: parts[number].check(verify), counts))
@@ -177,14 +177,16 @@ def build_store(
 _Found = tuple[int, int, Episode]  # the visit that found it, the number of its part, the episode
 
 
-def _jobs(parts: Mapping[int, Part], numbers: range, selection: Selection, num_workers: int) -> Iterator[Job[_Found]]:
+def _jobs(
+    parts: Mapping[int, Part], numbers: range, selection: Selection, num_workers: int, bar: Bar
+) -> Iterator[Job[_Found]]:
     """What reads the selected episodes, in their order; endless for a draw, which the caller ends."""
     if selection.kind == "corrected":
         yield from _draw(parts, numbers, selection)
         return
     chosen: Mapping[int, Collection[int]] | None = None
     if selection.kind == "top":
-        chosen = _best(parts, selection, num_workers)
+        chosen = _best(parts, selection, num_workers, bar)
     for number, part in parts.items():
         if selection.kind == "even":
             episodes = partial(_share, number, part, math.ceil(selection.num_steps / len(parts)))
@@ -229,15 +231,21 @@ def _share(number: int, part: Part, steps: int) -> Iterator[Episode]:
     )
 
 
-def _best(parts: Mapping[int, Part], selection: Selection, num_workers: int) -> dict[int, set[int]]:
+def _best(parts: Mapping[int, Part], selection: Selection, num_workers: int, bar: Bar) -> dict[int, set[int]]:
     """Which episodes of each part are among the best by return, the earlier one where two are equal."""
 
     def returns(number: int) -> Iterator[tuple[float, int, int]]:
         for index, value in enumerate(parts[number].returns()):
             yield -value, number, index
+        parts[number].check()
 
+    ranked = []
     with closing(in_order([Job(number, partial(returns, number)) for number in parts], num_workers)) as found:
-        ranked = sorted(found)
+        for episode in found:
+            ranked.append(episode)
+            bar.set_description(f"ranking {len(ranked)} episodes")
+    bar.set_description("reading")
+    ranked.sort()
     best = ranked[: math.ceil(len(ranked) * selection.top_percent / 100)]
     return {number: {index for _, part, index in best if part == number} for number in parts}
 

@@ -413,10 +413,11 @@ class _ArrayFile:
 
 def _read_metadata(path: Path) -> dict[str, Any]:
     if not path.is_dir():
-        raise InputError(f"no trajectory store at {path}; make one with scripts/collect_replay.py")
+        raise InputError(f"no trajectory store at {path}; make one with scripts/collect_replay.py or build_dataset.py")
     if not (path / "metadata.json").is_file():
         raise InputError(
-            f"{path} is not a trajectory store (it has no metadata.json); make one with scripts/collect_replay.py"
+            f"{path} is not a trajectory store (it has no metadata.json); make one with scripts/collect_replay.py or "
+            "build_dataset.py"
         )
     try:
         metadata = json.loads((path / "metadata.json").read_text())
