@@ -1,10 +1,12 @@
 """Measure what it costs to make a store from a replay log, beside the original code's loader on the same log."""
 
+import gzip
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from atari_dt.environment import EnvironmentConfig
 from atari_dt.games import find_game
 from replay_data import InputError, TrajectoryStore
 from replay_data.dopamine_log import NUM_BUFFERS, DopamineLogWriter
+from replay_data.gzipped import open_gzip
 
 # What the loader imports but does not use (the emulator, image libraries) may be missing.
 ORIGINAL = """
@@ -33,6 +36,20 @@ from mingpt.utils import set_seed
 set_seed(123)
 _, actions, _, done_idxs, rtg, timesteps = create_dataset(50, int(sys.argv[3]), "Breakout", sys.argv[2] + "/", 10)
 numpy.savez(sys.argv[4], actions=actions, done_idxs=done_idxs, rtg=rtg, timesteps=timesteps)
+"""
+
+PREFIX = """
+import pathlib, re, sys, time
+from replay_data.dopamine_log import DopamineLog
+buffer, found = DopamineLog(pathlib.Path(sys.argv[1]), "Breakout", 1, 4).parts[49], 0
+start = time.perf_counter()
+for episode in buffer.episodes():
+    found += len(episode)
+    if found >= int(sys.argv[2]):
+        break
+seconds = time.perf_counter() - start
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+print(f"read        {found:,} steps of one buffer in {seconds:.2f} s, {peak / 1024:.0f} MB at most")
 """
 
 
@@ -65,6 +82,10 @@ def main(
         for kind in ("corrected", "original"):
             command = [sys.executable, str(script), *options, "--selection", kind, "--out", str(scratch / kind)]
             seconds[kind], peak[kind] = measure(kind, command)
+        frames = scratch / "Breakout" / "1" / "replay_logs" / "$store$_observation_ckpt.49.gz"
+        print(f"gunzip      {speed(open_gzip, frames):.1f} GB/s of frames, zlib {speed(gzip.open, frames):.1f} GB/s")
+        for steps in (10_000, rows):
+            subprocess.run([sys.executable, "-c", PREFIX, directory, str(steps)], check=True)
         if original is None:
             return
         arguments = [str(original / "atari"), directory, str(num_steps), str(scratch / "theirs.npz")]
@@ -100,6 +121,15 @@ def write_log(path: Path, rows: int) -> None:
             writer.append(episode.frames, episode.actions, episode.rewards, terminal=episode.terminal)
             bar.update(writer.add_count - before)
     print(f"write log   {total / (time.perf_counter() - start):,.0f} rows/s")
+
+
+def speed(open_file: Callable[[Path], Any], path: Path) -> float:
+    """GB/s of uncompressed bytes."""
+    block, size, start = bytearray(1 << 23), 0, time.perf_counter()
+    with open_file(path) as file:
+        while got := file.readinto(block):
+            size += got
+    return size / (time.perf_counter() - start) / 1e9
 
 
 def measure(name: str, command: list[str]) -> tuple[float, float]:
