@@ -45,7 +45,7 @@ NUM_BUFFERS = 50  # of a run of the DQN-replay dataset
 CAPACITY = 100_000  # rows of a buffer that the original code looks at (its replay_capacity)
 PADDING = LEAD_IN  # rows; Dopamine adds stack_size - 1 of them
 MAX_EPISODE_ROWS = 108_000  # frames after which ALE ends an episode, at one row a frame
-CHECKED_ROWS = 20_000  # rows left of a file, at most, that are read to reach its checksum (141 MB, about 0.1 s)
+CHECKED_ROWS = 20_000  # a file of so few rows (141 MB) is always read to its end, where its checksum is
 
 _CHUNK = 1024  # rows read at once, 7 MB of frames
 _ELEMENTS: dict[str, tuple[npt.DTypeLike, tuple[int, ...]]] = {
@@ -54,7 +54,7 @@ _ELEMENTS: dict[str, tuple[npt.DTypeLike, tuple[int, ...]]] = {
     "reward": (np.float32, ()),
     "terminal": (np.uint8, ()),
 }
-_FILE_NAME = re.compile(r"\$store\$_(observation|action|reward|terminal)_ckpt\.(\d+)\.gz")
+_FILE_NAME = re.compile(r"\$store\$_(observation|action|reward|terminal)_ckpt\.(0|[1-9]\d*)\.gz")
 
 
 class DopamineLog:
@@ -68,14 +68,15 @@ class DopamineLog:
 
     Attributes:
         parts: `LogBuffer` by number, ascending.
-        num_parts: 50, how many the public runs have.
+        num_parts: 50, as the public runs have, or more if there are.
 
     Raises:
         ReplayFormatError: if there is no such run, or a buffer lacks a file, or its files contradict each other.
     """
 
     def __init__(self, path: Path, game: str, run: int, num_actions: int):
-        self.num_parts = NUM_BUFFERS
+        if list((path / game).glob(f"run_{run}-*-of-*")) and not (path / game / str(run)).exists():
+            raise ReplayFormatError(f"{path / game} holds episode shards; read them with --source rl_unplugged")
         self.directory = find_directory(path, game, str(run), "replay_logs")
         files: dict[int, set[str]] = {}
         for file in self.directory.iterdir():
@@ -93,9 +94,10 @@ class DopamineLog:
                         "reward and terminal files: copy the missing one, or remove the buffer's other files"
                     )
         self.parts = {number: LogBuffer(self.directory, number, num_actions) for number in sorted(files)}
+        self.num_parts = max(NUM_BUFFERS, *(number + 1 for number in self.parts))
         for number, buffer in self.parts.items():
             if (following := self.parts.get(number + 1)) and buffer.leads_to(following):
-                buffer.following = following
+                buffer.following, following.preceding = following, buffer
 
 
 class LogBuffer:
@@ -105,17 +107,18 @@ class LogBuffer:
         number: b.
         rows: R.
         fresh: rows from the start that are in the order they were played.
-        following: the buffer that goes on where this one ends, or None.
+        preceding, following: the buffers that end where this one begins and go on where it ends, or None.
         exhausted: whether `visit` would yield nothing any more.
     """
 
     def __init__(self, directory: Path, number: int, num_actions: int):
         self.number = number
+        self.preceding: LogBuffer | None = None
         self.following: LogBuffer | None = None
         self.exhausted = False
         self._directory, self._num_actions = directory, num_actions
         self._reader: _RowReader | None = None
-        self._cutter = _Cutter()
+        self._cutter: _Cutter | None = None
         self._lead_in = np.zeros((LEAD_IN, *FRAME_SHAPE), dtype=np.uint8)  # the rows before the reader's
         self._terminals: npt.NDArray[np.int64] | None = None
         with self._open() as reader:
@@ -133,6 +136,22 @@ class LogBuffer:
         if self._add_count is None or other._add_count is None:
             return self._add_count is other._add_count
         return self._add_count < other._add_count <= self._add_count + self.rows
+
+    def _begins(self) -> bool | None:
+        """Whether row 0 is the first of an episode's padding; None if only the frames can tell.
+
+        Only where a time limit cut an episode just before row 0, or the buffer before is not there.
+        """
+        if self.fresh == self._add_count or (self._add_count is None and self.number == 0):
+            return True  # nothing was played before
+        if self.preceding is None:
+            return None
+        if self.rows - 1 in self.terminal_rows(self.rows):  # the link row ended an episode
+            return True
+        before = self.preceding.terminal_rows(self.preceding.fresh)
+        if len(before) and before[-1] >= self.preceding.fresh - PADDING:  # its padding, or more, came before row 0
+            return False
+        return None
 
     def _open(self) -> _RowReader:
         return _RowReader(self._directory, self.number, self._num_actions)
@@ -156,7 +175,7 @@ class LogBuffer:
 
     def _episodes(self) -> Iterator[Episode]:
         self.close()
-        cutter, link = _Cutter(), self.fresh
+        cutter, link = _Cutter(self._begins()), self.fresh
         for rows in self._rows_from_here():
             for first_row, episode in cutter.add(rows):
                 if first_row > link:
@@ -173,6 +192,7 @@ class LogBuffer:
             with buffer._open() as reader:
                 reader.skip(buffer.rows - 1)
                 yield reader.read(1)
+                reader.finish()
             with buffer._open() as reader:
                 yield from reader.chunks(buffer.fresh)
             buffer = buffer.following
@@ -190,8 +210,8 @@ class LogBuffer:
         if len(ends) < episodes or ends[-1] >= self.capacity:
             self.exhausted = True
             return
-        if self._reader is None:
-            self._reader = self._open()
+        if self._reader is None or self._cutter is None:
+            self._reader, self._cutter = self._open(), _Cutter(self._begins())
         for rows in self._reader.chunks(int(ends[-1])):
             for _, episode in self._cutter.add(rows):
                 yield episode
@@ -236,20 +256,22 @@ class LogBuffer:
             self._lead_in = frames[-LEAD_IN:].copy()
             yield frames, rows.actions, rows.rewards
 
-    def check(self, everything: bool = False) -> None:
-        """Read the files on to their checksums: the small ones always, the frames when few are left.
+    def check(self, everything: bool = False) -> bool:
+        """Read the files on to their checksums; the frames' only if they are few, or ``everything`` is asked for.
 
-        Args:
-            everything: read all frames too, however many are left.
+        Returns:
+            Whether the frames' checksum was compared too.
         """
+        frames = everything or self.rows <= CHECKED_ROWS
         if self._reader is not None:
-            self._reader.finish(everything)
+            self._reader.finish(frames)
+        return frames
 
     def close(self) -> None:
         """Close the files; what is read next starts at row 0 again."""
         if self._reader is not None:
             self._reader.close()
-        self._reader, self._cutter, self.exhausted = None, _Cutter(), False
+        self._reader, self._cutter, self.exhausted = None, None, False
 
 
 @dataclass(frozen=True)
@@ -276,9 +298,9 @@ class _Cutter:
         first_row: how many rows had been given before the episode that is open began, its padding included.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, begun: bool | None) -> None:
         self.first_row = 0
-        self._begun: bool | None = None  # whether the open rows start with an episode's padding; None: not known yet
+        self._begun = begun  # whether the open rows start with an episode's padding; None: not known yet
         self._open: list[_Rows] = []
         self._terminal = np.zeros(0, dtype=bool)  # of the open rows
         self._blank = np.zeros(0, dtype=bool)  # the open rows that could be padding
@@ -339,7 +361,8 @@ class _Cutter:
         padding, steps = rows[:PADDING], rows[PADDING:]
         if not len(steps.actions) or padding.frames.any() or padding.actions.any() or padding.rewards.any():
             raise ReplayFormatError(
-                f"{rows.path}, row {rows.first_row}: an episode should begin with three rows of zeros and a step"
+                f"{rows.path}, row {rows.first_row}: an episode should begin with three rows of zeros and a step; "
+                "the log is damaged or of another kind"
             )
         return Episode(steps.frames, steps.actions, steps.rewards, None, bool(steps.terminals[-1]))
 
@@ -405,7 +428,8 @@ class _RowReader:
         if not good.all():
             row = int(np.argmin(good))
             raise ReplayFormatError(
-                f"{self._streams[element].path}, row {self.position + row}: {element} {values[row]:g} is not {expected}"
+                f"{self._streams[element].path}, row {self.position + row}: {element} {values[row]:g} is not "
+                f"{expected}; the file is damaged or of another kind"
             )
 
     def skip(self, count: int) -> None:
@@ -413,9 +437,10 @@ class _RowReader:
             stream.skip(count)
         self.position += count
 
-    def finish(self, everything: bool) -> None:
+    def finish(self, frames: bool = True) -> None:
+        """Read on to the checksums, without looking at the rows; of the frames only if asked to."""
         for element, stream in self._streams.items():
-            if element != "observation" or everything or self.rows - self.position <= CHECKED_ROWS:
+            if element != "observation" or frames:
                 stream.finish()
 
 
@@ -442,6 +467,8 @@ class _ArrayStream:
             raise ReplayFormatError(
                 f"{self.path} holds {dtype} {list(shape)}, but this file of a replay log is {self._dtype} [{expected}]"
             )
+        if shape[0] < PADDING + 2:
+            raise ReplayFormatError(f"{self.path} has {shape[0]} rows; a buffer has at least {PADDING + 2}")
         return int(shape[0])
 
     def __enter__(self) -> _ArrayStream:
@@ -530,7 +557,7 @@ class DopamineLogWriter:
 
     Buffers appear one by one, each with all its files at once, when the next row would no longer fit. Leaving the
     ``with`` block normally writes the last one too: rows that were not played are zeros in it, and its ``add_count``
-    says how many were. An exception leaves the buffers that were complete.
+    leaves them out. An exception leaves the buffers that were complete.
 
     Args:
         directory: the ``replay_logs`` directory; made if it is not there.
@@ -580,7 +607,7 @@ class DopamineLogWriter:
 
         Args:
             frames: uint8 ``[T, 84, 84]``.
-            actions: integers ``[T]``.
+            actions: integers ``[T]`` from 0 to 17.
             rewards: numbers ``[T]`` in [-1, 1].
             terminal: whether the game was over after the last step; otherwise it was cut there.
 
@@ -588,7 +615,7 @@ class DopamineLogWriter:
             InputError: if the arrays contradict each other; nothing is written then.
         """
         steps = len(actions)
-        rewards = np.asarray(rewards, dtype=np.float32)
+        actions, rewards = np.asarray(actions), np.asarray(rewards, dtype=np.float32)
         if steps == 0 or frames.dtype != np.uint8 or frames.shape != (steps, *FRAME_SHAPE) or rewards.shape != (steps,):
             raise InputError(
                 f"{steps} actions need as many uint8 frames [84, 84] and rewards, "
@@ -596,6 +623,12 @@ class DopamineLogWriter:
             )
         if not (np.abs(rewards) <= 1).all():
             raise InputError("a replay log holds rewards clipped to [-1, 1]")
+        if (
+            actions.dtype.kind not in "iu"
+            or actions.shape != (steps,)
+            or not (0 <= actions.min() <= actions.max() < 18)
+        ):
+            raise InputError("a replay log holds integer actions from 0 to 17")
         terminals = np.zeros(steps, dtype=np.uint8)
         terminals[-1] = terminal
         self._add(_zero_rows(PADDING))

@@ -8,13 +8,14 @@ often the connection broke.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import math
 import re
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import requests
 from tqdm import tqdm
 
 from replay_data.errors import InputError, ReplayFormatError
-from replay_data.files import naming, replaced_whole
+from replay_data.files import locked, naming, sync
 from replay_data.gzipped import create_gzip, damage_explained, open_gzip
 from replay_data.rl_unplugged import EpisodeRecord, read_records, shard_name, write_record
 
@@ -31,17 +32,17 @@ BASE_URL = "https://storage.googleapis.com/rl_unplugged/atari_episodes_ordered"
 
 _SHARDS = (50, 49)  # of a run; 49 of Carnival, Gravitar and StarGunner
 _SHARDS_OF_MIRRORS = range(1, 101)  # tried where the address is not the public one
-_BLOCK = 1 << 16  # bytes written at once
+_BLOCK = 1 << 12  # bytes written at once; what breaks off within them is fetched again
 _FIRST_RANGE = 1 << 16  # bytes asked for at first; then an eighth of what is there, so at most that much in vain
 _PATIENCE, _PATIENCE_AT_FIRST = 10, 5  # failures in a row; before the first answer
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.1, 30.0  # seconds; twice as long after each failure
-_TIMEOUT = (10, 20)  # seconds to connect, and without a byte
+_TIMEOUT = (10, 10)  # seconds to connect, and without a byte
 _TRY_AGAIN = {408, 429, 500, 502, 503, 504}
 
 
 @dataclass(frozen=True)
 class Downloaded:
-    """What a download found: of each shard the steps that are there now, and the bytes that were moved for it."""
+    """What a download has made: steps, episodes and shards that are here now, and the bytes that were moved."""
 
     steps: int
     episodes: int
@@ -76,105 +77,134 @@ def download_run(
         InputError: if the source refuses, or cannot be reached, or serves no byte ranges.
         ReplayFormatError: if what it serves is damaged.
     """
-    if num_steps < 1 or num_connections < 1:
-        raise InputError(f"--num-steps {num_steps} and --num-connections {num_connections} must be at least 1")
+    for name, value in (("num_steps", num_steps), ("num_connections", num_connections)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, not {value}")
+    if not base_url.startswith(("http://", "https://")):
+        raise InputError(f"--base-url is an address that begins with https:// or http://, not {base_url}")
     directory = out / game
     bar = tqdm(unit="B", unit_scale=True, desc=f"downloading {game}", disable=not show_progress)
-    with bar, ThreadPoolExecutor(num_connections) as pool:
+    with bar, ThreadPoolExecutor(num_connections) as pool, contextlib.ExitStack() as stack:
         client = _Client(f"{base_url.rstrip('/')}/{game}", num_connections, bar)
         try:
             num_shards = client.count_shards(run)
             share = math.ceil(num_steps / num_shards)
-            with naming(directory):
-                directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(locked(directory))
+            except BlockingIOError as error:
+                raise InputError(f"another command is downloading to {directory}; wait for it") from error
+            except OSError:  # a file system without locks
+                pass
             shards = [_Shard(client, directory, shard_name(run, shard, num_shards)) for shard in range(num_shards)]
-            counts = []
-            for count in pool.map(lambda shard: shard.fetch(share), shards):
-                counts.append(count)
-                bar.total = client.bytes_moved * num_shards // len(counts)  # the shards of a run are alike
+            moved = 0
+            for number, done in enumerate(as_completed(pool.submit(shard.fetch, share) for shard in shards), 1):
+                moved += done.result()
+                bar.total = moved * num_shards // number  # the shards of a run are alike
         except KeyboardInterrupt:
             raise KeyboardInterrupt("what came is kept; the same command goes on from there") from None
         finally:
             client.stopped.set()
             pool.shutdown(cancel_futures=True)
-    steps, episodes = (sum(column) for column in zip(*counts, strict=True))
+    steps, episodes = sum(shard.steps for shard in shards), sum(shard.episodes for shard in shards)
     return Downloaded(steps, episodes, num_shards, client.bytes_moved)
 
 
 class _Shard:
-    """One shard, here and there."""
+    """One shard, here and there.
+
+    Attributes:
+        steps, episodes: that are here, once it was fetched.
+    """
 
     def __init__(self, client: _Client, directory: Path, name: str):
         self._client, self._name, self._path = client, name, directory / name
-        self._partial = directory / f".{name}.partial"
+        self._partial, self._rewritten = directory / f".{name}.partial", directory / f".{name}.rewritten"
+        self.steps = self.episodes = 0
 
-    def fetch(self, share: int) -> tuple[int, int]:
-        """Make the file hold ``share`` steps, or all there are; return its steps and episodes."""
-        if self._path.exists():
-            with open_gzip(self._path) as stream:
-                steps, episodes, _ = _count(stream, math.inf, f"{self._path}", "delete it and run the command again")
-            if steps >= share or self._client.size(self._name) == self._path.stat().st_size:
-                return steps, episodes
-        resumed = self._partial.exists()
-        try:
-            return self._fetch(share)
-        except ReplayFormatError:
-            self._partial.unlink()
-            if not resumed:
-                raise
-        return self._fetch(share)  # what an earlier command had left was bad
+    def fetch(self, share: int) -> int:
+        """Make the file hold ``share`` steps, or all there are; return the bytes moved for it."""
+        moved = 0
+        if not self._is_enough(share):
+            resumed = self._partial.exists()
+            try:
+                moved = self._fetch(share)
+            except ReplayFormatError:
+                self._partial.unlink(missing_ok=True)
+                if not resumed:
+                    raise
+                moved = self._fetch(share)  # what an earlier command had left was bad
+        for left in (self._partial, self._rewritten):
+            left.unlink(missing_ok=True)
+        return moved
 
-    def _fetch(self, share: int) -> tuple[int, int]:
-        with _Remote(self._client, self._name, self._partial) as remote, open_gzip(remote) as stream:
-            at = f"{self._client.base_url}/{self._name}"
-            steps, episodes, whole = _count(stream, share, at, "the source itself is damaged, or not of this format")
-        if whole:
-            with naming(self._path):
-                self._partial.replace(self._path)
-            return steps, episodes
-        with (
-            replaced_whole(self._path) as path,
-            open_gzip(self._partial) as stream,
-            create_gzip(path) as shard,
+    def _is_enough(self, share: int) -> bool:
+        if not self._path.exists():
+            return False
+        with open_gzip(self._path) as stream:
+            self._count(stream, math.inf, f"{self._path}", "delete it and run the command again")
+        return self.steps >= share or self._client.size(self._name) == self._path.stat().st_size
+
+    def _fetch(self, share: int) -> int:
+        at = f"{self._client.base_url}/{self._name}"
+        with _Remote(self._client, self._name, self._partial, self._path) as remote, open_gzip(remote) as stream:
+            whole = self._count(stream, share, at, "the source itself is damaged, or not of this format")
+        with naming(self._path, self._partial.parent):
+            if not whole:
+                with open_gzip(self._partial) as stream, create_gzip(self._rewritten) as shard:
+                    for payload in itertools.islice(read_records(stream), self.episodes):
+                        write_record(shard, payload)
+                sync(self._rewritten)
+            (self._partial if whole else self._rewritten).replace(self._path)
+        return remote.moved
+
+    def _count(self, stream: Any, enough: float, name: str, advice: str) -> bool:
+        """Count steps and episodes until there are ``enough`` steps; return whether the file ended first."""
+        self.steps = self.episodes = 0
+        with damage_explained(
+            lambda what: ReplayFormatError(f"{name} is damaged at record {self.episodes} ({what}); {advice}")
         ):
-            for payload in itertools.islice(read_records(stream), episodes):
-                write_record(shard, payload)
-        self._partial.unlink()
-        return steps, episodes
-
-
-def _count(stream: Any, enough: float, name: str, advice: str) -> tuple[int, int, bool]:
-    """Read records until they have ``enough`` steps; return the steps, the records, and whether the file ended."""
-    steps = episodes = 0
-    with damage_explained(lambda what: ReplayFormatError(f"{name} is damaged at record {episodes} ({what}); {advice}")):
-        for payload in read_records(stream):
-            steps += len(EpisodeRecord.parse(payload))
-            episodes += 1
-            if steps >= enough:
-                return steps, episodes, False
-    return steps, episodes, True
+            for payload in read_records(stream):
+                self.steps += len(EpisodeRecord.parse(payload))
+                self.episodes += 1
+                if self.steps >= enough:
+                    return False
+            if not self.episodes:
+                raise ValueError("it holds no episode")
+        return True
 
 
 class _Remote(io.RawIOBase):
-    """A file that is fetched as it is read, into ``path``, where an earlier command may have left its beginning."""
+    """A file that is fetched as it is read.
 
-    def __init__(self, client: _Client, name: str, path: Path):
+    Args:
+        client: what fetches.
+        name: of the file there.
+        partial: where it is kept; an earlier command may have left its beginning.
+        path: what it is to become, which errors name.
+
+    Attributes:
+        moved: bytes fetched.
+    """
+
+    def __init__(self, client: _Client, name: str, partial: Path, path: Path):
         super().__init__()
-        self._client, self._name, self._path = client, name, path
-        with naming(path):
-            self._file = path.open("a+b", buffering=0)
-        self._available = path.stat().st_size
+        self._client, self._name, self._partial, self._path = client, name, partial, path
+        with naming(path, partial):
+            self._file = partial.open("a+b")
+        self._available = partial.stat().st_size
         self._size: int | None = None  # of the remote file; not known yet
-        self._position = 0
+        self._position = self.moved = 0
 
     def readable(self) -> bool:
         return True
 
-    def tell(self) -> int:
-        return self._position
-
     def close(self) -> None:
-        self._file.close()
+        if not self.closed:
+            with contextlib.suppress(OSError):  # a full disk was reported when the block was written
+                self._file.close()
+            if not self._available:
+                self._partial.unlink(missing_ok=True)
         super().close()
 
     def readinto(self, buffer: Any) -> int:
@@ -190,9 +220,11 @@ class _Remote(io.RawIOBase):
         while end <= self._available:  # the same ends, wherever an earlier command was stopped
             end += end // 8
         for block, size in self._client.fetch(self._name, self._available, end):
-            with naming(self._path):
+            with naming(self._path, self._partial):
                 self._file.write(block)
+                self._file.flush()
             self._available += len(block)
+            self.moved += len(block)
             self._size = size
 
 
@@ -221,13 +253,16 @@ class _Client:
         Raises:
             InputError: if there is no shard 0 of any number of shards.
         """
-        refusal: InputError | None = None
-        for count in (*_SHARDS, *_SHARDS_OF_MIRRORS) if not self.base_url.startswith(BASE_URL) else _SHARDS:
+        others = () if self.base_url.startswith(BASE_URL) else _SHARDS_OF_MIRRORS
+        refusal: _Refused | None = None
+        for count in (*_SHARDS, *others):
             try:
                 self.size(shard_name(run, 0, count))
                 return count
             except _Refused as error:
                 refusal = refusal or error
+                if error.status != 404:
+                    break
         assert refusal is not None
         raise refusal
 
@@ -244,27 +279,34 @@ class _Client:
         """
         failures = 0
         while True:
-            pause = 0.0
+            pause, before = 0.0, start
             try:
                 for block, size in self._get(name, start, end):
                     yield block, size
-                    start, failures = start + len(block), 0
+                    start += len(block)
                     if start >= min(end, size):
                         return
                 failure = "the connection broke"
             except _Busy as busy:
                 failure, pause = str(busy), busy.pause
             except (requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
-                raise self._unreachable(name, error) from error
+                raise self._unreachable(name, _reason(error)) from error
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-                failure = str(error)
-            except requests.RequestException as error:
-                raise self._unreachable(name, error) from error
+                failure = _reason(error)
+            except (requests.RequestException, ValueError) as error:
+                raise self._unreachable(name, _reason(error)) from error
+            if start > before:
+                failures = 0
+                continue
             failures += 1
             if failures == (_PATIENCE if self._reached else _PATIENCE_AT_FIRST):
                 raise self._unreachable(name, failure)
-            if self.stopped.wait(max(pause, min(_SHORTEST_WAIT * 2 ** (failures - 1), _LONGEST_WAIT))):
+            pause = max(pause, min(_SHORTEST_WAIT * 2 ** (failures - 1), _LONGEST_WAIT))
+            if pause >= 1:
+                self._bar.set_postfix_str(f"{failure}; waiting {pause:.0f} s")
+            if self.stopped.wait(pause):
                 raise InputError("the download was stopped")
+            self._bar.set_postfix_str("")
 
     def _get(self, name: str, start: int, end: int) -> Iterator[tuple[bytes, int]]:
         """One request."""
@@ -275,23 +317,25 @@ class _Client:
             status = response.status_code
             if status in _TRY_AGAIN:
                 after = response.headers.get("Retry-After", "")
-                raise _Busy(f"it answers {status}", min(float(after), _LONGEST_WAIT) if after.isdigit() else 0.0)
+                pause = min(float(after), _LONGEST_WAIT) if re.fullmatch("[0-9]+", after) else 0.0
+                raise _Busy(f"it answers {status}, which asks to come back later", pause)
             self._reached = True
             span = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+)", response.headers.get("Content-Range", ""))
-            if status == 416 and span and start <= int(span[2]):
+            if status == 416 and span and start == int(span[2]):
                 yield b"", start
                 return
             if status == 416:
-                raise ReplayFormatError(f"{url} is shorter than {start} bytes; run the command again")
-            if status == 200:
-                raise InputError(
-                    f"{url} is not served in byte ranges, which this download needs; copy the file by hand"
-                )
-            if status != 206 or not span or span[1] is None or int(span[1]) != start:
+                raise ReplayFormatError(f"{url} does not have {start} bytes, as it had before; run the command again")
+            if status >= 400:
                 raise _Refused(
                     f"{url} answers {status}: the source is closed, or the game, run or --base-url is mistyped; what "
                     "can be done else: another source (--base-url), a local copy of shards or Dopamine logs "
-                    "(scripts/build_dataset.py), or data of your own (scripts/collect_replay.py)"
+                    "(scripts/build_dataset.py), or data of your own (scripts/collect_replay.py)",
+                    status,
+                )
+            if status != 206 or not span or span[1] is None or int(span[1]) != start:
+                raise InputError(
+                    f"{url} is not served in byte ranges, which this download needs; copy the file by hand"
                 )
             for block in response.iter_content(_BLOCK):
                 if self.stopped.is_set():
@@ -301,15 +345,27 @@ class _Client:
                     self._bar.update(len(block))
                 yield block, int(span[2])
 
-    def _unreachable(self, name: str, why: object) -> InputError:
+    def _unreachable(self, name: str, why: str) -> InputError:
+        again = "run the same command again: it goes on from where it stopped" if self._reached else "try again"
         return InputError(
-            f"{self.base_url}/{name} cannot be fetched ({why}); check the connection and --base-url, and run the same "
-            "command again: it goes on from where it stopped"
+            f"{self.base_url}/{name} cannot be fetched ({why}); check the connection and --base-url, and {again}"
         )
+
+
+def _reason(error: Exception) -> str:
+    """The innermost reason of what requests and urllib3 wrap several times."""
+    inner: Any = error
+    while isinstance(wrapped := getattr(inner, "reason", inner.args[0] if inner.args else None), Exception):
+        inner = wrapped
+    return str(inner).rsplit(": ", 1)[-1]
 
 
 class _Refused(InputError):
     """The server does not give the file."""
+
+    def __init__(self, why: str, status: int):
+        super().__init__(why)
+        self.status = status
 
 
 class _Busy(Exception):

@@ -58,8 +58,12 @@ class Part(Protocol):
         A visit that would reach the part's end, or row 100,000, is not made: it yields nothing.
         """
 
-    def check(self, everything: bool = False) -> None:
-        """Read on to the checksums that vouch for what was read, where that is cheap or ``everything`` is asked for."""
+    def check(self, everything: bool = False) -> bool:
+        """Read on to the checksums that vouch for what was read, where that is cheap or ``everything`` is asked for.
+
+        Returns:
+            Whether all that was read is vouched for.
+        """
 
     def close(self) -> None:
         """Close the files; what is read next starts at the beginning."""

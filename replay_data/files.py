@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -16,26 +19,47 @@ from replay_data.errors import InputError, ReplayFormatError
 def whole_directory(path: Path) -> Iterator[Path]:
     """Yield a hidden directory beside ``path`` that gets its name when the block ends well, and is removed otherwise.
 
+    What killed processes left of the same output is removed first.
+
     Raises:
         InputError: if ``path`` came into being meanwhile.
         OSError: if something cannot be written; it names ``path``.
     """
     partial = path.parent / f".{path.name}.partial-{os.getpid()}"
-    with naming(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(partial, ignore_errors=True)  # of a killed process that had the same number
-            partial.mkdir()
-            yield partial
-            for file in partial.iterdir():
-                _sync(file)
-            _sync(partial)
-            if path.exists():
-                raise InputError(f"{path} exists already; another process made it meanwhile")
-            partial.rename(path)
-            _sync(path.parent)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with naming(path, partial), contextlib.ExitStack() as stack:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed process that had the same number
+        for left in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
+            with contextlib.suppress(OSError), locked(left):  # held by its process as long as that lives
+                shutil.rmtree(left)
+        partial.mkdir()
+        stack.callback(shutil.rmtree, partial, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a file system without locks; there nobody removes it either
+            stack.enter_context(locked(partial))
+        yield partial
+        for file in partial.iterdir():
+            sync(file)
+        sync(partial)
+        if os.path.lexists(path):
+            raise InputError(f"{path} exists already; another process made it meanwhile")
+        partial.rename(path)
+        sync(path.parent)
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a directory against other processes that ask for it, as long as this one lives.
+
+    Raises:
+        BlockingIOError: if another process holds it.
+        OSError: if it is not there, or its file system cannot lock directories (NFS).
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -45,17 +69,17 @@ def whole_files(directory: Path) -> Iterator[Path]:
     Raises:
         OSError: if something cannot be written; it names ``directory``.
     """
-    with naming(directory):
+    with naming(directory, directory):
         directory.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=directory))
         try:
             yield partial
             files = sorted(partial.iterdir())
             for file in files:
-                _sync(file)
+                sync(file)
             for file in files:
                 file.rename(directory / file.name)
-            _sync(directory)
+            sync(directory)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -78,12 +102,12 @@ def replaced_whole(path: Path) -> Iterator[Path]:
         OSError: if something cannot be written; it names ``path``, and what was there before is there still.
     """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    with naming(path):
+    with naming(path, partial):
         try:
             yield partial
-            _sync(partial)
+            sync(partial)
             partial.replace(path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -100,6 +124,10 @@ def find_directory(path: Path, *names: str) -> Path:
             continue
         if not name:
             raise ReplayFormatError(f"no directory {path}; give the one that holds the games")
+        if path.exists():
+            raise ReplayFormatError(f"{path} is a file, not a directory")
+        if (above := next((folder for folder in parent.parents if (folder / name).is_dir()), None)) is not None:
+            raise ReplayFormatError(f"no {name} in {parent}; give --path {above}, which holds it")
         entries = sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))
         other_case = [entry for entry in entries if entry.lower() == name.lower()]
         if other_case:
@@ -124,7 +152,8 @@ def check_free_space(path: Path, size: float) -> None:
         )
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or directory is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -133,11 +162,11 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let an OSError carry the name that a person gave, instead of a temporary one or none."""
+def naming(path: Path, hidden: Path) -> Iterator[None]:
+    """Let an OSError that has no name, or one in ``hidden``, carry the ``path`` that a person gave."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:
+        if error.errno is None or not str(error.filename or hidden).startswith(str(hidden)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error

@@ -82,8 +82,11 @@ class RLUnpluggedRun:
                     totals.add(int(match[3]))
         if not files:
             found = f"it holds run {', '.join(map(str, sorted(runs)))}" if runs else "it holds no shard"
+            if (self.directory / str(run) / "replay_logs").is_dir():
+                found = "it holds a Dopamine log (--source dopamine)"
             raise ReplayFormatError(
-                f"{self.directory} has no run {run}; {found}, and shards are named like {shard_name(run, 0, 50)}"
+                f"{self.directory} has no shards of run {run}; {found}, and shards are named like "
+                f"{shard_name(run, 0, 50)}"
             )
         if len(totals) > 1:
             raise ReplayFormatError(
@@ -115,6 +118,7 @@ class Shard:
         self.exhausted = False
         self._num_actions = num_actions
         self._file: Any = None
+        self._error: ReplayFormatError | None = None  # which ended the reading
         self._records: Iterator[bytes] = iter(())
         self._index = 0  # records read
         self._rows = 0  # that the visited episodes fill in a replay log
@@ -150,40 +154,48 @@ class Shard:
         for index, record in enumerate(records, first):
             yield self._decode(record, index)
 
-    def check(self, everything: bool = False) -> None:
-        """Do nothing more: each record was compared with its own checksum when it was read.
+    def check(self, everything: bool = False) -> bool:
+        """Return True: each record was compared with its own checksum when it was read.
 
         Args:
             everything: read the rest of the file, and compare gzip's checksum too.
         """
-        if everything:
-            while self._next() is not None:
-                pass
+        while everything and self._next() is not None:
+            pass
+        return True
 
     def close(self) -> None:
         """Close the file; what is read next is its first record again."""
         if self._file is not None:
             self._file.close()
-        self._file, self._index, self._rows, self.exhausted = None, 0, 0, False
+        self._file, self._error, self._index, self._rows, self.exhausted = None, None, 0, 0, False
 
     def _next(self) -> EpisodeRecord | None:
+        if self._error is not None:
+            raise self._error
         if self._file is None:
             self._file = open_gzip(self.path)
             self._records = read_records(self._file)
-        with damage_explained(self._damaged):
-            payload = next(self._records, None)
-            if payload is None:
-                return None
-            record = EpisodeRecord.parse(payload)
-            low, high = record.actions.min(), record.actions.max()
-            if low < 0 or high >= self._num_actions:
-                raise ValueError(f"its actions run from {low} to {high}, not from 0 to {self._num_actions - 1}")
+        try:
+            with damage_explained(self._damaged):
+                payload = next(self._records, None)
+                if payload is None:
+                    if not self._index:
+                        raise ValueError("it holds no episode")
+                    return None
+                record = EpisodeRecord.parse(payload)
+                low, high = record.actions.min(), record.actions.max()
+                if low < 0 or high >= self._num_actions:
+                    raise ValueError(f"its actions run from {low} to {high}, not from 0 to {self._num_actions - 1}")
+        except ReplayFormatError as error:
+            self._error = error
+            raise
         self._index += 1
         return record
 
     def _decode(self, record: EpisodeRecord, index: int) -> Episode:
         frames = np.empty((len(record), *FRAME_SHAPE), dtype=np.uint8)
-        for step, png in enumerate(record.observations[: len(record)]):
+        for step, png in enumerate(record.observations):
             try:
                 frame = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png else None
             except cv2.error:
@@ -230,20 +242,17 @@ class EpisodeRecord:
         if len(set(lengths.values())) > 1 or not lengths["actions"]:
             found = ", ".join(f"{length} {name}" for name, length in lengths.items())
             raise ValueError(f"its parts should be as long as each other and not empty: {found}")
-        raw = lists.get("unclipped_rewards")
-        clipped = lists.get("clipped_rewards", raw)
-        if clipped is None:
-            raise ValueError("it has no rewards")
-        widest = clipped if raw is None else raw
-        rewards = widest.clip(-1, 1)
-        if not np.isfinite(widest).all() or ("clipped_rewards" in lists and (clipped != rewards).any()):
-            raise ValueError("its clipped rewards are not its rewards clipped to [-1, 1]")
         terminal = bool(lists["discounts"][-1] == 0)
-        steps = slice(len(rewards) - terminal)
-        if not len(rewards[steps]):
-            raise ValueError("it has no step, only a final frame")
-        raw = None if raw is None else raw[steps]
-        return cls(lists["observations"], lists["actions"][steps], rewards[steps], raw, terminal)
+        steps = slice(len(lists["actions"]) - terminal)
+        lists = {name: values[steps] for name, values in lists.items()}
+        raw, clipped = lists.get("unclipped_rewards"), lists.get("clipped_rewards")
+        widest = clipped if raw is None else raw
+        if widest is None or not len(widest):
+            raise ValueError("it has no rewards" if widest is None else "it has no step, only a final frame")
+        rewards = widest.clip(-1, 1)
+        if not np.isfinite(widest).all() or (clipped is not None and (clipped != rewards).any()):
+            raise ValueError("its clipped rewards are not its rewards clipped to [-1, 1]")
+        return cls(lists["observations"], lists["actions"], rewards, raw, terminal)
 
 
 def read_records(file: BinaryIO) -> Iterator[bytes]:

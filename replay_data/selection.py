@@ -11,7 +11,6 @@ all          all episodes
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -37,12 +36,13 @@ Bar: TypeAlias = "tqdm[Any]"
 Kind = Literal["original", "corrected", "even", "top", "all"]
 
 STICKY_ACTIONS = 0.25  # of the DQN-replay experience (Agarwal et al. 2020), which both sources hold
+_MOST_WORKERS = 8  # threads unless more are asked for; each holds a few episodes
 _LIMITS: dict[str, tuple[float, float]] = {
     "num_steps": (1, math.inf),
-    "num_buffers": (1, 50),
+    "num_buffers": (1, math.inf),
     "trajectories_per_buffer": (0, math.inf),
     "seed": (0, 2**32 - 1),
-    "top_percent": (1e-9, 100),
+    "top_percent": (0.01, 100),
 }
 _OPTIONS: dict[Kind, tuple[str, ...]] = {
     "original": ("num_steps", "num_buffers", "trajectories_per_buffer", "seed"),
@@ -60,7 +60,7 @@ class Selection:
     Attributes:
         kind: of selection.
         num_steps: steps that are enough; the visit (or, of each part, the episode) that reaches them is finished.
-        num_buffers: only the last so many buffers or shards of the run.
+        num_buffers: only the last so many buffers or shards of the run; None, for other kinds than the draws: all.
         trajectories_per_buffer: ends of games that a visit passes before its last one.
         seed: of the draw of buffers.
         top_percent: of the episodes, rounded up.
@@ -68,7 +68,7 @@ class Selection:
 
     kind: Kind = "corrected"
     num_steps: int = 500_000
-    num_buffers: int = 50
+    num_buffers: int | None = 50
     trajectories_per_buffer: int = 10
     seed: int = 123
     top_percent: float = 10
@@ -87,13 +87,14 @@ class Selection:
                 takes = ", ".join(map(_flag, _OPTIONS[kind]))
                 raise InputError(f"{flag} means nothing to --selection {kind}, which takes {takes}; leave it out")
             if not low <= value <= high:
-                limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-                raise InputError(f"{flag} is {value:g}; it must be {limits}")
-        return cls(kind, **given)
+                limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+                raise InputError(f"{flag} is {value}; it must be {limits}")
+        return cls(kind, **{"num_buffers": 50 if kind in ("original", "corrected") else None, **given})
 
     def described(self) -> dict[str, Any]:
         """What a store's metadata says of it: the options that mean something to the kind."""
-        return {name: value for name, value in asdict(self).items() if name in ("kind", *_OPTIONS[self.kind])}
+        options = ("kind", *_OPTIONS[self.kind])
+        return {name: value for name, value in asdict(self).items() if name in options and value is not None}
 
 
 def _flag(name: str) -> str:
@@ -121,26 +122,30 @@ def build_store(
         game: name of the game, such as ``"Breakout"``.
         action_meanings: name of each action.
         about: what else the store's metadata should say of its source.
-        num_workers: threads that read, each a file; by default one per core. The store is the same for any number.
-        verify: read every file that was used to its end, so that all checksums are compared.
+        num_workers: threads that read, each a file; by default one per core, at most 8. The store is the same for
+            any number.
+        verify: read every file that was used to its end, so that all checksums are compared. Otherwise those of the
+            frames are not, where a selection needs only the first rows of long files (``source.verified``).
         show_progress: whether to show a progress bar.
 
     Returns:
-        The store. Its metadata says how many episodes came from each part (``source.episodes_per_part``).
+        The store. Its metadata says how many episodes came from each part (``source.episodes_per_part``), and whether
+        checksums vouch for all of them (``source.verified``).
 
     Raises:
         ReplayFormatError: if the recorded data is damaged.
         InputError: if ``out`` exists, or the run does not hold what is selected.
     """
-    num_workers = available_cores() if num_workers is None else num_workers
+    num_workers = min(available_cores(), _MOST_WORKERS) if num_workers is None else num_workers
     if num_workers < 1:
         raise InputError(f"--num-workers is {num_workers}; it must be at least 1")
-    numbers = range(max(0, source.num_parts - selection.num_buffers), source.num_parts)
+    num_buffers = min(selection.num_buffers or source.num_parts, source.num_parts)
+    numbers = range(source.num_parts - num_buffers, source.num_parts)
     parts = {number: source.parts[number] for number in sorted(source.parts) if number in numbers}
     if not parts:
         raise InputError(
-            f"the run has only {_ranges(source.parts)}, but the last {selection.num_buffers} of {source.num_parts} are "
-            f"{_ranges(numbers)}; raise --num-buffers"
+            f"the run has only {ranges(source.parts)}, but the last {num_buffers} of {source.num_parts} are "
+            f"{ranges(numbers)}; raise --num-buffers"
         )
     writer = StoreWriter(
         out,
@@ -163,8 +168,10 @@ def build_store(
             else:
                 jobs = _jobs(parts, numbers, selection, num_workers, bar)
                 counts = _write_episodes(writer, jobs, selection, num_workers, bar)
+            # What is read whole costs nothing more to check.
+            everything = verify or selection.kind in ("top", "all")
             with ThreadPoolExecutor(num_workers) as pool:
-                list(pool.map(lambda number: parts[number].check(verify), counts))
+                writer.source["verified"] = all(pool.map(lambda number: parts[number].check(everything), counts))
             writer.source["episodes_per_part"] = {str(number): counts[number] for number in sorted(counts)}
     except KeyboardInterrupt:
         raise KeyboardInterrupt("nothing was kept") from None
@@ -174,7 +181,7 @@ def build_store(
     return TrajectoryStore.open(out)
 
 
-_Found = tuple[int, int, Episode]  # the visit that found it, the number of its part, the episode
+_Found = tuple[int, Episode | None]  # the number of its part, the episode; None at the end of a visit
 
 
 def _jobs(
@@ -193,12 +200,13 @@ def _jobs(
         else:
             episodes = partial(part.episodes, chosen and chosen[number])
         if chosen is None or chosen[number]:
-            yield Job(number, partial(_tagged, number, number, episodes))
+            yield Job(number, partial(_tagged, number, episodes))
 
 
-def _tagged(visit: int, number: int, episodes: Callable[[], Iterator[Episode]]) -> Iterator[_Found]:
+def _tagged(number: int, episodes: Callable[[], Iterator[Episode]]) -> Iterator[_Found]:
     for episode in episodes():
-        yield visit, number, episode
+        yield number, episode
+    yield number, None
 
 
 def _draw(parts: Mapping[int, Part], numbers: range, selection: Selection) -> Iterator[Job[_Found]]:
@@ -208,13 +216,11 @@ def _draw(parts: Mapping[int, Part], numbers: range, selection: Selection) -> It
     100,000 is not made; a part that is not there is drawn in vain.
     """
     random = np.random.RandomState(selection.seed)  # the generator that np.random.seed and np.random.choice use
-    for visit in itertools.count():
-        if all(part.exhausted for part in parts.values()):
-            return
+    while not all(part.exhausted for part in parts.values()):
         number = int(random.choice(numbers, 1)[0])
         if number in parts:
             episodes = partial(parts[number].visit, selection.trajectories_per_buffer + 1)
-            yield Job(number, partial(_tagged, visit, number, episodes))
+            yield Job(number, partial(_tagged, number, episodes))
 
 
 def _share(number: int, part: Part, steps: int) -> Iterator[Episode]:
@@ -237,7 +243,7 @@ def _best(parts: Mapping[int, Part], selection: Selection, num_workers: int, bar
     def returns(number: int) -> Iterator[tuple[float, int, int]]:
         for index, value in enumerate(parts[number].returns()):
             yield -value, number, index
-        parts[number].check()
+        parts[number].check(everything=True)
 
     ranked = []
     with closing(in_order([Job(number, partial(returns, number)) for number in parts], num_workers)) as found:
@@ -256,13 +262,13 @@ def _write_episodes(
     """Append the episodes; return how many came from each part."""
     counts: Counter[int] = Counter()
     raw_rewards_differ = False
-    last_visit = None
     draw = selection.kind == "corrected"
     with closing(in_order(jobs, num_workers)) as found:
-        for visit, number, episode in found:
-            if draw and visit != last_visit and writer.steps >= selection.num_steps:
-                break
-            last_visit = visit
+        for number, episode in found:
+            if episode is None:
+                if draw and writer.steps >= selection.num_steps:
+                    break
+                continue
             writer.append(episode.frames, episode.actions, episode.rewards, episode.raw_rewards)
             raw_rewards_differ |= episode.raw_rewards is not None and not np.array_equal(
                 episode.raw_rewards, episode.rewards
@@ -279,7 +285,8 @@ def _write_episodes(
 def _too_few(steps: int, selection: Selection) -> InputError:
     return InputError(
         f"visits of {selection.trajectories_per_buffer} + 1 episodes reach only {steps:,} of {selection.num_steps:,} "
-        "steps in the buffers or shards that are there; ask for fewer --num-steps, or use --selection even or all"
+        "steps in the buffers or shards that are there; ask for fewer --num-steps or --trajectories-per-buffer, or use "
+        "--selection even or all"
     )
 
 
@@ -377,7 +384,7 @@ def _write_original(
     return counts
 
 
-def _ranges(numbers: Iterable[int]) -> str:
+def ranges(numbers: Iterable[int]) -> str:
     """Numbers for people: ``0-3, 7``."""
     runs: list[list[int]] = []
     for number in sorted(numbers):

@@ -227,8 +227,11 @@ class StoreWriter:
         source: Mapping[str, Any],
     ):
         self.path = Path(path)
-        if self.path.exists():
+        if os.path.lexists(self.path):
             raise InputError(f"{self.path} exists already; choose another directory or delete it first")
+        above = next(parent for parent in self.path.absolute().parents if parent.exists())
+        if not above.is_dir():
+            raise InputError(f"{self.path} cannot be made, since {above} is a file; choose another directory")
         self._metadata: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "game": game,

@@ -147,7 +147,9 @@ def write_shard(file: Path, episodes: list[Episode], clipped_rewards: bool = Tru
                 cv2.imencode(".png", frame)[1].tobytes() for frame in frames
             )
             feature["actions"].int64_list.value.extend([*episode.actions.tolist(), *[3] * last])
-            feature["unclipped_rewards"].float_list.value.extend([*episode.raw_rewards.tolist(), *[5.0] * last])
+            feature["unclipped_rewards"].float_list.value.extend(
+                [*episode.raw_rewards.tolist(), *[float("nan")] * last]
+            )
             if clipped_rewards:
                 feature["clipped_rewards"].float_list.value.extend([*episode.rewards.tolist(), *[1.0] * last])
             feature["discounts"].float_list.value.extend([1.0] * len(episode) + [0.0] * last)

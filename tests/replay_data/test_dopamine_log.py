@@ -86,21 +86,29 @@ def load(directory: Path, name: str, number: int) -> Any:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    lengths=st.lists(st.tuples(st.integers(1, 12), st.booleans()), min_size=1, max_size=14),
+    lengths=st.lists(st.tuples(st.integers(1, 12), st.booleans(), st.booleans()), min_size=1, max_size=14),
     rows=st.integers(5, 30),
+    chunk=st.integers(1, 40),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_what_is_written_is_a_circular_memory_and_reads_back(
-    tmp_path_factory: pytest.TempPathFactory, lengths: list[tuple[int, bool]], rows: int, seed: int
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[tuple[int, bool, bool]], rows: int, chunk: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    episodes = [random_episode(rng, steps, terminal=terminal) for steps, terminal in lengths]
+    episodes = [random_episode(rng, steps, terminal=terminal) for steps, terminal, _ in lengths]
+    for index, (_, _, black) in enumerate(lengths):
+        if black and (index == 0 or episodes[index - 1].terminal):  # a first step that looks like one more padding row
+            episodes[index].frames[0] = episodes[index].actions[0] = episodes[index].rewards[0] = 0
+            if not episodes[index].terminal:  # which padding after a cut must not follow directly
+                episodes[index].actions[-1] = 1
     path = tmp_path_factory.mktemp("log")
     directory = write_log(path, episodes, rows)
 
     # The last episode's end is known only from its terminal; a cut one waits for padding that never came.
     whole = episodes if episodes[-1].terminal else episodes[:-1]
-    found = read(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_CHUNK", chunk)
+        found = read(path)
     assert [len(episode) for episode in found] == [len(episode) for episode in whole]
     assert all(same(episode, played) for episode, played in zip(found, whole, strict=True))
 
@@ -122,7 +130,7 @@ def test_what_is_written_is_a_circular_memory_and_reads_back(
                 assert np.array_equal(arrays[name][fresh], memory[fresh]), (name, number)
         invalid = load(directory, "invalid_range", number)
         assert invalid.tolist() == [(cursor - 1 + offset) % rows for offset in range(5)]
-    assert not list(directory.glob("*.*.partial*"))
+    assert not list(directory.glob(".*"))
 
 
 def test_black_frames_are_steps_unless_they_are_padding(tmp_path: Path) -> None:
@@ -143,6 +151,15 @@ def test_black_frames_are_steps_unless_they_are_padding(tmp_path: Path) -> None:
     assert [len(episode) for episode in read(tmp_path / "other")] == [20] * 5
 
 
+def test_more_than_fifty_buffers_are_read(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    episodes = [random_episode(rng, 3) for _ in range(61)]
+    write_log(tmp_path, episodes, 6)
+    log = DopamineLog(tmp_path, "Breakout", 1, 4)
+    assert log.num_parts == len(log.parts) > 60
+    assert len(read(tmp_path)) == 61
+
+
 def test_reading_stops_where_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     directory = write_log(tmp_path, [random_episode(rng, 47) for _ in range(40)], 2001)
@@ -151,11 +168,11 @@ def test_reading_stops_where_it_is_told_to(tmp_path: Path, monkeypatch: pytest.M
     (buffer,) = DopamineLog(tmp_path, "Breakout", 1, 4).parts.values()
     assert len(list(buffer.visit(5))) == len(list(buffer.visit(5))) == 5  # the half that is there is enough
     with pytest.raises(ReplayFormatError, match=r"observation_ckpt\.0\.gz is damaged at row \d+ or after"):
-        buffer.check()  # few rows are left, so the checksum is looked for
-    monkeypatch.setattr(module, "CHECKED_ROWS", 10)
+        buffer.check()  # a file of few rows is read to its checksum
+    monkeypatch.setattr(module, "CHECKED_ROWS", 2000)
     buffer.close()
     assert len(list(buffer.visit(10))) == 10
-    buffer.check()
+    assert buffer.check() is False
     with pytest.raises(ReplayFormatError, match="cut off"):
         buffer.check(everything=True)
     buffer.close()
@@ -209,12 +226,14 @@ def test_damage_is_named_or_harmless(tmp_path: Path) -> None:
         ("$store$_observation", np.zeros((9, 84, 80), np.uint8), r"uint8 \[9, 84, 80\].* uint8 \[R, 84, 84\]"),
         ("$store$_observation", np.zeros((84, 84, 3), np.uint8).T, "it is in Fortran order"),
         ("$store$_reward", np.zeros(5999, np.float32), r"reward_ckpt\.46\.gz has 5999 rows, but .* has 6000"),
+        ("$store$_observation", np.zeros((0, 84, 84), np.uint8), "has 0 rows; a buffer has at least 5"),
+        ("$store$_observation", np.zeros((4, 84, 84), np.uint8), "has 4 rows; a buffer has at least 5"),
         ("$store$_action", np.full(6000, 4, np.int32), r"action_ckpt\.46\.gz, row 5999: action 4 is not below 4"),
         ("$store$_action", np.full(6000, -1, np.int32), "action -1 is not below 4"),
         ("$store$_reward", np.full(6000, 7, np.float32), "reward 7 is not from -1 to 1"),
         ("$store$_reward", np.full(6000, np.nan, np.float32), "reward nan is not from -1 to 1"),
         ("$store$_terminal", np.full(6000, 2, np.uint8), "row 5999: terminal 2 is not 0 or 1"),
-        ("$store$_terminal", np.ones(6000, np.uint8), "row 1: an episode should begin with three rows of zeros"),
+        ("$store$_terminal", np.ones(6000, np.uint8), "row 0: an episode should begin with three rows of zeros"),
         ("add_count", np.zeros(3), "add_count_ckpt.46.gz is damaged .it holds float64"),
         ("add_count", np.array({"a": 1}, dtype=object), r"add_count_ckpt\.46\.gz is damaged"),
     ],
@@ -238,11 +257,21 @@ def test_missing_pieces_are_named(tmp_path: Path) -> None:
     directory = tmp_path / "Breakout" / "1" / "replay_logs"
     with pytest.raises(ReplayFormatError, match=r"holds no replay log"):
         read(tmp_path)
+    (directory / "$store$_action_ckpt.03.gz").touch()  # no number of a buffer
+    with pytest.raises(ReplayFormatError, match="holds no replay log"):
+        read(tmp_path)
     (directory / "$store$_action_ckpt.3.gz").touch()
     with pytest.raises(ReplayFormatError, match=r"\$store\$_observation_ckpt\.3\.gz is missing"):
         read(tmp_path)
     with pytest.raises(ReplayFormatError, match=r"no 2 in .*; it holds 1"):
         DopamineLog(tmp_path, "Breakout", 2, 4)
+    (tmp_path / "Breakout" / "2").touch()
+    with pytest.raises(ReplayFormatError, match="2 is a file, not a directory"):
+        DopamineLog(tmp_path, "Breakout", 2, 4)
+    with pytest.raises(ReplayFormatError, match=rf"no Breakout in .*; give --path {tmp_path}, which holds it"):
+        read(directory)
+    with pytest.raises(ReplayFormatError, match="holds episode shards; read them with --source rl_unplugged"):
+        read(DATA / "rl_unplugged")
 
 
 def test_a_log_without_ends_is_refused_before_it_fills_the_memory(
@@ -275,6 +304,8 @@ def test_writer_refuses_and_leaves_whole_buffers(tmp_path: Path) -> None:
         episode = episodes[0]
         with pytest.raises(InputError, match="10 actions need as many"):
             writer.append(episode.frames[:9], episode.actions, episode.rewards, terminal=True)
+        with pytest.raises(InputError, match="integer actions from 0 to 17"):
+            writer.append(episode.frames, episode.actions + 18, episode.rewards, terminal=True)
         with pytest.raises(InputError, match="clipped"):
             writer.append(episode.frames, episode.actions, episode.rewards * 5, terminal=True)
         assert writer.add_count == 0

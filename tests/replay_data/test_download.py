@@ -12,6 +12,7 @@ import pytest
 
 from replay_data import InputError, ReplayFormatError, download
 from replay_data.download import Downloaded, download_run
+from replay_data.files import locked
 from replay_data.rl_unplugged import RLUnpluggedRun, shard_name
 from tests.replay_data.flaky_server import Server, serving
 from tests.replay_data.recordings import random_episode, same, write_shard
@@ -151,16 +152,35 @@ def test_servers_that_do_not_do_it_are_named(mirror: Path, tmp_path: Path, monke
     monkeypatch.setattr(download, "_SHORTEST_WAIT", 0.001)
     with (
         serving(mirror, lambda number: 503) as server,
-        pytest.raises(InputError, match=r"cannot be fetched .it answers 503"),
+        pytest.raises(InputError, match=r"cannot be fetched .it answers 503, which asks to come back later"),
     ):
         fetch(server, tmp_path)
     with pytest.raises(InputError, match=r"cannot be fetched .*Connection refused"):
         fetch(server, tmp_path)  # it has gone
-    with pytest.raises(InputError, match="cannot be fetched"):
+    with pytest.raises(InputError, match="begins with https:// or http://, not htp:/nonsense"):
         fetch(Server("htp:/nonsense", lambda number: None), tmp_path)
-    with serving(mirror) as server, pytest.raises(InputError, match="must be at least 1"):
+    with serving(mirror) as server, pytest.raises(InputError, match="num_steps must be at least 1, not 0"):
         fetch(server, tmp_path, 0)
     assert not list(tmp_path.iterdir())
+
+
+def test_one_command_at_a_time(mirror: Path, tmp_path: Path) -> None:
+    (tmp_path / "Breakout").mkdir()
+    with (
+        serving(mirror) as server,
+        locked(tmp_path / "Breakout"),
+        pytest.raises(InputError, match=r"another command is downloading to .*Breakout; wait for it"),
+    ):
+        fetch(server, tmp_path)
+
+
+def test_an_empty_source_is_named(tmp_path: Path) -> None:
+    empty = tmp_path / "mirror" / "Breakout" / shard_name(1, 0, 1)
+    empty.parent.mkdir(parents=True)
+    empty.touch()
+    with serving(tmp_path / "mirror") as server, pytest.raises(ReplayFormatError, match="it holds no episode"):
+        fetch(server, tmp_path)
+    assert not list((tmp_path / "Breakout").iterdir())
 
 
 def test_a_damaged_source_is_named(mirror: Path, tmp_path: Path) -> None:

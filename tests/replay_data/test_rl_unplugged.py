@@ -171,14 +171,43 @@ def test_damage_is_named_or_harmless(tmp_path: Path) -> None:
     assert refused > 300
 
 
+def test_a_shard_without_episodes_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "Breakout" / shard_name(1, 0, 1)
+    file.parent.mkdir()
+    file.touch()
+    with pytest.raises(ReplayFormatError, match=r"00000-of-00001 is damaged at record 0 \(it holds no episode\)"):
+        read(tmp_path)
+    with create_gzip(file) as stream:
+        stream.write(b"")
+    with pytest.raises(ReplayFormatError, match="it holds no episode"):
+        read(tmp_path)
+
+
+def test_a_shard_that_failed_goes_on_failing(tmp_path: Path) -> None:
+    file = tmp_path / "Breakout" / shard_name(1, 0, 1)
+    write_shard(file, [random_episode(np.random.default_rng(0), 5)])
+    with open_gzip(file) as stream:
+        content = stream.read()
+    with create_gzip(file) as stream:
+        stream.write(content + content[:-1] + b"?" + content)
+    (shard,) = RLUnpluggedRun(tmp_path, "Breakout", 1, 4).parts.values()
+    assert len(list(shard.visit(1))) == 1
+    for _ in range(2):
+        with pytest.raises(ReplayFormatError, match="damaged at record 1"):
+            list(shard.visit(1))
+    assert shard.check()
+    with pytest.raises(ReplayFormatError, match="damaged at record 1"):
+        shard.check(everything=True)
+
+
 def test_missing_pieces_are_named(tmp_path: Path) -> None:
     with pytest.raises(ReplayFormatError, match=r"no Breakout in .*it is empty"):
         read(tmp_path)
     (tmp_path / "Breakout").mkdir()
-    with pytest.raises(ReplayFormatError, match="has no run 1; it holds no shard"):
+    with pytest.raises(ReplayFormatError, match="has no shards of run 1; it holds no shard"):
         read(tmp_path)
     shutil.copy(DATA / "rl_unplugged" / "Breakout" / shard_name(1, 0, 2), tmp_path / "Breakout")
-    with pytest.raises(ReplayFormatError, match="has no run 2; it holds run 1"):
+    with pytest.raises(ReplayFormatError, match="has no shards of run 2; it holds run 1"):
         RLUnpluggedRun(tmp_path, "Breakout", 2, 4)
     (tmp_path / "Breakout" / shard_name(1, 3, 2)).touch()
     with pytest.raises(ReplayFormatError, match="cannot be one of 2 shards"):

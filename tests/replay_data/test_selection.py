@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from replay_data import InputError, ReplayFormatError, TrajectoryStore
+from replay_data import InputError, ReplayFormatError, TrajectoryStore, dopamine_log
 from replay_data.dopamine_log import DopamineLog
 from replay_data.episode import Source
+from replay_data.gzipped import create_gzip, open_gzip
 from replay_data.rl_unplugged import RLUnpluggedRun, shard_name
 from replay_data.selection import Kind, Selection, build_store
 from tests.conftest import DATA
@@ -39,7 +40,9 @@ def shards() -> RLUnpluggedRun:
     return RLUnpluggedRun(DATA / "rl_unplugged", "Breakout", 1, 4)
 
 
-def build(out: Path, source: Source, kind: Kind, num_workers: int | None = None, **options: Any) -> TrajectoryStore:
+def build(
+    out: Path, source: Source, kind: Kind, num_workers: int | None = None, verify: bool = False, **options: Any
+) -> TrajectoryStore:
     return build_store(
         out,
         source,
@@ -48,6 +51,7 @@ def build(out: Path, source: Source, kind: Kind, num_workers: int | None = None,
         action_meanings=MEANINGS,
         about={"kind": "test"},
         num_workers=num_workers,
+        verify=verify,
         show_progress=False,
     )
 
@@ -67,7 +71,7 @@ def columns() -> dict[int, dict[str, npt.NDArray[Any]]]:
 
 @dataclass
 class Replayed:
-    """What the original's create_dataset does, one row at a time (capacity and row limit set to the file's 6,000)."""
+    """What the original's create_dataset does, one row at a time (its 100,000 rows set to ``capacity``)."""
 
     rows: list[tuple[int, int]]
     visits: list[tuple[int, int, int]]
@@ -76,7 +80,9 @@ class Replayed:
     timesteps: npt.NDArray[np.int64]
 
 
-def replay_original(seed: int, num_buffers: int, num_steps: int, trajectories_per_buffer: int) -> Replayed:
+def replay_original(
+    seed: int, num_buffers: int, num_steps: int, trajectories_per_buffer: int, capacity: int = 6000
+) -> Replayed:
     np.random.seed(seed)  # noqa: NPY002 (the original's generator)
     pointers = np.zeros(50, dtype=int)
     rows: list[tuple[int, int]] = []
@@ -92,7 +98,7 @@ def replay_original(seed: int, num_buffers: int, num_steps: int, trajectories_pe
                 done.append(len(rows))
                 left -= 1
             row += 1
-            if row >= 6000:
+            if row >= capacity:
                 del rows[before:]
                 break
             if terminal and left < 0:
@@ -128,11 +134,17 @@ def test_original_equals_what_the_original_code_returned(tmp_path: Path) -> None
     store.verify()
 
 
-# Seed 16, 22, 27: visits that reach the last row are given up and leave their episode ends behind.
-@pytest.mark.parametrize("seed", [0, 1, 2, 16, 22, 27, 231, 312])
-def test_original_equals_a_replay_row_by_row(tmp_path: Path, seed: int) -> None:
+# Seed 16, 22, 27: visits that reach the last row are given up and leave their episode ends behind. The last two read
+# no further than row 4,000, as the original reads files of 1,000,000 rows no further than row 100,000.
+@pytest.mark.parametrize(
+    ("seed", "capacity"), [(seed, 6000) for seed in (0, 1, 2, 16, 22, 27, 231, 312)] + [(1, 4000), (3, 4000)]
+)
+def test_original_equals_a_replay_row_by_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, capacity: int
+) -> None:
+    monkeypatch.setattr(dopamine_log, "CAPACITY", capacity)
     store = build(tmp_path / "store", log(), "original", seed=seed, **SMALL_DRAW)
-    expected = replay_original(seed, **SMALL_DRAW)
+    expected = replay_original(seed, **SMALL_DRAW, capacity=capacity)
     held = columns()
     assert store.actions.tolist() == [held[buffer]["action"][row] for buffer, row in expected.rows]
     assert store.rewards.tolist() == [held[buffer]["reward"][row] for buffer, row in expected.rows]
@@ -140,7 +152,7 @@ def test_original_equals_a_replay_row_by_row(tmp_path: Path, seed: int) -> None:
     assert np.array_equal(store.timesteps, expected.timesteps[:-1])
     for step, (buffer, row) in enumerate(expected.rows):
         if step % 37 == 0 or row < 3:
-            stack = held[buffer]["observation"][np.arange(row - 3, row + 1) % 6000]
+            stack = held[buffer]["observation"][np.arange(row - 3, row + 1) % capacity]
             assert np.array_equal(store.stacked(step), stack)
     ends = [step + 1 for step, (buffer, row) in enumerate(expected.rows) if held[buffer]["terminal"][row]]
     assert store.episode_ends.tolist() == ends
@@ -198,7 +210,7 @@ def test_corrected_is_the_same_draw_of_whole_episodes(tmp_path: Path, seed: int)
 
 
 def test_corrected_shards_are_drawn_by_the_same_numbers(tmp_path: Path) -> None:
-    options = {"num_steps": 1000, "trajectories_per_buffer": 0}
+    options: dict[str, Any] = {"num_steps": 1000, "trajectories_per_buffer": 0}
     store = build(tmp_path / "store", shards(), "corrected", seed=5, **options)
     pointers, expected, steps = [0, 6], [], 0
     random = np.random.RandomState(5)
@@ -253,6 +265,7 @@ def test_all_takes_all(tmp_path: Path) -> None:
     assert store.metadata["source"] == {
         "kind": "test",
         "selection": {"kind": "all", "num_buffers": 1},
+        "verified": True,
         "episodes_per_part": {"49": 8},
     }
     assert store.metadata["reward_clipping"] is True
@@ -291,10 +304,46 @@ def test_damage_found_late_leaves_no_store(tmp_path: Path) -> None:
     file = directory / "$store$_reward_ckpt.0.gz"
     content = file.read_bytes()
     file.write_bytes(content[:-8] + bytes(8))  # gzip's checksum and size
-    options = {"num_steps": 30, "trajectories_per_buffer": 0}
+    options: dict[str, Any] = {"num_steps": 30, "trajectories_per_buffer": 0}
     with pytest.raises(ReplayFormatError, match=r"reward_ckpt\.0\.gz is damaged"):
         build(tmp_path / "store", DopamineLog(tmp_path, "Breakout", 1, 4), "corrected", **options)
     assert [entry.name for entry in tmp_path.iterdir()] == ["Breakout"]
+
+
+def test_what_reading_ahead_finds_changes_nothing(tmp_path: Path) -> None:
+    """Damage beyond what is selected is found when everything is verified, and never otherwise."""
+    rng = np.random.default_rng(0)
+    for shard in range(2):
+        file = tmp_path / "Breakout" / shard_name(1, shard, 2)
+        write_shard(file, [random_episode(rng, 5) for _ in range(3)])
+    with open_gzip(file) as stream:
+        content = bytearray(stream.read())
+    content[-5] ^= 1
+    with create_gzip(file) as stream:
+        stream.write(content)
+    digests = set()
+    for index, workers in enumerate((1, 2, 3)):
+        for seed in range(4):
+            options: dict[str, Any] = {"num_steps": 9, "trajectories_per_buffer": 0, "seed": seed}
+            source = RLUnpluggedRun(tmp_path, "Breakout", 1, 4)
+            store = build(tmp_path / f"{index}-{seed}", source, "corrected", num_workers=workers, **options)
+            digests.add(store.digest)
+            if "1" in store.metadata["source"]["episodes_per_part"]:
+                with pytest.raises(ReplayFormatError, match="damaged at record 2"):
+                    build(tmp_path / "verified", source, "corrected", num_workers=workers, verify=True, **options)
+    assert len(digests) <= 4
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_store_says_whether_all_checksums_were_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verify: bool
+) -> None:
+    monkeypatch.setattr(dopamine_log, "CHECKED_ROWS", 5999)
+    options: dict[str, Any] = {"num_buffers": 5, "num_steps": 1000, "trajectories_per_buffer": 0}
+    assert (
+        build(tmp_path / "draw", log(), "corrected", verify=verify, **options).metadata["source"]["verified"] == verify
+    )
+    assert build(tmp_path / "all", log(), "all", verify=verify).metadata["source"]["verified"]
 
 
 @pytest.mark.parametrize(
@@ -308,7 +357,7 @@ def test_damage_found_late_leaves_no_store(tmp_path: Path) -> None:
         ("even", {"seed": 5}, "--seed means nothing to --selection even"),
         ("corrected", {"top_percent": 5}, "--top-percent means nothing to --selection corrected"),
         ("corrected", {"num_steps": 0}, "--num-steps is 0; it must be at least 1"),
-        ("corrected", {"num_buffers": 51}, "--num-buffers is 51; it must be from 1 to 50"),
+        ("corrected", {"num_buffers": 0}, "--num-buffers is 0; it must be at least 1"),
         ("corrected", {"seed": -1}, "--seed is -1; it must be from 0 to"),
         ("top", {"top_percent": 101}, "--top-percent is 101; it must be from"),
         ("corrected", {"trajectories_per_buffer": -1}, "--trajectories-per-buffer is -1; it must be at least 0"),

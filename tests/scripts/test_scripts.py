@@ -149,7 +149,15 @@ def test_build_dataset_makes_the_papers_draw(
         "trajectories_per_buffer": 3,
         "seed": 123,
     }
-    assert "9,331 steps in 16 episodes of 3 buffers or shards" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "9,331 steps in 16 episodes of buffers 46-47, 49\n" in printed
+    assert f"of the run's 50 buffers, 0-44 are not in {path}\n" in printed
+    assert "never occurs" not in printed
+    (tmp_path / "pong").mkdir()
+    (tmp_path / "pong" / "Seaquest").symlink_to(path / "Breakout")
+    options = f"--source dopamine --path {tmp_path / 'pong'} --game Seaquest --selection even --num-steps 1"
+    assert call(monkeypatch, "build_dataset.py", *options.split(), "--out", tmp_path / "seaquest") == 0
+    assert "DOWNLEFTFIRE never occurs; is this Seaquest?" in capsys.readouterr().out
 
 
 def test_what_download_replay_fetches_is_built_from(
@@ -166,6 +174,24 @@ def test_what_download_replay_fetches_is_built_from(
     command[-1] = str(tmp_path / "store")  # instead of data/breakout
     assert call(monkeypatch, *command) == 0
     assert indices_in_truth(TrajectoryStore.open(tmp_path / "store")) == [0, 1, 2, 6]
+
+
+def test_a_download_that_finds_the_disk_full_says_so(tmp_path: Path) -> None:
+    with serving(DATA / "rl_unplugged") as server:
+        command = [
+            sys.executable,
+            str(SCRIPTS / "download_replay.py"),
+            "--out",
+            str(tmp_path),
+            "--base-url",
+            server.url,
+        ]
+        result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit_file_size)
+    last = result.stderr.splitlines()[-1]
+    assert result.returncode == 1
+    assert last.startswith(f"error: {tmp_path}/Breakout/run_1-0000")
+    assert "File too large" in last
+    assert all(file.name.endswith(".partial") for file in (tmp_path / "Breakout").iterdir())  # to go on from
 
 
 def test_behaviour_cloning_is_evaluated_once(
@@ -196,7 +222,7 @@ def test_behaviour_cloning_is_evaluated_once(
         ("collect_replay.py --num-steps 99999999999 --out {tmp}/new", "{tmp}/new needs 705600.0 GB, but"),
         ("collect_replay.py --sticky-actions 2 --out {tmp}/new", "sticky_actions is a probability"),
         ("collect_replay.py --out {store}", "exists already"),
-        ("collect_replay.py --out {store}/metadata.json/x", "metadata.json"),
+        ("collect_replay.py --out {store}/metadata.json/x", "since {store}/metadata.json is a file"),
         ("build_dataset.py --source dopamine --path {tmp}/nowhere --out {tmp}/new", "no directory {tmp}/nowhere"),
         (
             "build_dataset.py --source dopamine --path {log} --game Pong --out {tmp}/new",
@@ -207,7 +233,10 @@ def test_behaviour_cloning_is_evaluated_once(
             "build_dataset.py --source dopamine --path {log} --run 2 --out {tmp}/new",
             "no 2 in {log}/Breakout; it holds 1",
         ),
-        ("build_dataset.py --source rl_unplugged --path {log} --out {tmp}/new", "has no run 1; it holds no shard"),
+        (
+            "build_dataset.py --source rl_unplugged --path {log} --out {tmp}/new",
+            "it holds a Dopamine log (--source dop",
+        ),
         ("build_dataset.py --source dopamine --path {log} --out {store}", "{store} exists already"),
         ("build_dataset.py --source dopamine --path {log} --out {tmp}/new", "of 500,000 steps in the buffers"),
         (
@@ -220,7 +249,7 @@ def test_behaviour_cloning_is_evaluated_once(
             "--seed means noth",
         ),
         ("download_replay.py --game Breakot --out {tmp}/new", "unknown game 'Breakot'"),
-        ("download_replay.py --num-steps 0 --out {tmp}/new", "--num-steps 0 and"),
+        ("download_replay.py --num-steps 0 --out {tmp}/new", "num_steps must be at least 1, not 0"),
         (
             "download_replay.py --base-url http://127.0.0.1:9/x --out {tmp}/new",
             "http://127.0.0.1:9/x/Breakout/run_1-00000",

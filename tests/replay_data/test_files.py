@@ -1,0 +1,53 @@
+"""Directories that are there whole or not at all, and what killed processes leave of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from replay_data.files import naming, whole_directory
+
+CHILD = """
+import pathlib, sys, time
+from replay_data.files import whole_directory
+with whole_directory(pathlib.Path(sys.argv[1])) as partial:
+    (partial / "half").write_text("written")
+    time.sleep(60)
+"""
+
+
+def start_child(path: Path) -> subprocess.Popen[bytes]:
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)])
+    while not list(path.parent.glob(f".{path.name}.partial-{child.pid}/half")):
+        assert child.poll() is None
+        time.sleep(0.01)
+    return child
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    killed, living = start_child(tmp_path / "out"), start_child(tmp_path / "out")
+    try:
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        (tmp_path / ".other.partial-1").mkdir()  # of another output
+        with whole_directory(tmp_path / "out") as partial:
+            (partial / "file").write_text("whole")
+            left = {entry.name for entry in tmp_path.iterdir()}
+            assert left == {f".out.partial-{living.pid}", f".out.partial-{os.getpid()}", ".other.partial-1"}
+        assert (tmp_path / "out" / "file").read_text() == "whole"
+    finally:
+        living.kill()
+        living.wait()
+
+
+def test_errors_carry_the_name_that_a_person_gave(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="mine"), naming(Path("mine"), tmp_path):
+        (tmp_path / "hidden").read_text()
+    with pytest.raises(FileNotFoundError, match="input"), naming(Path("mine"), tmp_path):
+        Path("input").read_text()
