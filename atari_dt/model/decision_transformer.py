@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atari_dt.config import ModelConfig
+from atari_dt.config import Conditioning, ModelConfig
+from atari_dt.model.original_checkpoint import read_original_checkpoint
 from atari_dt.model.state_encoder import StateEncoder
 from atari_dt.model.transformer import Transformer, init_weights
 from replay_data import InputError, TrajectoryStore
@@ -249,6 +250,26 @@ class DecisionTransformer(nn.Module):
         except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"the checkpoint {path} is damaged or not of this project ({reason})") from error
+        return model.eval()
+
+    @classmethod
+    def from_original_checkpoint(
+        cls, path: str | os.PathLike[str], num_heads: int = 8, conditioning: Conditioning = "return"
+    ) -> DecisionTransformer:
+        """Read a state dict of the original code (see `read_original_checkpoint`); it computes what that computes.
+
+        The model is on the CPU and in evaluation mode; what it was trained on is not known.
+
+        Raises:
+            InputError: if the file is damaged, or holds something else, or its sizes do not fit each other.
+        """
+        config, num_actions, max_timestep, weights = read_original_checkpoint(path, num_heads, conditioning)
+        model = cls(config, num_actions, max_timestep)
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(f"the shapes in {path} do not fit each other ({reason})") from error
         return model.eval()
 
 

@@ -36,40 +36,9 @@ def inputs(batch: int = 2, steps: int = K) -> tuple[Tensor, Tensor, Tensor, Tens
 
 
 def original_model() -> tuple[DecisionTransformer, dict[str, np.ndarray]]:
-    """The original network's weights (kzl/decision-transformer), renamed, and what it computed with them."""
-    theirs = torch.load(DATA / "original_model" / "dt_small.pth", weights_only=True)
-    record = dict(np.load(DATA / "original_model" / "dt_small_io.npz"))
-    model = DecisionTransformer(
-        ModelConfig(context_length=10, num_layers=2, num_heads=8, embed_dim=32), num_actions=4, max_timestep=500
-    )
-    ours = {
-        "position_embedding": theirs["pos_emb"][0],
-        "timestep_embedding": theirs["global_pos_emb"][0],
-        "action_embedding.weight": theirs["action_embeddings.0.weight"],
-        "return_embedding.weight": theirs["ret_emb.0.weight"],
-        "return_embedding.bias": theirs["ret_emb.0.bias"],
-        "transformer.norm.weight": theirs["ln_f.weight"],
-        "transformer.norm.bias": theirs["ln_f.bias"],
-        "head.weight": theirs["head.weight"],
-    }
-    for kind in ("weight", "bias"):
-        for name, index in {"conv1": 0, "conv2": 2, "conv3": 4, "linear": 7}.items():
-            ours[f"state_encoder.{name}.{kind}"] = theirs[f"state_encoder.{index}.{kind}"]
-        for layer in range(2):
-            block, their_block = f"transformer.blocks.{layer}", f"blocks.{layer}"
-            ours[f"{block}.attention.qkv.{kind}"] = torch.cat(
-                [theirs[f"{their_block}.attn.{name}.{kind}"] for name in ("query", "key", "value")]
-            )
-            for name, their_name in {
-                "attention.projection": "attn.proj",
-                "attention_norm": "ln1",
-                "mlp_norm": "ln2",
-                "expand": "mlp.0",
-                "contract": "mlp.2",
-            }.items():
-                ours[f"{block}.{name}.{kind}"] = theirs[f"{their_block}.{their_name}.{kind}"]
-    model.load_state_dict(ours)
-    return model.eval(), record
+    """The original network (kzl/decision-transformer), and what it computed itself."""
+    model = DecisionTransformer.from_original_checkpoint(DATA / "original_model" / "dt_small.pth")
+    return model, dict(np.load(DATA / "original_model" / "dt_small_io.npz"))
 
 
 def test_loss_and_logits_are_those_of_the_original_network() -> None:
