@@ -9,6 +9,7 @@ from typing import Literal
 from replay_data import InputError
 
 Conditioning = Literal["return", "none"]
+TimestepEncoding = Literal["window_start", "per_step"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class ModelConfig:
     """Probability of dropout on embeddings, attention weights and residual branches."""
     conditioning: Conditioning = "return"
     """`return`: a Decision Transformer; `none`: behaviour cloning, the same model without return tokens."""
+    timestep_encoding: TimestepEncoding = "window_start"
+    """What is added to a token beside its position in the context: the embedding of the context's first timestep, as in
+    the original code, or of its own step's (`per_step`), as the paper describes it."""
 
     def __post_init__(self) -> None:
         for name in ("context_length", "num_layers", "num_heads", "embed_dim"):
@@ -38,6 +42,10 @@ class ModelConfig:
         _check(0 <= self.dropout < 1, f"dropout is a probability below 1, not {self.dropout}")
         _check(
             self.conditioning in ("return", "none"), f"conditioning is 'return' or 'none', not {self.conditioning!r}"
+        )
+        _check(
+            self.timestep_encoding in ("window_start", "per_step"),
+            f"timestep_encoding is 'window_start' or 'per_step', not {self.timestep_encoding!r}",
         )
 
 

@@ -1,7 +1,6 @@
 """Measure what it costs to make a store from a replay log, beside the original code's loader on the same log."""
 
 import gzip
-import os
 import subprocess
 import sys
 import tempfile
@@ -50,6 +49,15 @@ for episode in buffer.episodes():
 seconds = time.perf_counter() - start
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 print(f"read        {found:,} steps of one buffer in {seconds:.2f} s, {peak / 1024:.0f} MB at most")
+"""
+
+# A process of its own, since a child's peak counts what its parent held when it was forked.
+MEASURE = """
+import resource, subprocess, sys, time
+start = time.perf_counter()
+status = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+sys.exit(status)
 """
 
 
@@ -134,15 +142,10 @@ def speed(open_file: Callable[[Path], Any], path: Path) -> float:
 
 def measure(name: str, command: list[str]) -> tuple[float, float]:
     """Run a command; print and return its wall seconds and its peak resident memory in bytes."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds, peak = time.perf_counter() - start, usage.ru_maxrss * 1024
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise InputError(f"{name} ended with status {process.returncode}: {errors.decode(errors='replace')[-600:]}")
+    result = subprocess.run([sys.executable, "-c", MEASURE, *command], capture_output=True, text=True)
+    if result.returncode:
+        raise InputError(f"{name} ended with status {result.returncode}: {result.stderr[-600:]}")
+    seconds, peak = map(float, result.stdout.split()[-2:])
     print(f"{name:11s} {seconds:.1f} s, {peak / 1e9:.2f} GB at most")
     return seconds, peak
 

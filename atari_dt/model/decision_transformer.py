@@ -140,7 +140,7 @@ class DecisionTransformer(nn.Module):
             states: uint8 ``[B, K, 4, 84, 84]``, oldest frame first.
             actions: int64 ``[B, K]``, or ``[B, K - 1]`` when the last one is still to be chosen.
             returns_to_go: float ``[B, K]``, in the dataset's reward units; not read by behaviour cloning.
-            timesteps: int64 ``[B, K]``; the first one of each context is embedded, for all its tokens.
+            timesteps: int64 ``[B, K]``; ``config.timestep_encoding`` says which are embedded.
             attention_mask: bool ``[B, K]``, true where there is a step; all by default.
             targets: int64 ``[B, K]``, the actions to be predicted.
             output_attentions: whether to return the attention weights (slower).
@@ -186,8 +186,12 @@ class DecisionTransformer(nn.Module):
         tokens = rearrange([kind.to(dtype) for kind in kinds], "n b k d -> b (k n) d")
         tokens = tokens[:, : len(kinds) * steps - (steps - actions.shape[1])]
 
-        start = timesteps[:, :1].clamp(max=self.max_timestep)
-        positions = self.position_embedding[: tokens.shape[1]] + self.timestep_embedding[start]
+        if self.config.timestep_encoding == "window_start":
+            timesteps = timesteps[:, :1]
+        else:
+            timesteps = timesteps.repeat_interleave(len(kinds), dim=1)[:, : tokens.shape[1]]
+        timesteps = timesteps.clamp(max=self.max_timestep)
+        positions = self.position_embedding[: tokens.shape[1]] + self.timestep_embedding[timesteps]
         x, hidden_states, attentions = self.transformer(self.embedding_dropout(tokens + positions), output_attentions)
         action_logits = self.head(x[:, len(kinds) - 2 :: len(kinds)]).float()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +27,16 @@ _NAMES = {
         for kind in ("weight", "bias")
     },
 }
+_DAMAGE = (  # what torch.load and a look at the wrong object raise
+    AttributeError,
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
 _BLOCK_NAMES = {
     "attention.projection": "attn.proj",
     "attention_norm": "ln1",
@@ -54,7 +66,11 @@ def read_original_checkpoint(
         InputError: if the file is damaged, or holds something else, or its sizes do not fit each other.
     """
     try:
-        theirs: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"no checkpoint at {path}") from None
+    try:
+        theirs: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         theirs = {name.removeprefix("module."): tensor for name, tensor in theirs.items()}
         _, positions, dim = theirs["pos_emb"].shape
         num_layers = sum(name.endswith(".ln1.weight") for name in theirs)
@@ -68,9 +84,7 @@ def read_original_checkpoint(
                     weights[f"transformer.blocks.{layer}.{name}.{kind}"] = theirs[f"blocks.{layer}.{their_name}.{kind}"]
         if positions % 3 != 1:
             raise ValueError(f"{positions} positions are not 3K + 1")
-    except FileNotFoundError:
-        raise InputError(f"no checkpoint at {path}") from None
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _DAMAGE as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path} is damaged, or holds no state dict of the original network ({type(error).__name__}: {reason})"

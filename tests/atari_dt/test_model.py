@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from atari_dt.config import ModelConfig
+from atari_dt.config import Conditioning, ModelConfig, TimestepEncoding
 from atari_dt.model import DecisionTransformer, latest_checkpoint
 from atari_dt.model.state_encoder import StateEncoder
 from atari_dt.model.transformer import CausalSelfAttention
@@ -55,6 +56,66 @@ def test_loss_and_logits_are_those_of_the_original_network() -> None:
     assert output.loss.item() == pytest.approx(float(record["loss"]), abs=1e-5)
     assert np.abs(acting.action_logits.numpy() - record["acting_logits"]).max() < 1e-5
     assert np.abs(first.action_logits.numpy() - record["first_step_logits"]).max() < 1e-5
+
+
+def test_the_originals_two_kinds_of_model_are_read_as_what_they_are(tmp_path: Path) -> None:
+    """Its behaviour cloning has the parameters of the return embedding too, and never reads them."""
+    path = DATA / "original_model" / "dt_small.pth"
+    naive = DecisionTransformer.from_original_checkpoint(path, conditioning="none")
+    states, actions, returns, timesteps = inputs()
+    args = states, actions.clamp(max=3), returns, timesteps
+    assert torch.equal(naive(*args).action_logits, naive(args[0], args[1], None, args[3]).action_logits)
+    parallel = {f"module.{name}": tensor for name, tensor in torch.load(path, weights_only=True).items()}
+    torch.save(parallel, tmp_path / "parallel.pth")
+    model = DecisionTransformer.from_original_checkpoint(tmp_path / "parallel.pth")
+    assert torch.equal(model(*args).action_logits, original_model()[0](*args).action_logits)
+    assert (model.config.context_length, model.num_actions, model.max_timestep) == (10, 4, 500)
+
+
+def test_files_that_are_no_original_checkpoint_are_refused(tmp_path: Path) -> None:
+    path, read = tmp_path / "model.pth", DecisionTransformer.from_original_checkpoint
+    with pytest.raises(InputError, match="no checkpoint at"):
+        read(path)
+    original = DATA / "original_model" / "dt_small.pth"
+    theirs = torch.load(original, weights_only=True)
+    with pytest.raises(InputError, match=r"embed_dim \(32\) must be a multiple of num_heads \(5\)"):
+        read(original, num_heads=5)
+    for spoiled in (
+        {name: tensor for name, tensor in theirs.items() if name != "ln_f.bias"},
+        {**theirs, "pos_emb": theirs["pos_emb"][:, :-1]},
+        [1, 2, 3],
+        Path("a class that weights_only refuses"),
+    ):
+        torch.save(spoiled, path)
+        with pytest.raises(InputError, match="is damaged, or holds no state dict of the original network"):
+            read(path)
+    torch.save({**theirs, "head.weight": theirs["head.weight"][:3]}, path)
+    with pytest.raises(InputError, match=r"the shapes in .*model\.pth do not fit each other"):
+        read(path)
+    for content in (original.read_bytes()[:5000], b"", b"PK text"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="is damaged, or holds no state dict"):
+            read(path)
+
+
+@pytest.mark.parametrize("conditioning", ["return", "none"])
+def test_timesteps_are_embedded_as_the_config_says(conditioning: Conditioning) -> None:
+    """Per step: a later timestep changes its own step's logits and those after; else only the first one counts."""
+    states, actions, returns, timesteps = inputs()
+    later = timesteps.clone()
+    later[:, 2] += 1
+    for encoding in get_args(TimestepEncoding):
+        config = ModelConfig(**SMALL, conditioning=conditioning, timestep_encoding=encoding)
+        model = DecisionTransformer(config, ACTIONS, max_timestep=50).eval()
+        nn.init.normal_(model.timestep_embedding, std=0.1)
+        before, after = (model(states, actions, returns, times).action_logits for times in (timesteps, later))
+        assert torch.equal(before[:, :2], after[:, :2])
+        assert torch.equal(before, after) == (encoding == "window_start")
+        assert torch.equal(before[:, 2], after[:, 2]) == (encoding == "window_start")
+        same = model(states, actions, returns, timesteps[:, :1].expand(-1, K)).action_logits
+        assert torch.equal(same, before) == (encoding == "window_start")
+        acting = model(states, actions[:, :-1], returns, timesteps).action_logits
+        assert torch.allclose(acting, before, atol=1e-6)
 
 
 @pytest.mark.parametrize("conditioning", ["return", "none"])
@@ -182,6 +243,7 @@ def test_states_that_share_frames_are_encoded_like_copies(steps: int) -> None:
         ({"embed_dim": 100}, "multiple of num_heads"),
         ({"dropout": 1.0}, "dropout"),
         ({"conditioning": "reward"}, "conditioning"),
+        ({"timestep_encoding": "rotary"}, "timestep_encoding"),
     ],
 )
 def test_impossible_configs_are_refused(changes: dict[str, object], message: str) -> None:
