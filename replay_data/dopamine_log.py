@@ -48,6 +48,7 @@ MAX_EPISODE_ROWS = 108_000  # frames after which ALE ends an episode, at one row
 CHECKED_ROWS = 20_000  # a file of so few rows (141 MB) is always read to its end, where its checksum is
 
 _CHUNK = 1024  # rows read at once, 7 MB of frames
+_COLUMN_CHUNK = 1 << 20  # rows of another file; a header that promises more than there is costs no memory
 _ELEMENTS: dict[str, tuple[npt.DTypeLike, tuple[int, ...]]] = {
     "observation": (np.uint8, FRAME_SHAPE),
     "action": (np.int32, ()),
@@ -140,14 +141,17 @@ class LogBuffer:
     def _begins(self) -> bool | None:
         """Whether row 0 is the first of an episode's padding; None if only the frames can tell.
 
-        Only where a time limit cut an episode just before row 0, or the buffer before is not there.
+        They must where a time limit may have cut an episode just before row 0.
         """
         if self.fresh == self._add_count or (self._add_count is None and self.number == 0):
             return True  # nothing was played before
+        if self.fresh < self.rows:  # there is a link row
+            if self.rows - 1 in self.terminal_rows(self.rows):
+                return True
+            if self.preceding is None and not (self._column("action")[-1] or self._column("reward")[-1]):
+                return False  # the link row may be padding already
         if self.preceding is None:
             return None
-        if self.rows - 1 in self.terminal_rows(self.rows):  # the link row ended an episode
-            return True
         before = self.preceding.terminal_rows(self.preceding.fresh)
         if len(before) and before[-1] >= self.preceding.fresh - PADDING:  # its padding, or more, came before row 0
             return False
@@ -228,9 +232,9 @@ class LogBuffer:
 
     def _column(self, element: str) -> npt.NDArray[Any]:
         with _ArrayStream(self._directory, element, self.number) as stream:
-            column = stream.read(stream.rows)
+            chunks = [stream.read(min(_COLUMN_CHUNK, stream.rows - at)) for at in range(0, stream.rows, _COLUMN_CHUNK)]
             stream.finish()
-        return column
+        return np.concatenate(chunks)
 
     def stacked_frames(
         self, start: int, ends: Sequence[int]

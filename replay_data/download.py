@@ -22,6 +22,7 @@ from typing import Any
 
 import requests
 from tqdm import tqdm
+from urllib3.exceptions import HTTPError
 
 from replay_data.errors import InputError, ReplayFormatError
 from replay_data.files import locked, naming, sync
@@ -32,7 +33,7 @@ BASE_URL = "https://storage.googleapis.com/rl_unplugged/atari_episodes_ordered"
 
 _SHARDS = (50, 49)  # of a run; 49 of Carnival, Gravitar and StarGunner
 _SHARDS_OF_MIRRORS = range(1, 101)  # tried where the address is not the public one
-_BLOCK = 1 << 12  # bytes written at once; what breaks off within them is fetched again
+_BLOCK = 1 << 16  # bytes written at once, at most
 _FIRST_RANGE = 1 << 16  # bytes asked for at first; then an eighth of what is there, so at most that much in vain
 _PATIENCE, _PATIENCE_AT_FIRST = 10, 5  # failures in a row; before the first answer
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.1, 30.0  # seconds; twice as long after each failure
@@ -291,7 +292,7 @@ class _Client:
                 failure, pause = str(busy), busy.pause
             except (requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
                 raise self._unreachable(name, _reason(error)) from error
-            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            except (requests.ConnectionError, requests.Timeout, HTTPError) as error:
                 failure = _reason(error)
             except (requests.RequestException, ValueError) as error:
                 raise self._unreachable(name, _reason(error)) from error
@@ -337,7 +338,7 @@ class _Client:
                 raise InputError(
                     f"{url} is not served in byte ranges, which this download needs; copy the file by hand"
                 )
-            for block in response.iter_content(_BLOCK):
+            while block := response.raw.read1(_BLOCK):  # as it comes: what breaks off is not fetched twice
                 if self.stopped.is_set():
                     raise InputError("the download was stopped")
                 with self._lock:

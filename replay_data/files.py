@@ -8,6 +8,7 @@ import glob
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,13 +26,13 @@ def whole_directory(path: Path) -> Iterator[Path]:
         InputError: if ``path`` came into being meanwhile.
         OSError: if something cannot be written; it names ``path``.
     """
-    partial = path.parent / f".{path.name}.partial-{os.getpid()}"
-    with naming(path, partial), contextlib.ExitStack() as stack:
+    prefix = f".{path.name}.partial-"
+    with naming(path, path.parent / prefix), contextlib.ExitStack() as stack:
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)  # of a killed process that had the same number
-        for left in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
+        for left in path.parent.glob(f"{glob.escape(prefix)}*"):
             with contextlib.suppress(OSError), locked(left):  # held by its process as long as that lives
                 shutil.rmtree(left)
+        partial = path.parent / f"{prefix}{uuid.uuid4().hex[:8]}"
         partial.mkdir()
         stack.callback(shutil.rmtree, partial, ignore_errors=True)
         with contextlib.suppress(OSError):  # a file system without locks; there nobody removes it either

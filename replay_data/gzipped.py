@@ -30,10 +30,17 @@ def create_gzip(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def damage_explained(describe: Callable[[str], ReplayFormatError]) -> Iterator[None]:
-    """Turn what damaged files raise (EOFError, ValueError, gzip's own) into what ``describe`` makes of the reason."""
+    """Turn what damaged files raise (EOFError, ValueError, gzip's own) into what ``describe`` makes of the reason.
+
+    So too an error of the disk that names no file.
+    """
     try:
         yield
     except EOFError as error:
         raise describe("the file is cut off") from error
     except _DAMAGE as error:
         raise describe(str(error)) from error
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise describe(error.strerror or "it cannot be read") from error

@@ -141,6 +141,8 @@ class Shard:
 
         Rows are counted as in a replay log, where each episode has three more.
         """
+        if self.exhausted:
+            return
         records: list[EpisodeRecord] = []
         first = self._index
         while episodes:

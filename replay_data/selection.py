@@ -171,7 +171,8 @@ def build_store(
             # What is read whole costs nothing more to check.
             everything = verify or selection.kind in ("top", "all")
             with ThreadPoolExecutor(num_workers) as pool:
-                writer.source["verified"] = all(pool.map(lambda number: parts[number].check(everything), counts))
+                checked = list(pool.map(lambda number: parts[number].check(everything), counts))
+            writer.source["verified"] = all(checked)
             writer.source["episodes_per_part"] = {str(number): counts[number] for number in sorted(counts)}
     except KeyboardInterrupt:
         raise KeyboardInterrupt("nothing was kept") from None
@@ -364,8 +365,9 @@ def _write_original(
     """Append what the original code's create_dataset returns; return how many episodes came from each buffer."""
     plan = _plan_original(parts, numbers, selection)
     counts: Counter[int] = Counter()
-    jobs = (Job(number, partial(parts[number].stacked_frames, start, ends)) for number, start, ends in plan.visits)
-    episodes = [number for number, _, ends in plan.visits for _ in ends]
+    jobs = (Job(number, partial(parts[number].stacked_frames, start, stops)) for number, start, stops in plan.visits)
+    episodes = [number for number, _, stops in plan.visits for _ in stops]
+    ends: list[int] = []
     with closing(in_order(jobs, num_workers)) as found:
         for number, (frames, actions, rewards) in zip(episodes, found, strict=True):
             steps = slice(writer.steps, writer.steps + len(actions))
@@ -378,8 +380,9 @@ def _write_original(
                 returns_to_go=plan.returns_to_go[steps],
             )
             counts[number] += 1
+            ends.append(writer.steps)
             bar.update(len(actions))
-    if (np.diff(plan.done_idxs) <= 0).any():
+    if not np.array_equal(plan.done_idxs, ends):
         writer.source["original_done_idxs"] = plan.done_idxs.tolist()
     return counts
 

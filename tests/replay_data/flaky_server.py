@@ -17,7 +17,8 @@ class Server:
 
     Attributes:
         url: where it listens.
-        misbehave: from the number of the request to ``"drop"`` (half of the body), a status, or None.
+        misbehave: from the number of the request to ``"drop"`` (after half of the body), ``"trickle"`` (after 3,000
+            bytes of it), a status, or None.
         bytes_sent: of bodies.
         requests: path and Range header of each.
     """
@@ -64,14 +65,15 @@ def serving(root: Path, misbehave: Callable[[int], str | int | None] = lambda nu
             self.end_headers()
             with file.open("rb") as content:
                 content.seek(start)
-                body = content.read((stop - start) // (2 if how == "drop" else 1))
+                size = {"drop": (stop - start) // 2, "trickle": 3000}.get(str(how), stop - start)
+                body = content.read(min(size, stop - start))
             try:
                 self.wfile.write(body)
             except OSError:  # the client has gone
                 self.close_connection = True
             with lock:
                 server.bytes_sent += len(body)
-            if how == "drop":
+            if how is not None:
                 self.close_connection = True
 
         def log_message(self, format: str, *args: object) -> None:

@@ -112,6 +112,15 @@ def test_what_is_written_is_a_circular_memory_and_reads_back(
     assert [len(episode) for episode in found] == [len(episode) for episode in whole]
     assert all(same(episode, played) for episode, played in zip(found, whole, strict=True))
 
+    numbers = list(DopamineLog(path, "Breakout", 1, 4).parts)
+    if len(numbers) > 1:  # without one of the buffers: fewer episodes, none of them cut or twice
+        removed = tmp_path_factory.mktemp("removed")
+        shutil.copytree(path / "Breakout", removed / "Breakout")
+        for file in (removed / "Breakout" / "1" / "replay_logs").glob(f"*.{rng.choice(numbers)}.gz"):
+            file.unlink()
+        rest = iter(whole)
+        assert all(any(same(episode, played) for played in rest) for episode in read(removed))
+
     saved = list(circular_memory(episodes, rows))
     added = int(saved[-1]["add_count"])
     saved = saved[: -1 if added % rows == rows - 1 else None]

@@ -88,6 +88,7 @@ def test_dropped_connections_and_busy_answers_change_nothing(
         (
             lambda number: "drop" if number % 3 == 2 else 503 if number % 7 == 3 else None,
             lambda number: 429 if number % 2 else None,
+            lambda number: "trickle",
         )
     ):
         with serving(mirror, misbehave) as server:

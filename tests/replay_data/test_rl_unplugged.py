@@ -66,6 +66,8 @@ def test_a_visit_passes_ends_of_games_and_stops_at_row_100_000(tmp_path: Path, m
     assert [len(list(shard.visit(3))) for _ in range(2)] == [4, 3]
     assert not list(shard.visit(3))
     assert shard.exhausted
+    shard._records = iter([b"damage that nobody can reach any more"])
+    assert not list(shard.visit(1))
     shard.close()
     monkeypatch.setattr(module, "CAPACITY", 70)
     assert [len(list(shard.visit(3))) for _ in range(2)] == [4, 0]
