@@ -81,9 +81,11 @@ class TrainingConfig:
     """Updates between two lines of metrics."""
     checkpoint_every: int = 1000
     """Updates between two checkpoints; the last update always leaves one."""
+    keep_checkpoints: int = 3
+    """The last so many checkpoints are kept."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "warmup_tokens", "log_every", "checkpoint_every"):
+        for name in ("epochs", "batch_size", "warmup_tokens", "log_every", "checkpoint_every", "keep_checkpoints"):
             _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("max_updates", "final_tokens"):
             value = getattr(self, name)

@@ -217,6 +217,11 @@ class DecisionTransformer(nn.Module):
             InputError: if it exists.
             OSError: if it cannot be written.
         """
+        with whole_directory(Path(path)) as directory:
+            self.write_files(directory)
+
+    def write_files(self, directory: Path) -> None:
+        """Write the files of a checkpoint to a directory that is there."""
         config = {
             "format_version": CHECKPOINT_FORMAT,
             "model": dataclasses.asdict(self.config),
@@ -225,9 +230,8 @@ class DecisionTransformer(nn.Module):
             "dataset": dataclasses.asdict(self.dataset) if self.dataset else None,
         }
         weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        with whole_directory(Path(path)) as directory:
-            (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-            (directory / "model.safetensors").write_bytes(save(weights))
+        (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (directory / "model.safetensors").write_bytes(save(weights))
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str]) -> DecisionTransformer:

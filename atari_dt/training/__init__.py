@@ -1,6 +1,6 @@
 """From contexts to a trained model."""
 
-from atari_dt.training.batches import ContextBatch, ContextLoader
-from atari_dt.training.trainer import train
+from atari_dt.training.batches import ContextBatch, ContextLoader, ContextOrder
+from atari_dt.training.trainer import TrainingStopped, train
 
-__all__ = ["ContextBatch", "ContextLoader", "train"]
+__all__ = ["ContextBatch", "ContextLoader", "ContextOrder", "TrainingStopped", "train"]

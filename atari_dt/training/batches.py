@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,46 @@ class ContextBatch:
     returns_to_go: Tensor
     timesteps: Tensor
     attention_mask: Tensor
+
+
+class ContextOrder:
+    """Endless batches of window starts: every step of the dataset once an epoch, in random order.
+
+    An epoch's last batch may be smaller. The order depends on the seed alone.
+
+    Args:
+        num_steps: of the dataset.
+        batch_size: window starts in a batch.
+        seed: of the order.
+    """
+
+    def __init__(self, num_steps: int, batch_size: int, seed: int):
+        self._num_steps, self._batch_size = num_steps, batch_size
+        self._rng = np.random.default_rng(seed)
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        self._epoch_state = self._rng.bit_generator.state  # which the epoch's order can be drawn from again
+        self._permutation = self._rng.permutation(self._num_steps)
+        self._position = 0
+
+    def next(self) -> npt.NDArray[np.int64]:
+        """The next batch, int64 ``[B]``."""
+        if self._position >= self._num_steps:
+            self._begin_epoch()
+        batch = self._permutation[self._position : self._position + self._batch_size]
+        self._position += len(batch)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the order."""
+        return {"generator": json.dumps(self._epoch_state), "position": self._position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to the place that `state_dict` told."""
+        self._rng.bit_generator.state = json.loads(state["generator"])
+        self._begin_epoch()
+        self._position = int(state["position"])
 
 
 class ContextLoader:

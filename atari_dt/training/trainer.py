@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import shutil
 import signal
 import threading
@@ -23,10 +24,23 @@ from tqdm import tqdm
 
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.model import DatasetInfo, DecisionTransformer
-from atari_dt.training.batches import ContextLoader
+from atari_dt.training.batches import ContextLoader, ContextOrder
+from atari_dt.training.checkpoint import load_checkpoint, save_checkpoint
 from atari_dt.training.optimizer import learning_rate_multiplier, make_optimizer
 from replay_data import InputError, TrajectoryStore
 from replay_data.files import write_whole
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended a training run, after the update under way and with a checkpoint.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.number = number
 
 
 def train(
@@ -34,37 +48,38 @@ def train(
     out: Path,
     model_config: ModelConfig,
     config: TrainingConfig,
+    resume: bool = False,
     show_progress: bool = True,
 ) -> DecisionTransformer:
     """Train a model on a store.
 
     Writes to ``out``: ``config.json`` (both configs and the store's digest), ``metrics.jsonl`` (a line every
     ``log_every`` updates: means of ``loss``, ``action_accuracy`` and ``grad_norm`` since the last line,
-    ``learning_rate``, ``contexts_per_s``), the same for TensorBoard, and ``checkpoints/update-…``.
-
-    Ctrl-C or SIGTERM ends it after the update under way, with a checkpoint, as a KeyboardInterrupt.
+    ``learning_rate``, ``contexts_per_s``), the same for TensorBoard, and ``checkpoints/update-…``, the last
+    ``keep_checkpoints`` of them.
 
     Args:
         store: the data.
         out: directory of the run, to be created.
         model_config: the network.
         config: how it is trained.
+        resume: go on from the last checkpoint in ``out``, if there is one; on the same device the weights become, bit
+            for bit, those of a run that never stopped.
         show_progress: a progress bar in updates/s on standard error.
 
     Returns:
         The trained model, in evaluation mode, on the device it was trained on.
 
     Raises:
-        InputError: if ``out`` exists, the frames are damaged, the batch is larger than the dataset, or the device is
-            not there.
+        InputError: if ``out`` exists (or, to be resumed, is a run of another config or data), the frames are damaged,
+            the batch is larger than the dataset, or the device is not there.
         FloatingPointError: if the loss, its gradient or the weights are no longer finite; checkpoints never have such
             weights.
         OSError: if something cannot be written.
+        TrainingStopped: on Ctrl-C or SIGTERM, after the update under way and with a checkpoint.
 
     A run that fails before its first checkpoint leaves nothing.
     """
-    if out.exists():
-        raise InputError(f"{out} exists already; choose another directory or delete it first")
     if config.batch_size > len(store):
         raise InputError(
             f"a batch of {config.batch_size} contexts is larger than the dataset of {len(store)} steps; "
@@ -72,18 +87,6 @@ def train(
         )
     device = find_device(config.device)
     dtype = find_precision(config.precision, device)
-    store.verify()
-
-    torch.manual_seed(config.seed)
-    order = np.random.default_rng(config.seed)
-    model = DecisionTransformer(model_config, store.num_actions, int(store.timesteps.max())).to(device)
-    model.dataset = DatasetInfo.of(store)
-    optimizer = make_optimizer(model, config)
-    loader = ContextLoader(store, model_config.context_length, device)
-    updates = config.epochs * math.ceil(len(store) / config.batch_size)
-    updates = min(updates, config.max_updates or updates)
-    final_tokens = config.final_tokens or 2 * len(store) * 3 * model_config.context_length
-
     description = {
         "data": str(store.path.resolve()),
         "data_digest": store.digest,
@@ -92,17 +95,35 @@ def train(
         "model": dataclasses.asdict(model_config),
         "training": dataclasses.asdict(config),
     }
+    checkpoint = _find_checkpoint(out, description, resume)
+    store.verify()
+
+    torch.manual_seed(config.seed)
+    model = DecisionTransformer(model_config, store.num_actions, int(store.timesteps.max())).to(device)
+    model.dataset = DatasetInfo.of(store)
+    optimizer = make_optimizer(model, config)
+    order = ContextOrder(len(store), config.batch_size, config.seed)
+    loader = ContextLoader(store, model_config.context_length, device)
+    updates = config.epochs * math.ceil(len(store) / config.batch_size)
+    updates = min(updates, config.max_updates or updates)
+    final_tokens = config.final_tokens or 2 * len(store) * 3 * model_config.context_length
     model.train()
     tokens = update = saved = 0
+    if checkpoint is not None:
+        update, tokens = load_checkpoint(checkpoint, model, optimizer, order)
+        saved = update
 
     with (
         _run_directory(out),
         _Interruption() as interruption,
-        _Metrics(out) as metrics,
-        tqdm(total=updates, unit="update", desc="training", mininterval=0.5, disable=not show_progress) as bar,
+        _Metrics(out, update) as metrics,
+        tqdm(
+            total=updates, initial=update, unit="update", desc="training", mininterval=0.5, disable=not show_progress
+        ) as bar,
     ):
         write_whole(out / "config.json", json.dumps(description, indent=2) + "\n")
-        for steps in _batches(len(store), config.batch_size, updates, order):
+        while update < updates:
+            steps = order.next()
             tokens += len(steps) * model_config.context_length
             rate = config.learning_rate * learning_rate_multiplier(tokens, config.warmup_tokens, final_tokens)
             for group in optimizer.param_groups:
@@ -124,25 +145,65 @@ def train(
             update += 1
             bar.update()
             right = (output.action_logits.detach().argmax(-1) == batch.actions) & batch.attention_mask
-            metrics.add(output.loss.detach(), right.sum() / batch.attention_mask.sum(), grad_norm, len(steps))
-            stop = interruption.requested  # read once: what is saved and what is said must agree
-            saving = update % config.checkpoint_every == 0 or update == updates or stop
+            metrics.add(steps, output.loss.detach(), right.sum() / batch.attention_mask.sum(), grad_norm)
+            stop = interruption.number  # read once: what is saved and what is said must agree
+            saving = update % config.checkpoint_every == 0 or update == updates or stop is not None
             if update % config.log_every == 0 or saving:
-                means = metrics.means()
-                finite = all(map(math.isfinite, means.values()))
-                if not finite or (saving and not all(p.isfinite().all() for p in model.parameters())):
+                means, bad = metrics.means()
+                if bad is None and saving and not all(p.isfinite().all() for p in model.parameters()):
+                    bad = f"the weights are no longer finite at update {update}"
+                if bad is not None:
                     raise FloatingPointError(
-                        f"the loss, its gradient or the weights were no longer finite at update {update}; lower the "
-                        f"learning rate ({f'update {saved} is' if saved else 'there is no checkpoint'} left to use)"
+                        f"{bad}; lower the learning rate "
+                        f"({f'update {saved} is' if saved else 'there is no checkpoint'} left to use)"
                     )
                 metrics.write(update, {"tokens": tokens, "learning_rate": rate, **means})
                 bar.set_postfix(loss=f"{means['loss']:.3f}", accuracy=f"{means['action_accuracy']:.3f}")
             if saving:
-                model.save_pretrained(out / "checkpoints" / f"update-{update:08d}")
+                save_checkpoint(out, config.keep_checkpoints, model, optimizer, order, update, tokens)
                 saved = update
-            if stop:
-                raise KeyboardInterrupt(f"the checkpoint of update {update} is in {out} and can be evaluated")
+            if stop is not None and update < updates:
+                raise TrainingStopped(
+                    f"the checkpoint of update {update} is in {out}; it can be evaluated, and --resume goes on from it",
+                    stop,
+                )
     return model.eval()
+
+
+def _find_checkpoint(out: Path, description: dict[str, Any], resume: bool) -> Path | None:
+    """The checkpoint to go on from; None for a run that begins.
+
+    Raises:
+        InputError: if ``out`` is there and not to be resumed, or is no run, or one of another config or other data.
+    """
+    if not os.path.lexists(out):
+        return None
+    if not resume:
+        raise InputError(f"{out} exists already; choose another directory, delete it, or go on from it with --resume")
+    try:
+        there = json.loads((out / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{out} is no run that could be resumed (its config.json cannot be read)") from error
+    other = {**_flat(description), "device": None, "data": None}
+    fields = [
+        f"{name} ({value} there, {other.get(name)} now)"
+        for name, value in _flat(there).items()
+        if name not in ("device", "data") and value != other.get(name)
+    ]
+    if fields:
+        raise InputError(
+            f"{out} was made with other settings: {', '.join(fields)}; resume it with those it was made with"
+        )
+    for left in (out / "checkpoints").glob(".*"):  # of a killed command
+        shutil.rmtree(left)
+    checkpoints = sorted((out / "checkpoints").glob("update-*"))
+    return checkpoints[-1] if checkpoints else None
+
+
+def _flat(description: dict[str, Any]) -> dict[str, Any]:
+    """All fields of a run's description by name, as they are in JSON."""
+    fields = json.loads(json.dumps(description))
+    return {**fields, **fields.pop("model"), **fields.pop("training")}
 
 
 def find_device(name: str) -> torch.device:
@@ -174,26 +235,10 @@ def find_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if name == "bf16" else torch.float32
 
 
-def _batches(
-    num_steps: int, batch_size: int, updates: int, order: np.random.Generator
-) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield batches of window starts, every step once an epoch in random order; an epoch's last may be smaller."""
-    while True:
-        permutation = order.permutation(num_steps)
-        for start in range(0, num_steps, batch_size):
-            if updates == 0:
-                return
-            updates -= 1
-            yield permutation[start : start + batch_size]
-
-
 @contextmanager
 def _run_directory(out: Path) -> Iterator[None]:
     """Make the directory of a run; remove it again if the run fails before its first checkpoint."""
-    try:
-        out.mkdir(parents=True)
-    except FileExistsError:
-        raise InputError(f"{out} exists already; another process made it meanwhile") from None
+    out.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
@@ -206,7 +251,7 @@ class _Interruption:
     """While it is open, the first Ctrl-C or SIGTERM is only noted, so that no update is cut in half."""
 
     def __enter__(self) -> _Interruption:
-        self.requested = False
+        self.number: int | None = None
         self._handlers = {}
         if threading.current_thread() is threading.main_thread():  # elsewhere Python delivers no signals
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -214,23 +259,35 @@ class _Interruption:
         return self
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.number is not None:
             raise KeyboardInterrupt
-        self.requested = True
+        self.number = number
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        if self.requested and kind is None:  # it came after the last update, and is not to be lost
-            raise KeyboardInterrupt
+        if self.number is not None and kind is None:  # it came after the last update, and is not to be lost
+            raise TrainingStopped("the training has just ended, and its last checkpoint can be evaluated", self.number)
 
 
 class _Metrics:
-    """Sums on the device, read once a line, so that no update waits for a number."""
+    """Numbers of each update, kept on the device and read once a line, so that no update waits for a number.
 
-    def __init__(self, out: Path):
-        self._writer = SummaryWriter(out / "tensorboard")
-        self._file = (out / "metrics.jsonl").open("w")
+    Args:
+        out: the run; of the lines that are there, those up to ``update`` are kept.
+        update: that the run goes on from.
+    """
+
+    def __init__(self, out: Path, update: int):
+        path = out / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if update else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["update"] <= update]
+        write_whole(path, "".join(kept))
+        if not update:
+            shutil.rmtree(out / "tensorboard", ignore_errors=True)
+        self._writer = SummaryWriter(out / "tensorboard", purge_step=update + 1 if update else None)
+        self._file = path.open("a")
+        self._update = update
         self._reset()
 
     def __enter__(self) -> _Metrics:
@@ -241,22 +298,34 @@ class _Metrics:
         self._file.close()
 
     def _reset(self) -> None:
-        self._sums: Any = 0
-        self._count = self._contexts = 0
+        self._values: list[torch.Tensor] = []
+        self._batches: list[npt.NDArray[np.int64]] = []
         self._since = time.perf_counter()
 
-    def add(self, loss: torch.Tensor, accuracy: torch.Tensor, grad_norm: torch.Tensor, contexts: int) -> None:
-        """Add an update."""
-        self._sums = self._sums + torch.stack([loss, accuracy, grad_norm])
-        self._count += 1
-        self._contexts += contexts
+    def add(
+        self, steps: npt.NDArray[np.int64], loss: torch.Tensor, accuracy: torch.Tensor, grad_norm: torch.Tensor
+    ) -> None:
+        """Add an update and the steps of its batch."""
+        self._values.append(torch.stack([loss, accuracy, grad_norm]))
+        self._batches.append(steps)
 
-    def means(self) -> dict[str, float]:
-        """Return the means since the last line, and begin a new one."""
-        loss, accuracy, grad_norm = (self._sums / self._count).tolist()
-        speed = self._contexts / (time.perf_counter() - self._since)
+    def means(self) -> tuple[dict[str, float], str | None]:
+        """Return the means since the last line, and what was first not finite, if anything; begin a new line."""
+        values = torch.stack(self._values).double().cpu()
+        finite = values.isfinite().all(dim=1)
+        bad = None
+        if not finite.all():
+            index = int(finite.int().argmin())
+            steps = self._batches[index]
+            bad = (
+                f"the loss or its gradient is no longer finite at update {self._update + index + 1} (its contexts "
+                f"start at the dataset's steps {', '.join(map(str, steps[:8]))}{' …' if len(steps) > 8 else ''})"
+            )
+        loss, accuracy, grad_norm = values.mean(dim=0).tolist()
+        speed = sum(map(len, self._batches)) / (time.perf_counter() - self._since)
+        self._update += len(self._values)
         self._reset()
-        return {"loss": loss, "action_accuracy": accuracy, "grad_norm": grad_norm, "contexts_per_s": speed}
+        return {"loss": loss, "action_accuracy": accuracy, "grad_norm": grad_norm, "contexts_per_s": speed}, bad
 
     def write(self, update: int, values: dict[str, float]) -> None:
         """Write a line."""

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +19,7 @@ from torch import nn
 
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.model import DecisionTransformer, latest_checkpoint
-from atari_dt.training import ContextLoader, train, trainer
+from atari_dt.training import ContextLoader, ContextOrder, train, trainer
 from atari_dt.training.optimizer import learning_rate_multiplier, make_optimizer
 from replay_data import InputError, StoreWriter, TrajectoryStore
 from tests.conftest import write_store
@@ -200,6 +203,100 @@ def test_training_that_cannot_start_writes_nothing(readable_store: TrajectorySto
     out.mkdir()
     with pytest.raises(InputError, match="exists already"):
         train(readable_store, out, SMALL, TrainingConfig(batch_size=8))
+    with pytest.raises(InputError, match="is no run that could be resumed"):
+        train(readable_store, out, SMALL, TrainingConfig(batch_size=8), resume=True)
+
+
+@pytest.mark.parametrize("batch_size", [7, 50, 200])
+def test_the_order_of_contexts_goes_on_from_any_place(batch_size: int) -> None:
+    straight = ContextOrder(50, batch_size, seed=3)
+    expected = [straight.next().tolist() for _ in range(30)]
+    per_epoch = math.ceil(50 / batch_size)
+    for epoch in range(30 // per_epoch):
+        batches = expected[epoch * per_epoch : (epoch + 1) * per_epoch]
+        assert sorted(itertools.chain.from_iterable(batches)) == list(range(50))
+    for place in range(0, 30, 3):
+        order = ContextOrder(50, batch_size, seed=3)
+        for _ in range(place):
+            order.next()
+        state = json.loads(json.dumps(order.state_dict()))
+        again = ContextOrder(50, batch_size, seed=99)
+        again.load_state_dict(state)
+        assert [again.next().tolist() for _ in range(30 - place)] == expected[place:]
+
+
+RESUMED = TrainingConfig(
+    epochs=9, batch_size=16, log_every=4, checkpoint_every=7, keep_checkpoints=2, warmup_tokens=100, device="cpu"
+)
+DROPOUT = ModelConfig(context_length=3, num_layers=1, num_heads=2, embed_dim=16, dropout=0.2)
+
+
+def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(readable_store: TrajectoryStore, tmp_path: Path) -> None:
+    """117 updates straight, and the same killed again and again; dropout and the order of contexts are random."""
+    straight = train(readable_store, tmp_path / "straight", DROPOUT, RESUMED, show_progress=False).state_dict()
+    out = tmp_path / "killed"
+    context = multiprocessing.get_context("spawn")
+    rng = np.random.default_rng(0)
+    kills = 0
+    for _ in range(40):
+        child = context.Process(target=_train_in_child, args=(readable_store.path, out))
+        child.start()
+        before = latest_update(out)
+        while child.is_alive() and latest_update(out) == before:
+            time.sleep(0.01)
+        time.sleep(float(rng.uniform(0, 0.1)))
+        child.kill()
+        child.join()
+        if child.exitcode == 0:
+            break
+        kills += 1
+    assert kills >= 4
+    model = train(readable_store, out, DROPOUT, RESUMED, resume=True, show_progress=False)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, straight[name]), name
+    lines, expected = (
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (out, tmp_path / "straight")
+    )
+    for line in lines + expected:
+        del line["contexts_per_s"]
+    assert lines == expected
+    names = sorted(path.name for path in (out / "checkpoints").iterdir())
+    assert names == ["update-00000112", "update-00000117"]
+
+
+def latest_update(out: Path) -> str:
+    return max((path.name for path in out.glob("checkpoints/update-*")), default="")
+
+
+def _train_in_child(data: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    train(TrajectoryStore.open(data), out, DROPOUT, RESUMED, resume=True, show_progress=False)
+
+
+def test_a_run_is_resumed_with_what_it_was_made_with(readable_store: TrajectoryStore, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    config = TrainingConfig(batch_size=16, max_updates=4, checkpoint_every=2)
+    train(readable_store, out, SMALL, config, show_progress=False)
+    with pytest.raises(
+        InputError, match="exists already; choose another directory, delete it, or go on from it with --res"
+    ):
+        train(readable_store, out, SMALL, config)
+    other = TrainingConfig(**{**vars(config), "learning_rate": 1e-3, "seed": 5})
+    with pytest.raises(InputError, match=r"learning_rate \(0.0006 there, 0.001 now\), seed \(123 there, 5 now\)"):
+        train(readable_store, out, SMALL, other, resume=True)
+    write_store(tmp_path / "store", [40])
+    with pytest.raises(InputError, match="data_digest"):
+        train(TrajectoryStore.open(tmp_path / "store"), out, SMALL, config, resume=True)
+    state = out / "checkpoints" / "update-00000004" / "training_state.pt"
+    for content in (state.read_bytes()[:-100], b"", b"nonsense"):
+        state.write_bytes(content)
+        with pytest.raises(InputError, match=r"the checkpoint .*update-00000004 is damaged .*delete it and go on from"):
+            train(readable_store, out, SMALL, config, resume=True)
+    shutil.rmtree(state.parent)
+    model = train(readable_store, out, SMALL, config, resume=True, show_progress=False)
+    assert latest_checkpoint(out) == state.parent
+    assert not model.training
 
 
 def test_damaged_frames_are_not_trained_on(tmp_path: Path) -> None:
@@ -214,7 +311,7 @@ def test_damaged_frames_are_not_trained_on(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_ends_the_run(readable_store: TrajectoryStore, tmp_path: Path) -> None:
     config = TrainingConfig(batch_size=16, learning_rate=1e30, warmup_tokens=1, grad_norm_clip=1e30, precision="fp32")
-    with pytest.raises(FloatingPointError, match="no longer finite"):
+    with pytest.raises(FloatingPointError, match=r"no longer finite at update \d+ \(its contexts start at .* steps \d"):
         train(readable_store, tmp_path / "run", SMALL, config, show_progress=False)
     assert not (tmp_path / "run").exists()
 
@@ -225,7 +322,7 @@ def test_an_interruption_at_any_moment_of_an_update_is_honest(
     """A signal that comes after the decision what to save waits for the next update."""
     means = trainer._Metrics.means
 
-    def interrupted_means(self: trainer._Metrics) -> dict[str, float]:
+    def interrupted_means(self: trainer._Metrics) -> tuple[dict[str, float], str | None]:
         if not interrupted:
             interrupted.append(True)
             signal.raise_signal(signal.SIGINT)
@@ -247,16 +344,19 @@ def test_an_interrupted_run_leaves_a_usable_checkpoint(
     options = "--epochs 100000 --batch-size 8 --num-layers 1 --context-length 2 --log-every 1"
     command = f"{sys.executable} {SCRIPTS}/train.py --data {readable_store.path} --out {out} {options}"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command.split(), stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command.split(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
     metrics = out / "metrics.jsonl"
     for _ in range(600):
         if metrics.exists() and metrics.read_text().count("\n") > 3:
             break
         time.sleep(0.1)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "can be evaluated" in errors.splitlines()[-1]
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == (0 if number == signal.SIGTERM else 130)
+    said = output if number == signal.SIGTERM else errors.splitlines()[-1]
+    assert "can be evaluated, and --resume goes on from it" in said
     assert "Traceback" not in errors
     last = json.loads(metrics.read_text().splitlines()[-1])["update"]
     assert latest_checkpoint(out).name == f"update-{last:08d}"
