@@ -27,7 +27,7 @@ _NAMES = {
         for kind in ("weight", "bias")
     },
 }
-_DAMAGE = (  # what torch.load and a look at the wrong object raise
+LOADING_ERRORS = (  # what torch.load, and a look at another object than was expected, raise
     AttributeError,
     EOFError,
     KeyError,
@@ -84,7 +84,7 @@ def read_original_checkpoint(
                     weights[f"transformer.blocks.{layer}.{name}.{kind}"] = theirs[f"blocks.{layer}.{their_name}.{kind}"]
         if positions % 3 != 1:
             raise ValueError(f"{positions} positions are not 3K + 1")
-    except _DAMAGE as error:
+    except LOADING_ERRORS as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path} is damaged, or holds no state dict of the original network ({type(error).__name__}: {reason})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from atari_dt.model import DecisionTransformer
+from atari_dt.model.original_checkpoint import LOADING_ERRORS
 from atari_dt.training.batches import ContextOrder
 from replay_data import InputError
 from replay_data.files import whole_directory
@@ -70,17 +70,8 @@ def load_checkpoint(
         if device.type == "cuda" and state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"], device)
         return int(state["update"]), int(state["tokens"])
-    except (
-        AttributeError,
-        EOFError,
-        KeyError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        pickle.UnpicklingError,
-    ) as e:
-        reason = " ".join(str(e).split())[:200]
+    except LOADING_ERRORS as error:
+        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"the checkpoint {path} is damaged ({type(e).__name__}: {reason}); delete it and go on from the one before"
-        ) from e
+            f"the checkpoint {path} is damaged ({type(error).__name__}: {reason}); delete it and go on from the one before"
+        ) from error
