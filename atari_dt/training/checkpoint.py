@@ -73,5 +73,6 @@ def load_checkpoint(
     except LOADING_ERRORS as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"the checkpoint {path} is damaged ({type(error).__name__}: {reason}); delete it and go on from the one before"
+            f"the checkpoint {path} is damaged ({type(error).__name__}: {reason}); delete it and go on from the one "
+            "before"
         ) from error
