@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib.metadata
 import json
 import math
 import os
+import platform
+import re
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,7 +31,8 @@ from atari_dt.training.batches import ContextLoader, ContextOrder
 from atari_dt.training.checkpoint import load_checkpoint, save_checkpoint
 from atari_dt.training.optimizer import learning_rate_multiplier, make_optimizer
 from replay_data import InputError, TrajectoryStore
-from replay_data.files import write_whole
+from replay_data.files import locked, write_whole
+from replay_data.parallel import available_cores
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -53,8 +57,8 @@ def train(
 ) -> DecisionTransformer:
     """Train a model on a store.
 
-    Writes to ``out``: ``config.json`` (both configs and the store's digest), ``metrics.jsonl`` (a line every
-    ``log_every`` updates: means of ``loss``, ``action_accuracy`` and ``grad_norm`` since the last line,
+    Writes to ``out``: ``config.json`` (both configs, the store's digest, versions, hardware), ``metrics.jsonl`` (a
+    line every ``log_every`` updates: means of ``loss``, ``action_accuracy`` and ``grad_norm`` since the last line,
     ``learning_rate``, ``contexts_per_s``), the same for TensorBoard, and ``checkpoints/update-…``, the last
     ``keep_checkpoints`` of them.
 
@@ -94,6 +98,7 @@ def train(
         "device": str(device),
         "model": dataclasses.asdict(model_config),
         "training": dataclasses.asdict(config),
+        **_machine(device),
     }
     checkpoint = _find_checkpoint(out, description, resume)
     store.verify()
@@ -184,20 +189,33 @@ def _find_checkpoint(out: Path, description: dict[str, Any], resume: bool) -> Pa
         there = json.loads((out / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{out} is no run that could be resumed (its config.json cannot be read)") from error
-    other = {**_flat(description), "device": None, "data": None}
+    now = _flat(description)
     fields = [
-        f"{name} ({value} there, {other.get(name)} now)"
+        f"{name} ({value} there, {now.get(name)} now)"
         for name, value in _flat(there).items()
-        if name not in ("device", "data") and value != other.get(name)
+        if name not in ("data", "device", "hardware", "versions") and value != now.get(name)
     ]
     if fields:
         raise InputError(
             f"{out} was made with other settings: {', '.join(fields)}; resume it with those it was made with"
         )
-    for left in (out / "checkpoints").glob(".*"):  # of a killed command
-        shutil.rmtree(left)
     checkpoints = sorted((out / "checkpoints").glob("update-*"))
     return checkpoints[-1] if checkpoints else None
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    """What a run was made with."""
+    names = ("torch", "numpy", "ale-py")
+    cpuinfo = Path("/proc/cpuinfo")
+    models = re.findall(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    return {
+        "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}},
+        "hardware": {
+            "cpu": models[0] if models else platform.machine(),
+            "cores": available_cores(),
+            "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        },
+    }
 
 
 def _flat(description: dict[str, Any]) -> dict[str, Any]:
@@ -235,16 +253,27 @@ def find_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if name == "bf16" else torch.float32
 
 
-@contextmanager
+@contextlib.contextmanager
 def _run_directory(out: Path) -> Iterator[None]:
-    """Make the directory of a run; remove it again if the run fails before its first checkpoint."""
+    """Make and hold the directory of a run; remove it again if the run fails before its first checkpoint."""
     out.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        if not any(out.glob("checkpoints/update-*")):
-            shutil.rmtree(out, ignore_errors=True)
-        raise
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(out))
+        except BlockingIOError as error:
+            raise InputError(
+                f"another command is training in {out}; wait for it, or choose another directory"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        for left in (out / "checkpoints").glob(".*"):  # of a killed command
+            shutil.rmtree(left)
+        try:
+            yield
+        except BaseException:
+            if not any(out.glob("checkpoints/update-*")):
+                shutil.rmtree(out, ignore_errors=True)
+            raise
 
 
 class _Interruption:

@@ -22,6 +22,7 @@ from atari_dt.model import DecisionTransformer, latest_checkpoint
 from atari_dt.training import ContextLoader, ContextOrder, train, trainer
 from atari_dt.training.optimizer import learning_rate_multiplier, make_optimizer
 from replay_data import InputError, StoreWriter, TrajectoryStore
+from replay_data.files import locked
 from tests.conftest import write_store
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -140,6 +141,8 @@ def test_training_learns_what_the_frames_say(
     written = json.loads((out / "config.json").read_text())
     assert written["training"]["learning_rate"] == 3e-3
     assert written["data_digest"] == readable_store.digest
+    assert written["versions"]["torch"] == torch.__version__
+    assert written["hardware"]["cores"] >= 1
 
     model = DecisionTransformer.from_pretrained(latest_checkpoint(out))
     batch = ContextLoader(readable_store, 3, torch.device("cpu")).batch(np.arange(200))
@@ -282,12 +285,18 @@ def test_a_run_is_resumed_with_what_it_was_made_with(readable_store: TrajectoryS
         InputError, match="exists already; choose another directory, delete it, or go on from it with --res"
     ):
         train(readable_store, out, SMALL, config)
+    description = json.loads((out / "config.json").read_text())
+    description["hardware"]["cores"] = 1000  # another machine is no other setting
+    (out / "config.json").write_text(json.dumps(description))
+    train(readable_store, out, SMALL, config, resume=True, show_progress=False)
     other = TrainingConfig(**{**vars(config), "learning_rate": 1e-3, "seed": 5})
     with pytest.raises(InputError, match=r"learning_rate \(0.0006 there, 0.001 now\), seed \(123 there, 5 now\)"):
         train(readable_store, out, SMALL, other, resume=True)
     write_store(tmp_path / "store", [40])
     with pytest.raises(InputError, match="data_digest"):
         train(TrajectoryStore.open(tmp_path / "store"), out, SMALL, config, resume=True)
+    with locked(out), pytest.raises(InputError, match="another command is training in"):
+        train(readable_store, out, SMALL, config, resume=True, show_progress=False)
     state = out / "checkpoints" / "update-00000004" / "training_state.pt"
     for content in (state.read_bytes()[:-100], b"", b"nonsense"):
         state.write_bytes(content)
