@@ -209,9 +209,8 @@ class LogBuffer:
         is left out.
         """
         start = self._reader.position if self._reader else 0
-        ends = self.terminal_rows(min(self.fresh, self.capacity)) + 1
-        ends = ends[ends > start][:episodes]
-        if len(ends) < episodes or ends[-1] >= self.capacity:
+        ends, made = self.visit_ends(start, episodes, min(self.fresh, self.capacity))
+        if not made:
             self.exhausted = True
             return
         if self._reader is None or self._cutter is None:
@@ -219,6 +218,17 @@ class LogBuffer:
         for rows in self._reader.chunks(int(ends[-1])):
             for _, episode in self._cutter.add(rows):
                 yield episode
+
+    def visit_ends(self, start: int, episodes: int, stop: int) -> tuple[npt.NDArray[np.int64], bool]:
+        """The ends that a visit from row ``start`` passes below row ``stop``, and whether it can be made.
+
+        Returns:
+            The exclusive ends of the next ``episodes`` episodes, int64, or of the fewer that there are; and whether
+            that is all of them without reaching row 100,000.
+        """
+        ends = self.terminal_rows(stop) + 1
+        ends = ends[ends > start][:episodes]
+        return ends, len(ends) == episodes and bool(ends[-1] < self.capacity)
 
     def terminal_rows(self, stop: int) -> npt.NDArray[np.int64]:
         """Rows below ``stop`` whose terminal is set, int64 ``[T]``, ascending."""

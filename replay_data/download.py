@@ -25,7 +25,7 @@ from tqdm import tqdm
 from urllib3.exceptions import HTTPError
 
 from replay_data.errors import InputError, ReplayFormatError
-from replay_data.files import locked, naming, sync
+from replay_data.files import held, naming, sync
 from replay_data.gzipped import create_gzip, damage_explained, open_gzip
 from replay_data.rl_unplugged import EpisodeRecord, read_records, shard_name, write_record
 
@@ -91,12 +91,7 @@ def download_run(
             num_shards = client.count_shards(run)
             share = math.ceil(num_steps / num_shards)
             directory.mkdir(parents=True, exist_ok=True)
-            try:
-                stack.enter_context(locked(directory))
-            except BlockingIOError as error:
-                raise InputError(f"another command is downloading to {directory}; wait for it") from error
-            except OSError:  # a file system without locks
-                pass
+            stack.enter_context(held(directory, "downloading to"))
             shards = [_Shard(client, directory, shard_name(run, shard, num_shards)) for shard in range(num_shards)]
             moved = 0
             for number, done in enumerate(as_completed(pool.submit(shard.fetch, share) for shard in shards), 1):

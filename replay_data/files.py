@@ -64,6 +64,25 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
+def held(directory: Path, doing: str) -> Iterator[None]:
+    """Keep other commands from ``doing`` the same in a directory; where directories cannot be locked, do nothing.
+
+    Raises:
+        InputError: if another command holds it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(directory))
+        except BlockingIOError as error:
+            raise InputError(
+                f"another command is {doing} {directory}; wait for it, or choose another directory"
+            ) from error
+        except OSError:  # a file system without such locks
+            pass
+        yield
+
+
+@contextmanager
 def whole_files(directory: Path) -> Iterator[Path]:
     """Yield a hidden directory in ``directory`` whose files move there when the block ends well, and are removed else.
 
@@ -91,21 +110,10 @@ def write_whole(path: Path, content: bytes | str) -> None:
     Raises:
         OSError: if it cannot be written; what was there before is then there still.
     """
-    with replaced_whole(path) as partial:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-@contextmanager
-def replaced_whole(path: Path) -> Iterator[Path]:
-    """Yield the hidden path of a file that takes the place of ``path`` when the block ends well.
-
-    Raises:
-        OSError: if something cannot be written; it names ``path``, and what was there before is there still.
-    """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     with naming(path, partial):
         try:
-            yield partial
+            partial.write_bytes(content.encode() if isinstance(content, str) else content)
             sync(partial)
             partial.replace(path)
             sync(path.parent)

@@ -323,10 +323,9 @@ def _plan_original(parts: Mapping[int, LogBuffer], numbers: range, selection: Se
         if number not in parts:
             continue
         buffer, start = parts[number], pointers[number]
-        terminals = buffer.terminal_rows(buffer.capacity)
-        ends = terminals[terminals >= start][: selection.trajectories_per_buffer + 1] + 1
+        ends, made = buffer.visit_ends(start, selection.trajectories_per_buffer + 1, buffer.capacity)
         done.extend((ends - start + steps).tolist())
-        if len(ends) <= selection.trajectories_per_buffer or ends[-1] >= buffer.capacity:
+        if not made:
             exhausted.add(number)  # the rows of this visit are dropped, but its episode ends stay in done_idxs
             continue
         visits.append((number, start, ends.tolist()))

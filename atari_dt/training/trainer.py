@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -15,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,7 +31,7 @@ from atari_dt.training.batches import ContextLoader, ContextOrder
 from atari_dt.training.checkpoint import load_checkpoint, save_checkpoint
 from atari_dt.training.optimizer import learning_rate_multiplier, make_optimizer
 from replay_data import InputError, TrajectoryStore
-from replay_data.files import locked, write_whole
+from replay_data.files import held, write_whole
 from replay_data.parallel import available_cores
 
 
@@ -253,19 +253,11 @@ def find_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if name == "bf16" else torch.float32
 
 
-@contextlib.contextmanager
+@contextmanager
 def _run_directory(out: Path) -> Iterator[None]:
     """Make and hold the directory of a run; remove it again if the run fails before its first checkpoint."""
     out.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locked(out))
-        except BlockingIOError as error:
-            raise InputError(
-                f"another command is training in {out}; wait for it, or choose another directory"
-            ) from error
-        except OSError:  # a file system without locks
-            pass
+    with held(out, "training in"):
         for left in (out / "checkpoints").glob(".*"):  # of a killed command
             shutil.rmtree(left)
         try:
