@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from atari_dt.config import Conditioning, ModelConfig
 from atari_dt.model.original_checkpoint import read_original_checkpoint
 from atari_dt.model.state_encoder import StateEncoder
-from atari_dt.model.transformer import Transformer, init_weights
+from atari_dt.model.transformer import Dropout, Transformer, init_weights
 from replay_data import InputError, TrajectoryStore
 from replay_data.files import whole_directory
 
@@ -114,7 +114,7 @@ class DecisionTransformer(nn.Module):
         # One position more than a return-conditioned context has tokens, as in the original, for both kinds of model.
         self.position_embedding = nn.Parameter(torch.zeros(3 * config.context_length + 1, dim))
         self.timestep_embedding = nn.Parameter(torch.zeros(max_timestep + 1, dim))
-        self.embedding_dropout = nn.Dropout(config.dropout)
+        self.embedding_dropout = Dropout(config.dropout)
         self.transformer = Transformer(config.num_layers, dim, config.num_heads, config.dropout)
         self.head = nn.Linear(dim, num_actions, bias=False)
         init_weights(self.head)

@@ -10,13 +10,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+class Dropout(nn.Module):
+    """Dropout; on a CPU from 16 random bits an element, which takes a quarter of the time of PyTorch's 32 in a row.
+
+    There the probability is the multiple of 2⁻¹⁶ nearest to ``p``, and what is kept is scaled accordingly.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero elements of ``x`` at random while training, and scale the others up."""
+        if x.device.type != "cpu" or not self.training or not self.p:
+            return F.dropout(x, self.p, self.training)
+        size, dropped = x.numel(), round(self.p * 2**16)
+        words = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(2**63), None)
+        kept = words.view(torch.int16)[:size].view(x.shape) >= dropped - 2**15
+        return x * kept.to(x.dtype) * (2**16 / (2**16 - dropped))
+
+
 class CausalSelfAttention(nn.Module):
     """Multi-head attention of each token to itself and those before it."""
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float):
         super().__init__()
         self.num_heads = num_heads
-        self.dropout = dropout
+        self.dropout = Dropout(dropout)
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
         self.projection = nn.Linear(embed_dim, embed_dim)
 
@@ -28,13 +48,20 @@ class CausalSelfAttention(nn.Module):
             for.
         """
         query, key, value = rearrange(self.qkv(x), "b t (n h d) -> n b h t d", n=3, h=self.num_heads).unbind(0)
-        dropout = self.dropout if self.training else 0.0
+        attention = None
         # On a CPU the fused kernel's backward pass is slower than this for sequences as short as ours.
         if output_attention or not x.is_cuda:
-            future = torch.full((x.shape[1], x.shape[1]), -math.inf, dtype=query.dtype, device=x.device).triu(1)
-            attention = (query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1]) + future).softmax(-1)
-            y = F.dropout(attention, dropout).to(value.dtype) @ value
+            with torch.autocast(x.device.type, enabled=False):  # which would take the softmax's output to float32
+                future = torch.full(query.shape[-2:-1] * 2, -math.inf, dtype=query.dtype, device=x.device).triu(1)
+                scores = torch.baddbmm(
+                    future,
+                    query.flatten(0, 1) / math.sqrt(query.shape[-1]),
+                    key.flatten(0, 1).transpose(-2, -1),
+                )
+                attention = scores.softmax(-1).view(*query.shape[:-1], -1)
+                y = self.dropout(attention) @ value
         else:
+            dropout = self.dropout.p if self.training else 0.0
             y = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
         return self.projection(rearrange(y, "b h t d -> b t (h d)")), attention if output_attention else None
 
@@ -49,7 +76,7 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(embed_dim)
         self.expand = nn.Linear(embed_dim, 4 * embed_dim)
         self.contract = nn.Linear(4 * embed_dim, embed_dim)
-        self.residual_dropout = nn.Dropout(dropout)
+        self.residual_dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, output_attention: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return the tokens ``[B, T, D]`` and, if asked for, the attention ``[B, heads, T, T]``."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from atari_dt.config import Conditioning, ModelConfig, TimestepEncoding
 from atari_dt.model import DecisionTransformer, latest_checkpoint
 from atari_dt.model.state_encoder import StateEncoder
-from atari_dt.model.transformer import CausalSelfAttention
+from atari_dt.model.transformer import CausalSelfAttention, Dropout
 from replay_data import InputError
 from tests.conftest import DATA
 
@@ -191,6 +191,28 @@ def test_attention_is_that_of_pytorch() -> None:
     y = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
     expected = attention.projection(y.transpose(1, 2).reshape(2, 3 * K, 16))
     assert torch.allclose(attention(x)[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+@pytest.mark.parametrize("shape", [(1000, 1000), (333, 3, 7)])  # the latter's size is no multiple of 4
+def test_dropout_drops_and_scales(p: float, shape: tuple[int, ...]) -> None:
+    x = torch.full(shape, 3.0, requires_grad=True)
+    dropout = Dropout(p)
+    y = dropout(x)
+    y.sum().backward()
+    assert x.grad is not None
+    assert set(y.unique().tolist()) == {0.0, y.max().item()}
+    assert y.max().item() == pytest.approx(3 / (1 - p), rel=1e-4)
+    assert torch.allclose(x.grad, y / 3)
+    deviation = (p * (1 - p) / y.numel()) ** 0.5
+    assert (y == 0).float().mean().item() == pytest.approx(p, abs=5 * deviation)
+    dropped = (y == 0).flatten()
+    if y.numel() == 1_000_000:  # neighbours are independent: elements 1, 2, 3 and 4 places apart share no random bits
+        for distance in (1, 2, 3, 4):
+            both = (dropped[distance:] & dropped[:-distance]).float().mean().item()
+            assert both == pytest.approx(p * p, abs=5e-3 * p)
+    assert not torch.equal(dropout(x), y)
+    assert dropout.eval()(x) is x
 
 
 def test_bfloat16_is_close_to_float32() -> None:
