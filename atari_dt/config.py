@@ -83,6 +83,10 @@ class TrainingConfig:
     """Updates between two checkpoints; the last update always leaves one."""
     keep_checkpoints: int = 3
     """The last so many checkpoints are kept."""
+    validation_fraction: float = 0.0
+    """Fraction of the episodes that is held out, for a validation loss and accuracy at every checkpoint."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether `torch.compile` compiles the network; `auto` does on a GPU."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "warmup_tokens", "log_every", "checkpoint_every", "keep_checkpoints"):
@@ -94,6 +98,10 @@ class TrainingConfig:
             _check(0 < getattr(self, name) < math.inf, f"{name} must be positive, not {getattr(self, name)}")
         _check(0 <= self.seed < 2**63, f"seed must lie between 0 and 2**63 - 1, not {self.seed}")
         _check(0 <= self.weight_decay < math.inf, f"weight_decay must be 0 or more, not {self.weight_decay}")
+        _check(
+            0 <= self.validation_fraction < 1,
+            f"validation_fraction must be at least 0 and less than 1, not {self.validation_fraction}",
+        )
         _check(all(0 <= beta < 1 for beta in self.betas), f"betas lie between 0 and 1, not {self.betas}")
 
 

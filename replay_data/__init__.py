@@ -1,7 +1,15 @@
 """What was played: recordings, the trajectories made of them, the contexts cut from these. No torch, no ALE."""
 
-from replay_data.contexts import context_bounds
+from replay_data.contexts import context_bounds, hold_out, window_starts
 from replay_data.errors import InputError, ReplayFormatError
 from replay_data.trajectory_store import StoreWriter, TrajectoryStore
 
-__all__ = ["InputError", "ReplayFormatError", "StoreWriter", "TrajectoryStore", "context_bounds"]
+__all__ = [
+    "InputError",
+    "ReplayFormatError",
+    "StoreWriter",
+    "TrajectoryStore",
+    "context_bounds",
+    "hold_out",
+    "window_starts",
+]

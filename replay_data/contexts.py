@@ -40,3 +40,39 @@ def context_bounds(steps: npt.ArrayLike, episode_ends: IntArray, context_length:
     episode_start = np.where(episode > 0, episode_ends[episode - 1], 0)
     starts = np.maximum(episode_start, np.minimum(steps, episode_end - context_length))
     return starts, np.minimum(context_length, episode_end - starts)
+
+
+def hold_out(num_episodes: int, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Choose episodes that are kept from training: ``fraction`` of them (0 to 1, exclusive), at random, at least one.
+
+    Returns:
+        bool ``[E]``, true for those held out; which ones depends on the seed alone.
+
+    Raises:
+        InputError: if that would leave no episode to train on.
+    """
+    number = max(1, round(fraction * num_episodes))
+    if number >= num_episodes:
+        raise InputError(
+            f"of {num_episodes} episodes, {number} would be held out, and none be left to train on; lower "
+            "validation_fraction or take more data"
+        )
+    held = np.zeros(num_episodes, dtype=np.bool_)
+    held[np.random.default_rng(seed).permutation(num_episodes)[:number]] = True
+    return held
+
+
+def window_starts(episodes: npt.NDArray[np.bool_], episode_ends: IntArray, stride: int = 1) -> IntArray:
+    """Return the steps, int64 ``[M]``, that lie a multiple of ``stride`` after the start of a chosen episode.
+
+    With a stride of 1 these are all windows of the episodes; with K, the fewest whose contexts cover every step.
+
+    Args:
+        episodes: bool ``[E]``, true for the chosen ones.
+        episode_ends: int64 ``[E]``, ascending; the exclusive end of each episode.
+        stride: steps between two windows.
+    """
+    starts = np.concatenate([[0], episode_ends[:-1]])
+    lengths = episode_ends - starts
+    within = np.arange(episode_ends[-1]) - np.repeat(starts, lengths)
+    return np.flatnonzero(np.repeat(episodes, lengths) & (within % stride == 0))

@@ -7,10 +7,10 @@ from typing import Annotated
 import tyro
 
 from atari_dt.command_line import run
+from atari_dt.devices import find_device
 from atari_dt.evaluation import dataset_of, evaluate, target_returns
 from atari_dt.experiments.report import check_writable, evaluation_json, evaluation_table
 from atari_dt.model import DecisionTransformer, latest_checkpoint
-from atari_dt.training.trainer import find_device
 from replay_data import TrajectoryStore
 from replay_data.files import write_whole
 

@@ -106,6 +106,7 @@ class DecisionTransformer(nn.Module):
         self.num_actions = num_actions
         self.max_timestep = max_timestep
         self.dataset: DatasetInfo | None = None
+        self.training_config: dict[str, Any] | None = None
         dim = config.embed_dim
         self.state_encoder = StateEncoder(dim)
         self.action_embedding = nn.Embedding(num_actions, dim)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,8 @@ from torch import Tensor
 
 from replay_data import TrajectoryStore, context_bounds
 from replay_data.trajectory_store import LEAD_IN, STACK
+
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -36,87 +40,118 @@ class ContextBatch:
 
 
 class ContextOrder:
-    """Endless batches of window starts: every step of the dataset once an epoch, in random order.
+    """Which windows an update trains on: each window once an epoch, in random order.
 
-    An epoch's last batch may be smaller. The order depends on the seed alone.
+    An epoch's last batch may be smaller. The order depends on the seed alone, and any place in it can be asked for.
 
     Args:
-        num_steps: of the dataset.
-        batch_size: window starts in a batch.
+        steps: int64 ``[M]``, the dataset's steps that stand for the windows.
+        batch_size: windows in a batch.
         seed: of the order.
     """
 
-    def __init__(self, num_steps: int, batch_size: int, seed: int):
-        self._num_steps, self._batch_size = num_steps, batch_size
-        self._rng = np.random.default_rng(seed)
-        self._begin_epoch()
+    def __init__(self, steps: IntArray, batch_size: int, seed: int):
+        self._steps, self._batch_size, self._seed = steps, batch_size, seed
+        self._epoch = -1
+        self.updates_per_epoch = -(-len(steps) // batch_size)
 
-    def _begin_epoch(self) -> None:
-        self._epoch_state = self._rng.bit_generator.state  # which the epoch's order can be drawn from again
-        self._permutation = self._rng.permutation(self._num_steps)
-        self._position = 0
-
-    def next(self) -> npt.NDArray[np.int64]:
-        """The next batch, int64 ``[B]``."""
-        if self._position >= self._num_steps:
-            self._begin_epoch()
-        batch = self._permutation[self._position : self._position + self._batch_size]
-        self._position += len(batch)
-        return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """The place in the order."""
-        return {"generator": json.dumps(self._epoch_state), "position": self._position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to the place that `state_dict` told."""
-        self._rng.bit_generator.state = json.loads(state["generator"])
-        self._begin_epoch()
-        self._position = int(state["position"])
+    def batch(self, update: int) -> IntArray:
+        """The steps ``[B]`` of an update, counted from 0."""
+        epoch, place = divmod(update, self.updates_per_epoch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._permutation = np.random.default_rng([self._seed, epoch]).permutation(self._steps)
+        return self._permutation[place * self._batch_size : (place + 1) * self._batch_size]
 
 
 class ContextLoader:
     """Gathers contexts of a store.
 
-    On a GPU the whole dataset lies in its memory, 7 KB a step; on a CPU frames stay memory-mapped. Either way a
-    context costs K + 3 frames of reading: stacks are a view of them, and are scaled inside the encoder.
+    Frames lie in the GPU's memory where they fit, 7 KB a step; else they stay memory-mapped, and are gathered by a
+    thread while the batch before is trained on. Either way a context costs K + 3 frames of reading: stacks are a view
+    of them, and are scaled inside the encoder.
 
     Args:
         store: the data.
         context_length: K.
         device: where the batches are made.
+        resident: whether the frames lie in the device's memory; by default, if they fill at most 60% of what is free.
     """
 
-    def __init__(self, store: TrajectoryStore, context_length: int, device: torch.device):
+    def __init__(self, store: TrajectoryStore, context_length: int, device: torch.device, resident: bool | None = None):
         self.context_length = context_length
         self._device = device
-        self._episode_ends = np.asarray(store.episode_ends)
-        self._frames = self._tensor(store.frames)
-        self._frame_index = self._tensor(store.frame_index)
-        self._actions = self._tensor(store.actions)
-        self._returns_to_go = self._tensor(store.returns_to_go)
-        self._timesteps = self._tensor(store.timesteps)
+        starts, self._lengths = context_bounds(np.arange(len(store)), store.episode_ends, context_length)
+        if resident is None:
+            resident = device.type == "cpu" or store.frames.nbytes <= 0.6 * torch.cuda.mem_get_info(device)[0]
+        self._resident = resident
+        home = device if resident else torch.device("cpu")
+        self._frames = _tensor(store.frames, home)
+        self._first_frame = _tensor(store.frame_index[starts] - LEAD_IN, home)
+        self._num_frames = _tensor(self._lengths + LEAD_IN, home)
+        self._start, self._length = _tensor(starts, device), _tensor(self._lengths, device)
+        self._actions = _tensor(store.actions, device)
+        self._returns_to_go = _tensor(store.returns_to_go, device)
+        self._timesteps = _tensor(store.timesteps, device)
 
-    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
-        with warnings.catch_warnings():  # PyTorch warns that the memory map is read-only; it is only read
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            return torch.from_numpy(array).to(self._device)
+    def num_steps(self, steps: npt.ArrayLike) -> int:
+        """Steps, padding aside, in the contexts that the dataset's steps ``[B]`` stand for."""
+        return int(self._lengths[np.asarray(steps)].sum())
 
     def batch(self, steps: npt.ArrayLike) -> ContextBatch:
-        """Gather the contexts that the dataset's steps ``[B]`` stand for (see `replay_data.context_bounds`)."""
-        starts, lengths = context_bounds(steps, self._episode_ends, self.context_length)
-        start = torch.from_numpy(starts).to(self._device, non_blocking=True)
-        length = torch.from_numpy(lengths).to(self._device, non_blocking=True)
-        first_frame = self._frame_index[start] - LEAD_IN
-        # Padding repeats the context's last step, so that nothing outside the episode is read.
-        offset = torch.arange(self.context_length + LEAD_IN, device=self._device)
-        frames = self._frames[first_frame[:, None] + torch.minimum(offset, length[:, None] + LEAD_IN - 1)]
-        offset = offset[: self.context_length]
-        rows = start[:, None] + torch.minimum(offset, length[:, None] - 1)
+        """Gather the contexts that the dataset's steps ``[B]`` stand for (see `replay_data.context_bounds`).
+
+        Raises:
+            IndexError: if a step lies outside the dataset.
+        """
+        steps = np.asarray(steps, dtype=np.int64)
+        if steps.size and not 0 <= steps.min() <= steps.max() < len(self._lengths):
+            raise IndexError(f"steps must lie in [0, {len(self._lengths)}), got {steps.min()} to {steps.max()}")
+        index = torch.from_numpy(steps)
+        return self._complete(index, self._gather_frames(index))
+
+    def batches(self, steps: Iterable[IntArray]) -> Iterator[ContextBatch]:
+        """Gather one batch after another, ahead of time where frames come from the host's memory."""
+        if self._resident:
+            yield from map(self.batch, steps)
+            return
+        waiting: deque[tuple[Tensor, Future[Tensor]]] = deque()
+        with ThreadPoolExecutor(1) as thread:
+            for index in map(torch.from_numpy, steps):
+                waiting.append((index, thread.submit(self._gather_frames, index)))
+                if len(waiting) > 2:
+                    index, frames = waiting.popleft()
+                    yield self._complete(index, frames.result())
+            for index, frames in waiting:
+                yield self._complete(index, frames.result())
+
+    def _gather_frames(self, index: Tensor) -> Tensor:
+        """The frames of contexts, uint8 ``[B, K + 3, 84, 84]``, where the frames are."""
+        index = index.to(self._frames.device, non_blocking=True)
+        # Padding repeats the context's last frame, so that nothing outside the episode is read.
+        offset = torch.arange(self.context_length + LEAD_IN, device=index.device)
+        rows = self._first_frame[index, None] + torch.minimum(offset, self._num_frames[index, None] - 1)
+        if self._resident:
+            return self._frames[rows]
+        pinned = torch.empty((*rows.shape, 84, 84), dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        torch.index_select(self._frames, 0, rows.flatten(), out=pinned.flatten(0, 1))
+        return pinned
+
+    def _complete(self, index: Tensor, frames: Tensor) -> ContextBatch:
+        index, frames = (tensor.to(self._device, non_blocking=True) for tensor in (index, frames))
+        length = self._length[index, None]
+        offset = torch.arange(self.context_length, device=self._device)
+        rows = self._start[index, None] + torch.minimum(offset, length - 1)
         return ContextBatch(
             states=frames.unfold(1, STACK, 1).permute(0, 1, 4, 2, 3),
             actions=self._actions[rows].long(),
             returns_to_go=self._returns_to_go[rows],
             timesteps=self._timesteps[rows].long(),
-            attention_mask=offset < length[:, None],
+            attention_mask=offset < length,
         )
+
+
+def _tensor(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    with warnings.catch_warnings():  # PyTorch warns that the memory map is read-only; it is only read
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array).to(device)

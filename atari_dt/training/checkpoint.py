@@ -10,11 +10,16 @@ import torch
 
 from atari_dt.model import DecisionTransformer
 from atari_dt.model.original_checkpoint import LOADING_ERRORS
-from atari_dt.training.batches import ContextOrder
 from replay_data import InputError
 from replay_data.files import whole_directory
 
 _STATE_FILE = "training_state.pt"
+
+
+def generator_state(device: torch.device) -> dict[str, Any]:
+    """The states of this process's random generators."""
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 def save_checkpoint(
@@ -22,27 +27,20 @@ def save_checkpoint(
     keep: int,
     model: DecisionTransformer,
     optimizer: torch.optim.Optimizer,
-    order: ContextOrder,
+    generators: list[dict[str, Any]],
     update: int,
     tokens: int,
 ) -> None:
     """Write ``run/checkpoints/update-…`` whole, and remove all but the last ``keep`` checkpoints.
 
-    Beside the model (see `DecisionTransformer.save_pretrained`) it holds the optimiser's state, the place in the order
-    of contexts, and the states of PyTorch's generators.
+    Beside the model (see `DecisionTransformer.save_pretrained`) it holds the optimiser's state, the update and tokens
+    it was made at (which are the place in the order of contexts and in the schedule), and the states of every process's
+    generators.
 
     Raises:
         OSError: if it cannot be written; the checkpoints before are then still there.
     """
-    device = next(model.parameters()).device
-    state = {
-        "update": update,
-        "tokens": tokens,
-        "optimizer": optimizer.state_dict(),
-        "order": order.state_dict(),
-        "generator": torch.get_rng_state(),
-        "cuda_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
+    state = {"update": update, "tokens": tokens, "optimizer": optimizer.state_dict(), "generators": generators}
     with whole_directory(run / "checkpoints" / f"update-{update:08d}") as directory:
         model.write_files(directory)
         torch.save(state, directory / _STATE_FILE)
@@ -52,27 +50,42 @@ def save_checkpoint(
         shutil.rmtree(hidden)
 
 
-def load_checkpoint(
-    path: Path, model: DecisionTransformer, optimizer: torch.optim.Optimizer, order: ContextOrder
-) -> tuple[int, int]:
-    """Restore what `save_checkpoint` kept; return the update and the tokens it was saved at.
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote; `restore` applies it.
 
     Raises:
-        InputError: if the checkpoint is damaged or does not fit.
+        InputError: if the checkpoint is damaged.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path / _STATE_FILE, map_location="cpu", weights_only=True)
+        return {**state, "model": DecisionTransformer.from_pretrained(path).state_dict(), "path": str(path)}
+    except LOADING_ERRORS as error:
+        raise _damaged(str(path), error) from error
+
+
+def restore(
+    state: dict[str, Any], model: DecisionTransformer, optimizer: torch.optim.Optimizer, rank: int
+) -> tuple[int, int]:
+    """Go on from what `read_checkpoint` read; return the update and the tokens it was saved at.
+
+    Raises:
+        InputError: if it does not fit the model.
     """
     device = next(model.parameters()).device
     try:
-        state: dict[str, Any] = torch.load(path / _STATE_FILE, map_location="cpu", weights_only=True)
-        model.load_state_dict(DecisionTransformer.from_pretrained(path).state_dict())
+        model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        order.load_state_dict(state["order"])
-        torch.set_rng_state(state["generator"])
-        if device.type == "cuda" and state["cuda_generator"] is not None:
-            torch.cuda.set_rng_state(state["cuda_generator"], device)
+        generators = state["generators"][rank]
+        torch.set_rng_state(generators["cpu"])
+        if device.type == "cuda" and generators["cuda"] is not None:
+            torch.cuda.set_rng_state(generators["cuda"], device)
         return int(state["update"]), int(state["tokens"])
     except LOADING_ERRORS as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"the checkpoint {path} is damaged ({type(error).__name__}: {reason}); delete it and go on from the one "
-            "before"
-        ) from error
+        raise _damaged(state["path"], error) from error
+
+
+def _damaged(path: str, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())[:200]
+    return InputError(
+        f"the checkpoint {path} is damaged ({type(error).__name__}: {reason}); delete it and go on from the one before"
+    )

@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,11 +26,14 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.devices import enough_memory, find_device, find_precision, matmul_peak
 from atari_dt.model import DatasetInfo, DecisionTransformer
 from atari_dt.training.batches import ContextLoader, ContextOrder
-from atari_dt.training.checkpoint import load_checkpoint, save_checkpoint
-from atari_dt.training.optimizer import learning_rate_multiplier, make_optimizer
-from replay_data import InputError, TrajectoryStore
+from atari_dt.training.checkpoint import generator_state, read_checkpoint, restore, save_checkpoint
+from atari_dt.training.distributed import Ranks, process_group
+from atari_dt.training.learner import Learner, flops_per_context
+from atari_dt.training.optimizer import learning_rate_multiplier
+from replay_data import InputError, TrajectoryStore, hold_out, window_starts
 from replay_data.files import held, write_whole
 from replay_data.parallel import available_cores
 
@@ -57,16 +60,18 @@ def train(
 ) -> DecisionTransformer:
     """Train a model on a store.
 
-    Writes to ``out``: ``config.json`` (both configs, the store's digest, versions, hardware), ``metrics.jsonl`` (a
-    line every ``log_every`` updates: means of ``loss``, ``action_accuracy`` and ``grad_norm`` since the last line,
-    ``learning_rate``, ``contexts_per_s``), the same for TensorBoard, and ``checkpoints/update-…``, the last
-    ``keep_checkpoints`` of them.
+    Writes to ``out``: ``config.json`` (both configs, the store's digest, versions, hardware), ``metrics.jsonl`` (see
+    `_Metrics`), the same for TensorBoard, and ``checkpoints/update-…``, the last ``keep_checkpoints`` of them.
+
+    Under ``torchrun``, on one machine or many, every process trains on its own part of each batch, and the gradients
+    are averaged: the same batches, schedule and losses as in one process, dropout aside. Each machine reads its own
+    store; process 0 alone reads and writes ``out``.
 
     Args:
         store: the data.
         out: directory of the run, to be created.
         model_config: the network.
-        config: how it is trained.
+        config: how it is trained; ``batch_size`` is that of all processes together.
         resume: go on from the last checkpoint in ``out``, if there is one; on the same device the weights become, bit
             for bit, those of a run that never stopped.
         show_progress: a progress bar in updates/s on standard error.
@@ -76,7 +81,7 @@ def train(
 
     Raises:
         InputError: if ``out`` exists (or, to be resumed, is a run of another config or data), the frames are damaged,
-            the batch is larger than the dataset, or the device is not there.
+            the batch is larger than the dataset, the device is not there or out of memory, or a process is lost.
         FloatingPointError: if the loss, its gradient or the weights are no longer finite; checkpoints never have such
             weights.
         OSError: if something cannot be written.
@@ -84,77 +89,90 @@ def train(
 
     A run that fails before its first checkpoint leaves nothing.
     """
-    if config.batch_size > len(store):
+    with process_group() as ranks:
+        device = find_device(config.device, ranks.local_rank)
+        sizes = f"batch_size ({config.batch_size}), context_length ({model_config.context_length})"
+        with enough_memory(device, f"{sizes} or embed_dim ({model_config.embed_dim})"):
+            return _train(store, out, model_config, config, resume, show_progress, ranks, device)
+
+
+def _train(
+    store: TrajectoryStore,
+    out: Path,
+    model_config: ModelConfig,
+    config: TrainingConfig,
+    resume: bool,
+    show_progress: bool,
+    ranks: Ranks,
+    device: torch.device,
+) -> DecisionTransformer:
+    fraction, num_episodes = config.validation_fraction, store.num_episodes
+    held_out = hold_out(num_episodes, fraction, config.seed) if fraction else np.zeros(num_episodes, dtype=np.bool_)
+    windows = window_starts(~held_out, store.episode_ends)
+    validation_windows = window_starts(held_out, store.episode_ends, stride=model_config.context_length)
+    if config.batch_size > len(windows):
         raise InputError(
-            f"a batch of {config.batch_size} contexts is larger than the dataset of {len(store)} steps; "
+            f"a batch of {config.batch_size} contexts is larger than the dataset of {len(windows)} steps; "
             "lower batch_size"
         )
-    device = find_device(config.device)
     dtype = find_precision(config.precision, device)
     description = {
         "data": str(store.path.resolve()),
         "data_digest": store.digest,
         "precision": str(dtype).removeprefix("torch."),
         "device": str(device),
+        "processes": ranks.size,
         "model": dataclasses.asdict(model_config),
         "training": dataclasses.asdict(config),
         **_machine(device),
     }
-    checkpoint = _find_checkpoint(out, description, resume)
+    if len(set(ranks.gather(store.digest))) > 1:
+        raise InputError(f"the stores at {store.path} of the machines that train together differ; copy one to all")
+    checkpoint = ranks.from_first(lambda: _find_checkpoint(out, description, resume))
     store.verify()
 
     torch.manual_seed(config.seed)
     model = DecisionTransformer(model_config, store.num_actions, int(store.timesteps.max())).to(device)
     model.dataset = DatasetInfo.of(store)
-    optimizer = make_optimizer(model, config)
-    order = ContextOrder(len(store), config.batch_size, config.seed)
+    model.training_config = dataclasses.asdict(config)
+    if ranks.rank:
+        torch.manual_seed(config.seed + ranks.rank)  # of its own dropout
+    learner = Learner(model, config, dtype, ranks)
+    order = ContextOrder(windows, config.batch_size, config.seed)
     loader = ContextLoader(store, model_config.context_length, device)
-    updates = config.epochs * math.ceil(len(store) / config.batch_size)
-    updates = min(updates, config.max_updates or updates)
-    final_tokens = config.final_tokens or 2 * len(store) * 3 * model_config.context_length
-    model.train()
+    updates = min(config.epochs * order.updates_per_epoch, config.max_updates or sys.maxsize)
+    final_tokens = config.final_tokens or 2 * len(windows) * 3 * model_config.context_length
     tokens = update = saved = 0
     if checkpoint is not None:
-        update, tokens = load_checkpoint(checkpoint, model, optimizer, order)
+        state = ranks.from_first(lambda: read_checkpoint(checkpoint))
+        update, tokens = restore(state, model, learner.optimizer, ranks.rank)
         saved = update
 
     with (
-        _run_directory(out),
+        _run_directory(out, description) if ranks.rank == 0 else nullcontext(),
         _Interruption() as interruption,
-        _Metrics(out, update) as metrics,
+        _Metrics(out, update, ranks, flops_per_context(model_config, store.num_actions), device, dtype) as metrics,
         tqdm(
-            total=updates, initial=update, unit="update", desc="training", mininterval=0.5, disable=not show_progress
+            total=updates,
+            initial=update,
+            unit="update",
+            desc="training",
+            mininterval=0.5,
+            disable=not show_progress or ranks.rank > 0,
         ) as bar,
     ):
-        write_whole(out / "config.json", json.dumps(description, indent=2) + "\n")
-        while update < updates:
-            steps = order.next()
+        parts = (ranks.part(order.batch(number)) for number in range(update, updates))
+        for batch in loader.batches(parts):
+            steps = order.batch(update)
             tokens += len(steps) * model_config.context_length
             rate = config.learning_rate * learning_rate_multiplier(tokens, config.warmup_tokens, final_tokens)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            batch = loader.batch(steps)
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-                output = model(
-                    batch.states,
-                    batch.actions,
-                    batch.returns_to_go,
-                    batch.timesteps,
-                    batch.attention_mask,
-                    targets=batch.actions,
-                )
-            optimizer.zero_grad()
-            output.loss.backward()
-            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_norm_clip)
-            optimizer.step()
+            metrics.add(steps, learner.update(batch, rate, ranks.share(steps, loader.num_steps)))
             update += 1
             bar.update()
-            right = (output.action_logits.detach().argmax(-1) == batch.actions) & batch.attention_mask
-            metrics.add(steps, output.loss.detach(), right.sum() / batch.attention_mask.sum(), grad_norm)
-            stop = interruption.number  # read once: what is saved and what is said must agree
-            saving = update % config.checkpoint_every == 0 or update == updates or stop is not None
+            stop = ranks.largest(interruption.number)  # read once: what is saved and what is said must agree
+            saving = update % config.checkpoint_every == 0 or update == updates or stop > 0
             if update % config.log_every == 0 or saving:
-                means, bad = metrics.means()
+                values, bad = metrics.means()
                 if bad is None and saving and not all(p.isfinite().all() for p in model.parameters()):
                     bad = f"the weights are no longer finite at update {update}"
                 if bad is not None:
@@ -162,17 +180,36 @@ def train(
                         f"{bad}; lower the learning rate "
                         f"({f'update {saved} is' if saved else 'there is no checkpoint'} left to use)"
                     )
-                metrics.write(update, {"tokens": tokens, "learning_rate": rate, **means})
-                bar.set_postfix(loss=f"{means['loss']:.3f}", accuracy=f"{means['action_accuracy']:.3f}")
+                if saving and not stop and len(validation_windows):
+                    values |= _validate(learner, loader, validation_windows, config.batch_size, ranks)
+                metrics.write(update, {"tokens": tokens, "learning_rate": rate, **values})
+                bar.set_postfix(loss=f"{values['loss']:.3f}", accuracy=f"{values['action_accuracy']:.3f}")
             if saving:
-                save_checkpoint(out, config.keep_checkpoints, model, optimizer, order, update, tokens)
+                generators = ranks.gather(generator_state(device))
+                if ranks.rank == 0:
+                    save_checkpoint(out, config.keep_checkpoints, model, learner.optimizer, generators, update, tokens)
                 saved = update
-            if stop is not None and update < updates:
+                metrics.restart_clock()
+            if stop and update < updates:
                 raise TrainingStopped(
                     f"the checkpoint of update {update} is in {out}; it can be evaluated, and --resume goes on from it",
                     stop,
                 )
     return model.eval()
+
+
+def _validate(
+    learner: Learner, loader: ContextLoader, windows: npt.NDArray[np.int64], batch_size: int, ranks: Ranks
+) -> dict[str, float]:
+    """Mean cross-entropy and action accuracy over windows, each process doing its part of them."""
+    mine = windows[ranks.rank :: ranks.size]
+    parts = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+    total = torch.zeros(3, dtype=torch.float64)
+    for part, batch in zip(parts, loader.batches(parts), strict=True):
+        number = loader.num_steps(part)
+        total += torch.cat([learner.validate(batch).double().cpu() * number, torch.tensor([number])])
+    loss, right, number = ranks.sum(total).tolist()
+    return {"validation_loss": loss / number, "validation_accuracy": right / number}
 
 
 def _find_checkpoint(out: Path, description: dict[str, Any], resume: bool) -> Path | None:
@@ -185,6 +222,8 @@ def _find_checkpoint(out: Path, description: dict[str, Any], resume: bool) -> Pa
         return None
     if not resume:
         raise InputError(f"{out} exists already; choose another directory, delete it, or go on from it with --resume")
+    if out.is_dir() and all(entry.name.startswith(".") for entry in out.iterdir()):
+        return None  # it was killed before it had written anything
     try:
         there = json.loads((out / "config.json").read_text())
     except (OSError, ValueError) as error:
@@ -224,43 +263,15 @@ def _flat(description: dict[str, Any]) -> dict[str, Any]:
     return {**fields, **fields.pop("model"), **fields.pop("training")}
 
 
-def find_device(name: str) -> torch.device:
-    """Return the device of that name; ``auto`` is a GPU if there is one.
-
-    Raises:
-        InputError: if there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"there is no device {name!r} here; use cpu, or cuda on a machine with a GPU") from error
-    return device
-
-
-def find_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the forward pass's type; ``auto`` is bfloat16 where the hardware computes in it."""
-    if name == "auto":
-        if device.type == "cuda":
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:  # PyTorch has no public name for the question
-            fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-        return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16 if name == "bf16" else torch.float32
-
-
 @contextmanager
-def _run_directory(out: Path) -> Iterator[None]:
+def _run_directory(out: Path, description: dict[str, Any]) -> Iterator[None]:
     """Make and hold the directory of a run; remove it again if the run fails before its first checkpoint."""
     out.mkdir(parents=True, exist_ok=True)
     with held(out, "training in"):
         for left in (out / "checkpoints").glob(".*"):  # of a killed command
             shutil.rmtree(left)
         try:
+            write_whole(out / "config.json", json.dumps(description, indent=2) + "\n")
             yield
         except BaseException:
             if not any(out.glob("checkpoints/update-*")):
@@ -272,7 +283,7 @@ class _Interruption:
     """While it is open, the first Ctrl-C or SIGTERM is only noted, so that no update is cut in half."""
 
     def __enter__(self) -> _Interruption:
-        self.number: int | None = None
+        self.number = 0
         self._handlers = {}
         if threading.current_thread() is threading.main_thread():  # elsewhere Python delivers no signals
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -280,59 +291,75 @@ class _Interruption:
         return self
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.number is not None:
+        if self.number:
             raise KeyboardInterrupt
         self.number = number
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        if self.number is not None and kind is None:  # it came after the last update, and is not to be lost
+        if self.number and kind is None:  # it came after the last update, and is not to be lost
             raise TrainingStopped("the training has just ended, and its last checkpoint can be evaluated", self.number)
 
 
 class _Metrics:
     """Numbers of each update, kept on the device and read once a line, so that no update waits for a number.
 
+    A line of ``metrics.jsonl``, and of TensorBoard, has the ``update`` that it was written after, the ``tokens`` seen
+    and the ``learning_rate`` of that update; since the line before, means of ``loss`` (nats), ``action_accuracy`` and
+    ``grad_norm``, ``contexts_per_s``, and ``mfu``, the model's FLOP/s as a fraction of what a large matrix product
+    reaches on this machine; and at checkpoints of a run that holds episodes out, ``validation_loss`` and
+    ``validation_accuracy``.
+
     Args:
         out: the run; of the lines that are there, those up to ``update`` are kept.
         update: that the run goes on from.
+        ranks: the processes; the first one writes.
+        flops: of an update for one context.
+        device, dtype: of the forward pass.
     """
 
-    def __init__(self, out: Path, update: int):
-        path = out / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if update else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["update"] <= update]
-        write_whole(path, "".join(kept))
-        if not update:
-            shutil.rmtree(out / "tensorboard", ignore_errors=True)
-        self._writer = SummaryWriter(out / "tensorboard", purge_step=update + 1 if update else None)
-        self._file = path.open("a")
-        self._update = update
+    def __init__(self, out: Path, update: int, ranks: Ranks, flops: int, device: torch.device, dtype: torch.dtype):
+        self._update, self._ranks, self._flops = update, ranks, flops
+        self._peak = ranks.size * matmul_peak(device, dtype)
+        self._files = ExitStack()
+        if ranks.rank == 0:
+            path = out / "metrics.jsonl"
+            lines = path.read_text().splitlines(keepends=True) if update else []
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["update"] <= update]
+            write_whole(path, "".join(kept))
+            if not update:
+                shutil.rmtree(out / "tensorboard", ignore_errors=True)
+            purge_step = update + 1 if update else None
+            self._writer = SummaryWriter(out / "tensorboard", purge_step=purge_step)
+            self._files.callback(self._writer.close)
+            self._file = self._files.enter_context(path.open("a"))
         self._reset()
 
     def __enter__(self) -> _Metrics:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._writer.close()
-        self._file.close()
+        self._files.close()
 
     def _reset(self) -> None:
         self._values: list[torch.Tensor] = []
         self._batches: list[npt.NDArray[np.int64]] = []
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Leave what was done until now, a checkpoint or a validation, out of the next line's speed."""
         self._since = time.perf_counter()
 
-    def add(
-        self, steps: npt.NDArray[np.int64], loss: torch.Tensor, accuracy: torch.Tensor, grad_norm: torch.Tensor
-    ) -> None:
-        """Add an update and the steps of its batch."""
-        self._values.append(torch.stack([loss, accuracy, grad_norm]))
+    def add(self, steps: npt.NDArray[np.int64], values: torch.Tensor) -> None:
+        """Add an update: the steps of its batch, and what `Learner.update` returned."""
+        self._values.append(values)
         self._batches.append(steps)
 
     def means(self) -> tuple[dict[str, float], str | None]:
         """Return the means since the last line, and what was first not finite, if anything; begin a new line."""
-        values = torch.stack(self._values).double().cpu()
+        values = self._ranks.sum(torch.stack(self._values).double().cpu())
+        values[:, 2] /= self._ranks.size  # the norm of the averaged gradient is the same in every process
         finite = values.isfinite().all(dim=1)
         bad = None
         if not finite.all():
@@ -346,10 +373,13 @@ class _Metrics:
         speed = sum(map(len, self._batches)) / (time.perf_counter() - self._since)
         self._update += len(self._values)
         self._reset()
-        return {"loss": loss, "action_accuracy": accuracy, "grad_norm": grad_norm, "contexts_per_s": speed}, bad
+        means = {"loss": loss, "action_accuracy": accuracy, "grad_norm": grad_norm}
+        return {**means, "contexts_per_s": speed, "mfu": speed * self._flops / self._peak}, bad
 
     def write(self, update: int, values: dict[str, float]) -> None:
         """Write a line."""
+        if self._ranks.rank:
+            return
         for name, value in values.items():
             self._writer.add_scalar(name, value, update)
         self._file.write(json.dumps({"update": update, **values}) + "\n")

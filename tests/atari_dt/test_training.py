@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.model import DecisionTransformer, latest_checkpoint
 from atari_dt.training import ContextLoader, ContextOrder, train, trainer
 from atari_dt.training.optimizer import learning_rate_multiplier, make_optimizer
-from replay_data import InputError, StoreWriter, TrajectoryStore
+from replay_data import InputError, StoreWriter, TrajectoryStore, hold_out
 from replay_data.files import locked
 from tests.conftest import write_store
 
@@ -113,12 +114,12 @@ def test_training_learns_what_the_frames_say(
 ) -> None:
     config = TrainingConfig(
         epochs=100,
-        max_updates=150,
+        max_updates=300,
         batch_size=16,
         learning_rate=3e-3,
         log_every=50,
-        checkpoint_every=60,
-        final_tokens=150 * 16 * 3,
+        checkpoint_every=120,
+        final_tokens=300 * 16 * 3,
         warmup_tokens=100,
     )
     model_config = ModelConfig(3, 1, 2, 16, 0.0, conditioning)  # type: ignore[arg-type]
@@ -126,16 +127,16 @@ def test_training_learns_what_the_frames_say(
     train(readable_store, out, model_config, config, show_progress=False)
 
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [line["update"] for line in lines] == [50, 60, 100, 120, 150]
-    assert lines[-1]["tokens"] == sum(min(16, 200 - 16 * (u % 13)) * 3 for u in range(150))
+    assert [line["update"] for line in lines] == [50, 100, 120, 150, 200, 240, 250, 300]
+    assert lines[-1]["tokens"] == sum(min(16, 200 - 16 * (u % 13)) * 3 for u in range(300))
     for line in lines:
-        factor = 0.5 * (1 + math.cos(math.pi * (line["tokens"] - 100) / (150 * 16 * 3 - 100)))
+        factor = 0.5 * (1 + math.cos(math.pi * (line["tokens"] - 100) / (300 * 16 * 3 - 100)))
         assert line["learning_rate"] == pytest.approx(3e-3 * max(0.1, factor))
     assert lines[-1]["action_accuracy"] > 0.95
     assert lines[-1]["loss"] < 0.3 < lines[0]["loss"]
     assert {"learning_rate", "grad_norm", "contexts_per_s"} < set(lines[0])
     assert [path.name for path in sorted((out / "checkpoints").iterdir())] == [
-        f"update-{update:08d}" for update in (60, 120, 150)
+        f"update-{update:08d}" for update in (120, 240, 300)
     ]
     assert list((out / "tensorboard").iterdir())
     written = json.loads((out / "config.json").read_text())
@@ -206,26 +207,26 @@ def test_training_that_cannot_start_writes_nothing(readable_store: TrajectorySto
     out.mkdir()
     with pytest.raises(InputError, match="exists already"):
         train(readable_store, out, SMALL, TrainingConfig(batch_size=8))
+    (out / "notes.txt").write_text("somebody's")
     with pytest.raises(InputError, match="is no run that could be resumed"):
         train(readable_store, out, SMALL, TrainingConfig(batch_size=8), resume=True)
 
 
 @pytest.mark.parametrize("batch_size", [7, 50, 200])
-def test_the_order_of_contexts_goes_on_from_any_place(batch_size: int) -> None:
-    straight = ContextOrder(50, batch_size, seed=3)
-    expected = [straight.next().tolist() for _ in range(30)]
+def test_each_epoch_has_every_window_once_in_an_order_of_its_own(batch_size: int) -> None:
+    windows = np.arange(100, 200, 2)
+    order = ContextOrder(windows, batch_size, seed=3)
     per_epoch = math.ceil(50 / batch_size)
-    for epoch in range(30 // per_epoch):
-        batches = expected[epoch * per_epoch : (epoch + 1) * per_epoch]
-        assert sorted(itertools.chain.from_iterable(batches)) == list(range(50))
-    for place in range(0, 30, 3):
-        order = ContextOrder(50, batch_size, seed=3)
-        for _ in range(place):
-            order.next()
-        state = json.loads(json.dumps(order.state_dict()))
-        again = ContextOrder(50, batch_size, seed=99)
-        again.load_state_dict(state)
-        assert [again.next().tolist() for _ in range(30 - place)] == expected[place:]
+    assert order.updates_per_epoch == per_epoch
+    updates = [order.batch(update).tolist() for update in range(4 * per_epoch)]
+    epochs = [list(itertools.chain(*updates[e * per_epoch : (e + 1) * per_epoch])) for e in range(4)]
+    for epoch in epochs:
+        assert sorted(epoch) == windows.tolist()
+        assert epochs.count(epoch) == 1
+    assert updates[0] != ContextOrder(windows, batch_size, seed=4).batch(0).tolist()
+    for update in (3 * per_epoch, 0, 4 * per_epoch - 1):  # any place, in any order
+        assert order.batch(update).tolist() == updates[update]
+        assert ContextOrder(windows, batch_size, seed=3).batch(update).tolist() == updates[update]
 
 
 RESUMED = TrainingConfig(
@@ -262,10 +263,132 @@ def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(readable_store: Trajecto
         for run in (out, tmp_path / "straight")
     )
     for line in lines + expected:
-        del line["contexts_per_s"]
+        del line["contexts_per_s"], line["mfu"]
     assert lines == expected
     names = sorted(path.name for path in (out / "checkpoints").iterdir())
     assert names == ["update-00000055", "update-00000065"]
+
+
+@pytest.mark.parametrize(
+    "batch_size", [50, 37]
+)  # 150 windows: with 37 the last batch of an epoch has two, one a process
+def test_two_processes_train_as_one(readable_store: TrajectoryStore, tmp_path: Path, batch_size: int) -> None:
+    """The same losses, learning rates and weights; between them, every window of an epoch once."""
+    config = TrainingConfig(
+        epochs=20, max_updates=50, batch_size=batch_size, log_every=1, precision="fp32", validation_fraction=0.2
+    )
+    alone = train(readable_store, tmp_path / "alone", SMALL, config, show_progress=False)
+    ranks = _train_in_two_processes(readable_store, tmp_path / "both", config)
+    assert [process.exitcode for process in ranks] == [0, 0]
+    lines, expected = (
+        [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+        for run in ("both", "alone")
+    )
+    assert len(lines) == len(expected) == 50
+    for line, other in zip(lines, expected, strict=True):
+        assert line["learning_rate"] == other["learning_rate"]
+        assert line["tokens"] == other["tokens"]
+        assert line["loss"] == pytest.approx(other["loss"], abs=1e-4)
+        assert line["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-2)
+        assert line["action_accuracy"] == pytest.approx(other["action_accuracy"], abs=0.03)
+    assert lines[-1]["validation_loss"] == pytest.approx(expected[-1]["validation_loss"], abs=1e-4)
+    model = DecisionTransformer.from_pretrained(latest_checkpoint(tmp_path / "both"))
+    for name, tensor in model.state_dict().items():
+        assert torch.allclose(tensor, alone.state_dict()[name], atol=2e-3), name
+
+    held_out = hold_out(8, 0.2, config.seed)[np.arange(200) // 25]
+    drawn = [list(np.load(tmp_path / f"both.{rank}.npz").values()) for rank in range(2)]
+    validated = [np.concatenate([part for part in parts if held_out[part[0]]]) for parts in drawn]
+    assert sorted(np.concatenate(validated)) == [n for n in range(200) if held_out[n] and n % 25 % 3 == 0]
+    trained = [[part for part in parts if not held_out[part[0]]] for parts in drawn]
+    assert len(trained[0]) == len(trained[1]) == 50
+    per_epoch = math.ceil(150 / batch_size)
+    for epoch in range(50 // per_epoch):
+        parts = [part for rank in range(2) for part in trained[rank][epoch * per_epoch : (epoch + 1) * per_epoch]]
+        assert sorted(np.concatenate(parts)) == np.flatnonzero(~held_out).tolist()
+
+
+def test_a_batch_smaller_than_the_number_of_processes_trains_as_in_one(
+    readable_store: TrajectoryStore, tmp_path: Path
+) -> None:
+    """The last batch of each epoch has one context; dropout differs between processes, and all is resumed as it was."""
+    config = TrainingConfig(epochs=2, batch_size=199, log_every=1, precision="fp32", checkpoint_every=2)
+    train(readable_store, tmp_path / "alone", SMALL, config, show_progress=False)
+    assert all(process.exitcode == 0 for process in _train_in_two_processes(readable_store, tmp_path / "both", config))
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+        for run in ("both", "alone")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+    config = TrainingConfig(**{**vars(config), "batch_size": 50})
+    for processes in (
+        _train_in_two_processes(readable_store, tmp_path / "straight", config, DROPOUT),
+        _train_in_two_processes(readable_store, tmp_path / "again", config, DROPOUT),
+    ):
+        assert all(process.exitcode == 0 for process in processes)
+    shutil.rmtree(tmp_path / "again" / "checkpoints" / "update-00000008")
+    with pytest.raises(InputError, match=r"processes \(2 there, 1 now\)"):
+        train(readable_store, tmp_path / "again", DROPOUT, config, resume=True)
+    _train_in_two_processes(readable_store, tmp_path / "again", config, DROPOUT)
+    straight, again = (
+        DecisionTransformer.from_pretrained(tmp_path / run / "checkpoints" / "update-00000008").state_dict()
+        for run in ("straight", "again")
+    )
+    assert all(torch.equal(straight[name], again[name]) for name in straight)
+
+
+def test_processes_fail_together(readable_store: TrajectoryStore, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("somebody's")
+    processes = _train_in_two_processes(readable_store, tmp_path / "out", TrainingConfig(batch_size=50))
+    assert [process.exitcode for process in processes] == [3, 3]  # InputError in both, and nobody waits
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["notes.txt"]
+
+
+def _train_in_two_processes(
+    store: TrajectoryStore, out: Path, config: TrainingConfig, model_config: ModelConfig = SMALL
+) -> list[multiprocessing.context.SpawnProcess]:
+    context = multiprocessing.get_context("spawn")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [
+        context.Process(target=_train_as_rank, args=(rank, port, store.path, out, config, model_config))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+        process.kill()
+    return processes
+
+
+def _train_as_rank(
+    rank: int, port: int, data: Path, out: Path, config: TrainingConfig, model_config: ModelConfig
+) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    drawn: list[np.ndarray] = []
+    batch = ContextLoader.batch
+
+    def record(self: ContextLoader, steps: np.ndarray) -> object:
+        drawn.append(steps)
+        return batch(self, steps)
+
+    ContextLoader.batch = record  # type: ignore[method-assign, assignment]
+    try:
+        train(TrajectoryStore.open(data), out, model_config, config, resume=True, show_progress=False)
+    except InputError:
+        sys.exit(3)
+    np.savez(out.with_name(f"{out.name}.{rank}.npz"), *drawn)
 
 
 def latest_update(out: Path) -> str:

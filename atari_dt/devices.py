@@ -1,0 +1,82 @@
+"""The hardware a network runs on: finding it, its arithmetic, its speed, and what to say when its memory is full."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from replay_data import InputError
+
+
+def find_device(name: str, local_rank: int = 0) -> torch.device:
+    """Return the device of that name; ``auto`` is a GPU if there is one.
+
+    Args:
+        name: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        local_rank: of a machine's processes, which one this is; each has a GPU of its own where none is named.
+
+    Raises:
+        InputError: if there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError
+        if name == "cuda":
+            device = torch.device("cuda", local_rank)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"there is no device {name!r} here; use cpu, or cuda on a machine with a GPU") from error
+    return device
+
+
+def find_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the forward pass's type; ``auto`` is bfloat16 where the hardware computes in it."""
+    if name == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:  # PyTorch has no public name for the question
+            fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if name == "bf16" else torch.float32
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until everything that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure the FLOP/s of a large matrix product: the most that any network of ours could compute with."""
+    size = 8192 if device.type == "cuda" else 1024
+    matrix = torch.full((size, size), 0.5, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(6):  # the first ones warm up
+        synchronize(device)
+        start = time.perf_counter()
+        matrix @ matrix
+        synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+@contextmanager
+def enough_memory(device: torch.device, advice: str) -> Iterator[None]:
+    """Turn running out of memory into an InputError that says what to lower.
+
+    Raises:
+        InputError: if memory for a tensor could not be had.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On a CPU, PyTorch raises a plain RuntimeError of its allocator.
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
+            raise
+        raise InputError(f"out of memory on {device}; lower {advice}") from error

@@ -1,0 +1,111 @@
+"""Training in several processes, on one machine or many: who takes part, and what all must agree on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from replay_data import InputError
+
+IntArray = npt.NDArray[np.int64]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together; alone, all its methods return what they are given.
+
+    Attributes:
+        rank: of this process, from 0.
+        size: number of processes.
+        local_rank: of this process among those on the same machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    def part(self, steps: IntArray) -> IntArray:
+        """Return this process's part of an update's contexts ``[B]``; one of them where there are fewer than processes.
+
+        A process without a part does as the others do, and its ``share`` is 0.
+        """
+        return steps[self.rank :: self.size] if self.rank < len(steps) else steps[:1]
+
+    def share(self, steps: IntArray, num_steps: Callable[[IntArray], int]) -> float:
+        """Return the fraction of all steps of an update, as ``num_steps`` counts them, that is in this part."""
+        if self.size == 1:
+            return 1.0
+        return num_steps(steps[self.rank :: self.size]) / num_steps(steps)
+
+    def largest(self, value: int) -> int:
+        """Return the largest of all processes' values."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return int(tensor)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum of all processes' tensors; ``tensor`` itself becomes it."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: T) -> list[T]:
+        """Return all processes' values, by rank."""
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def from_first(self, compute: Callable[[], T]) -> T:
+        """Call a function in process 0; return its result, or raise its InputError, in all of them."""
+        if self.size == 1:
+            return compute()
+        outcome: list[Any] = [None]
+        if self.rank == 0:
+            try:
+                outcome = [compute()]
+            except InputError as error:
+                outcome = [error]
+        dist.broadcast_object_list(outcome)
+        if isinstance(outcome[0], InputError):
+            raise outcome[0]
+        return outcome[0]
+
+
+@contextmanager
+def process_group() -> Iterator[Ranks]:
+    """Join the processes that ``torchrun`` started, if it did.
+
+    Raises:
+        InputError: if they do not find each other, or one of them has ended.
+    """
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1:
+        yield Ranks()
+        return
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        try:
+            yield Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
+        finally:
+            dist.destroy_process_group()
+    except (RuntimeError, ValueError) as error:
+        if not isinstance(error, dist.DistError) and not any(name in str(error) for name in ("gloo", "rendezvous")):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            "the processes of this run have lost each other, because one of them has ended (see its own message) or "
+            f"the network does not let them talk; train again with --resume ({reason})"
+        ) from error

@@ -1,0 +1,112 @@
+"""One update of a model: the hot path."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._triton import has_triton
+from torch.utils.flop_counter import FlopCounterMode
+
+from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.model import DecisionTransformer
+from atari_dt.training.batches import ContextBatch
+from atari_dt.training.distributed import Ranks
+from atari_dt.training.optimizer import make_optimizer
+
+
+class Learner:
+    """A model with its optimiser. Nothing in an update waits for the device.
+
+    Args:
+        model: on its device.
+        config: how it is trained.
+        dtype: type of the forward pass; weights and optimiser are float32.
+        ranks: the processes that train together; their gradients are averaged.
+
+    Attributes:
+        model: the model.
+        optimizer: its optimiser.
+    """
+
+    def __init__(self, model: DecisionTransformer, config: TrainingConfig, dtype: torch.dtype, ranks: Ranks):
+        self.model = model
+        self.optimizer = make_optimizer(model, config)
+        self._dtype, self._ranks, self._grad_norm_clip = dtype, ranks, config.grad_norm_clip
+        self._device = next(model.parameters()).device
+        network: nn.Module = model
+        if config.compile == "on" or (config.compile == "auto" and self._device.type == "cuda" and has_triton()):
+            network = torch.compile(model, dynamic=False)  # type: ignore[assignment]
+        if ranks.size > 1:
+            network = DistributedDataParallel(
+                network,
+                device_ids=[self._device] if self._device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+            )
+        self._network = network
+
+    def update(self, batch: ContextBatch, learning_rate: float, share: float = 1.0) -> Tensor:
+        """Take a step of the optimiser.
+
+        Args:
+            batch: this process's part of the update's contexts.
+            learning_rate: of the step.
+            share: the part's fraction of all steps that the update learns from, padding aside.
+
+        Returns:
+            float32 ``[3]`` on the device: this process's parts of the update's mean cross-entropy and of its action
+            accuracy, to be summed over the processes, and the norm of the gradient before clipping, the same in all.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.model.train()
+        loss, accuracy = self._forward(self._network, batch)
+        loss = loss * share
+        self.optimizer.zero_grad()
+        (loss * self._ranks.size).backward()  # gradients are averaged over the processes, losses are summed
+        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._grad_norm_clip)
+        self.optimizer.step()
+        return torch.stack([loss.detach(), accuracy * share, grad_norm])
+
+    @torch.no_grad()
+    def validate(self, batch: ContextBatch) -> Tensor:
+        """Mean cross-entropy and action accuracy of a batch, float32 ``[2]`` on the device, without dropout."""
+        self.model.eval()
+        return torch.stack(self._forward(self.model, batch))
+
+    def _forward(self, network: nn.Module, batch: ContextBatch) -> tuple[Tensor, Tensor]:
+        with autocast(self._device, self._dtype):
+            output = network(
+                batch.states,
+                batch.actions,
+                batch.returns_to_go,
+                batch.timesteps,
+                batch.attention_mask,
+                targets=batch.actions,
+            )
+        right = (output.action_logits.detach().argmax(-1) == batch.actions) & batch.attention_mask
+        return output.loss, right.sum() / batch.attention_mask.sum()
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Compute in ``dtype`` where that is safe; nothing changes for float32."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def flops_per_context(config: ModelConfig, num_actions: int) -> int:
+    """Floating-point operations of an update for one context of K steps: products forwards and backwards.
+
+    As is usual, a multiplication and an addition count as two, attention counts in full though half of it is masked,
+    and element-wise work does not count.
+    """
+    steps = config.context_length
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter:  # shapes without numbers
+        model = DecisionTransformer(config, num_actions, max_timestep=0)
+        states = torch.zeros(1, steps, 4, 84, 84, dtype=torch.uint8)
+        indices = torch.zeros(1, steps, dtype=torch.int64)
+        model(states, indices, torch.zeros(1, steps), indices, targets=indices).loss.backward()
+    return int(counter.get_total_flops())
