@@ -14,15 +14,21 @@ import tyro
 from replay_data import InputError
 
 
-def run(main: Callable[..., None]) -> None:
+def run(main: Callable[..., None], parse: bool = True) -> None:
     """Call ``main`` with what the command line says; end with one sentence and status 1 (or 130) if it cannot go on.
 
-    SIGTERM is handled like Ctrl-C, so that files are finished or removed either way.
+    Without ``parse``, ``main`` reads the command line itself. SIGTERM is handled like Ctrl-C, so that files are
+    finished or removed either way.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        tyro.cli(main)
+        if parse:
+            tyro.cli(main)
+        else:
+            main()
     except (InputError, FloatingPointError) as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0":  # of processes that torchrun started; the first one says it too
+            sys.exit(1)
         _fail(str(error), 1)
     except BrokenPipeError:  # whoever read the output has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""What a run is made of: frozen dataclasses that are also the command line. Defaults are the paper's settings."""
+"""What a run is made of: frozen dataclasses that are also the command line, and the paper's settings for each game."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class TrainingConfig:
     max_updates: int | None = None
     """Stop after this many updates, if that comes first."""
     batch_size: int = 128
-    """Contexts in an update (the paper: 512 for Pong)."""
+    """Contexts in an update, those of all processes together."""
     learning_rate: float = 6e-4
     """Peak of the schedule."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -108,3 +108,17 @@ class TrainingConfig:
 def _check(holds: bool, message: str) -> None:
     if not holds:
         raise InputError(message)
+
+
+PRESETS = {
+    "Breakout": (ModelConfig(), TrainingConfig()),
+    "Pong": (ModelConfig(context_length=50), TrainingConfig(batch_size=512)),
+    "Qbert": (ModelConfig(), TrainingConfig()),
+    "Seaquest": (ModelConfig(), TrainingConfig()),
+}
+"""The paper's settings for its four games (Chen et al. 2021, appendix A)."""
+
+
+def preset(game: str) -> tuple[ModelConfig, TrainingConfig]:
+    """Return the paper's settings for a game; for one that is not in the paper, those of all its games but Pong."""
+    return PRESETS.get(game, (ModelConfig(), TrainingConfig()))

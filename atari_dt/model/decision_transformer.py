@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
+from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atari_dt.config import Conditioning, ModelConfig
+from atari_dt.model.hub import hub_sentences, model_card
 from atari_dt.model.original_checkpoint import read_original_checkpoint
 from atari_dt.model.state_encoder import StateEncoder
 from atari_dt.model.transformer import Dropout, Transformer, init_weights
@@ -24,6 +26,7 @@ from replay_data import InputError, TrajectoryStore
 from replay_data.files import whole_directory
 
 CHECKPOINT_FORMAT = 1
+_FILES = ("config.json", "model.safetensors")
 
 
 class DecisionTransformerOutput(NamedTuple):
@@ -88,7 +91,7 @@ class DatasetInfo:
         )
 
 
-class DecisionTransformer(nn.Module):
+class DecisionTransformer(nn.Module, ModelHubMixin):
     """Return-to-go, state and action tokens of K steps in; logits of each step's action out.
 
     Args:
@@ -98,6 +101,8 @@ class DecisionTransformer(nn.Module):
 
     Attributes:
         dataset: what the weights were trained on; None for a fresh model.
+        training_config: the fields of the `TrainingConfig` they were trained with, likewise.
+        evaluations: how the model played, as `scripts/evaluate.py --json` writes it; empty if that is not known.
     """
 
     def __init__(self, config: ModelConfig, num_actions: int, max_timestep: int):
@@ -107,6 +112,7 @@ class DecisionTransformer(nn.Module):
         self.max_timestep = max_timestep
         self.dataset: DatasetInfo | None = None
         self.training_config: dict[str, Any] | None = None
+        self.evaluations: list[dict[str, Any]] = []
         dim = config.embed_dim
         self.state_encoder = StateEncoder(dim)
         self.action_embedding = nn.Embedding(num_actions, dim)
@@ -208,42 +214,81 @@ class DecisionTransformer(nn.Module):
             tuple(attentions) if output_attentions else None,
         )
 
-    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Write a checkpoint, a directory of ``config.json`` and ``model.safetensors``, whole or not at all.
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **hub: Any) -> str | None:
+        """Write a checkpoint, a directory of ``config.json``, ``model.safetensors`` and a card, whole or not at all.
 
         Args:
-            path: a directory that does not exist yet.
+            save_directory: a directory that does not exist yet.
+            hub: options of ``huggingface_hub.ModelHubMixin.save_pretrained``, such as ``repo_id="user/name"`` and
+                ``push_to_hub=True``.
 
         Raises:
             InputError: if it exists.
             OSError: if it cannot be written.
         """
-        with whole_directory(Path(path)) as directory:
-            self.write_files(directory)
+        save_directory = Path(save_directory)
+        repo_id = hub.pop("repo_id", save_directory.name)
+        card = {"repo_id": repo_id, **(hub.pop("model_card_kwargs", None) or {})}
+        with whole_directory(save_directory) as directory:
+            return super().save_pretrained(directory, repo_id=repo_id, model_card_kwargs=card, **hub)
+
+    def push_to_hub(self, repo_id: str, **hub: Any) -> str:
+        """Upload the checkpoint and its card to the Hugging Face Hub; return the commit's address.
+
+        Args:
+            repo_id: such as ``"user/name"``; made if it is not there.
+            hub: options of ``huggingface_hub.ModelHubMixin.push_to_hub``, such as ``private=True``.
+
+        Raises:
+            InputError: if it cannot be uploaded.
+        """
+        with hub_sentences(repo_id, "written to"):
+            return str(super().push_to_hub(repo_id, model_card_kwargs={"repo_id": repo_id}, **hub))
+
+    def generate_model_card(self, *args: Any, repo_id: str, **kwargs: Any) -> ModelCard:
+        """Describe the model (see `model_card`)."""
+        return model_card(self, repo_id)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.write_files(save_directory)
 
     def write_files(self, directory: Path) -> None:
-        """Write the files of a checkpoint to a directory that is there."""
+        """Write a checkpoint's config and weights to a directory that is there."""
         config = {
             "format_version": CHECKPOINT_FORMAT,
             "model": dataclasses.asdict(self.config),
             "num_actions": self.num_actions,
             "max_timestep": self.max_timestep,
             "dataset": dataclasses.asdict(self.dataset) if self.dataset else None,
+            "training": self.training_config,
+            "evaluations": self.evaluations,
         }
         weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         (directory / "model.safetensors").write_bytes(save(weights))
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str]) -> DecisionTransformer:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **hub: Any) -> DecisionTransformer:
         """Read a checkpoint; the model is on the CPU and in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: a directory, or the name of a repository on the Hugging Face Hub.
+            hub: options of ``huggingface_hub.hf_hub_download``, such as ``revision``.
 
         Raises:
             InputError: if there is no checkpoint, it is of another format version, or its files do not fit each other.
         """
-        path = Path(path)
-        if not (path / "config.json").is_file() or not (path / "model.safetensors").is_file():
-            raise InputError(f"{path} is not a checkpoint (it needs config.json and model.safetensors)")
+        path = pretrained_model_name_or_path
+        if Path(path).is_dir() or not isinstance(path, str):
+            if any(not (Path(path) / name).is_file() for name in _FILES):
+                raise InputError(f"{path} is not a checkpoint (it needs config.json and model.safetensors)")
+            return cls._read(Path(path))
+        with hub_sentences(path, "read from this machine or"):
+            files = [Path(hf_hub_download(path, name, **hub)) for name in _FILES]
+        return cls._read(files[0].parent)
+
+    @classmethod
+    def _read(cls, path: Path) -> DecisionTransformer:
         try:
             config: dict[str, Any] = json.loads((path / "config.json").read_text())
             if (version := config["format_version"]) != CHECKPOINT_FORMAT:
@@ -255,6 +300,8 @@ class DecisionTransformer(nn.Module):
             if config["dataset"] is not None:
                 config["dataset"]["action_meanings"] = tuple(config["dataset"]["action_meanings"])
                 model.dataset = DatasetInfo(**config["dataset"])
+            model.training_config = config.get("training")  # not recorded by the first versions of the code
+            model.evaluations = config.get("evaluations", [])
             model.load_state_dict(load_file(path / "model.safetensors"))
         except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]

@@ -40,7 +40,7 @@ class Learner:
         self._device = next(model.parameters()).device
         network: nn.Module = model
         if config.compile == "on" or (config.compile == "auto" and self._device.type == "cuda" and has_triton()):
-            network = torch.compile(model, dynamic=False)  # type: ignore[assignment]
+            network = torch.compile(model, dynamic=False, fullgraph=True)  # type: ignore[assignment]
         if ranks.size > 1:
             network = DistributedDataParallel(
                 network,
