@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +65,18 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
         synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep freed memory for the next update, instead of giving it back to the system.
+
+    Blocks of many MB are otherwise mapped, zeroed and unmapped again in every update on a CPU, which was measured to
+    take 9% of one in bfloat16 and 13% in float32. Only glibc has this setting; elsewhere nothing happens.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
+        library.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap does not shrink
 
 
 @contextmanager

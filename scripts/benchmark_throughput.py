@@ -2,14 +2,16 @@
 
 import ast
 import json
-import re
+import multiprocessing
+import resource
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
@@ -21,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from atari_dt.command_line import run
 from atari_dt.config import ModelConfig, TrainingConfig
-from atari_dt.devices import enough_memory, find_device, matmul_peak, synchronize
+from atari_dt.devices import enough_memory, find_device, keep_freed_memory, matmul_peak, synchronize
 from atari_dt.experiments.report import check_writable
 from atari_dt.model import DecisionTransformer
 from atari_dt.training import ContextLoader, ContextOrder
@@ -39,8 +41,8 @@ def main(
     batch_size: int = 64,
     context_length: int = 30,
     num_steps: int = 4000,
-    updates: int = 5,
-    rounds: int = 5,
+    updates: int = 3,
+    rounds: int = 8,
     device: str = "auto",
     compile: Literal["auto", "on", "off"] = "auto",
     original: Path | None = None,
@@ -48,7 +50,8 @@ def main(
 ) -> None:
     """Time whole updates (contexts gathered, forward, backward, clipping, optimiser) of the paper's network.
 
-    Every contestant has its turn in each round, and the median round counts, so that a busy machine is unjust to none.
+    Every contestant has its turn in each round; times are medians over the rounds, and a ratio is the median of the
+    rounds' ratios, so that a busy machine is unjust to none.
 
     Args:
         batch_size: Contexts in an update.
@@ -70,34 +73,36 @@ def main(
         check_writable(json_file)
     where = find_device(device)
     model_config, config = ModelConfig(context_length=context_length), TrainingConfig(compile=compile)
-    with tempfile.TemporaryDirectory() as directory, enough_memory(where, "--batch-size or --context-length"):
+    with tempfile.TemporaryDirectory() as directory:
         store = random_store(Path(directory) / "store", num_steps)
-        flops = flops_per_context(model_config, store.num_actions)
-        contestants = {}
-        for name, dtype in DTYPES.items():
-            contestants[name] = Contestant(partial(project, store, model_config, config, batch_size, where, dtype))
+        sizes = store.path, model_config, batch_size, where
+        begin: dict[str, Callable[[], Iterator[None]]] = {
+            name: partial(project, *sizes, config, dtype) for name, dtype in DTYPES.items()
+        }
         if original is not None:
-            contestants["original"] = Contestant(
-                partial(the_original, original / "atari", store, context_length, batch_size, where)
-            )
+            begin["original"] = partial(the_original, *sizes, original / "atari")
+        with ExitStack() as stack:
+            contestants = {name: stack.enter_context(Contestant(updates, where)) for name, updates in begin.items()}
+            seconds: dict[str, list[float]] = {name: [] for name in contestants}
+            for _ in range(rounds):
+                for name, contestant in contestants.items():
+                    seconds[name].append(contestant.update(updates))
+            memory = {name: contestant.memory() for name, contestant in contestants.items()}
+        flops = flops_per_context(model_config, store.num_actions)
         peaks = {name: matmul_peak(where, dtype) for name, dtype in DTYPES.items()}
-        for _ in range(rounds):
-            for contestant in contestants.values():
-                contestant.round(updates, where)
         figures: dict[str, dict[str, Any]] = {}
-        for name, contestant in contestants.items():
-            seconds = statistics.median(contestant.seconds)
-            peak = peaks["fp32" if name == "original" else name]
+        for name in contestants:
+            typical = statistics.median(seconds[name])
             figures[name] = {
-                "contexts_per_s": batch_size / seconds,
-                "states_per_s": batch_size * context_length / seconds,
-                "seconds_per_update": seconds,
-                "mfu": flops * batch_size / seconds / peak,
-                "memory_bytes": contestant.memory,
-                "seconds_for_the_papers_epochs": 5 * 500_000 / batch_size * seconds,
+                "contexts_per_s": batch_size / typical,
+                "states_per_s": batch_size * context_length / typical,
+                "seconds_per_update": typical,
+                "mfu": flops * batch_size / typical / peaks["fp32" if name == "original" else name],
+                "memory_bytes": memory[name],
+                "seconds_for_the_papers_epochs": 5 * 500_000 / batch_size * typical,
             }
-        for name in DTYPES:
-            figures[name]["parts_s"] = parts(store, model_config, batch_size, where, DTYPES[name])
+        for name, dtype in DTYPES.items():
+            figures[name]["parts_s"] = parts(*sizes, dtype)
     report(figures, peaks, flops, batch_size)
     result: dict[str, Any] = {
         "batch_size": batch_size,
@@ -110,37 +115,76 @@ def main(
         "project": {name: figures[name] for name in DTYPES},
     }
     if original is not None:
-        theirs = figures["original"]
-        result["original"] = theirs
-        result["ratio"] = {name: figures[name]["contexts_per_s"] / theirs["contexts_per_s"] for name in DTYPES}
-        print("against the original:", ", ".join(f"{name} {ratio:.2f}×" for name, ratio in result["ratio"].items()))
+        result["original"] = figures["original"]
+        result["ratio"] = {}
+        for name in DTYPES:
+            pairs = zip(seconds["original"], seconds[name], strict=True)
+            ratios = sorted(theirs / ours for theirs, ours in pairs)
+            result["ratio"][name] = statistics.median(ratios)
+            print(f"{name}: {statistics.median(ratios):.2f} times faster ({ratios[0]:.2f} to {ratios[-1]:.2f})")
     if json_file:
         write_whole(json_file, json.dumps(result, indent=2) + "\n")
 
 
 class Contestant:
-    """Something that is updated, and what that cost: seconds of each round's updates, bytes of memory."""
+    """A process of its own that makes updates when it is told to; it has its memory, and its settings, to itself."""
 
-    def __init__(self, begin: Callable[[], Iterator[None]]):
-        self.seconds: list[float] = []
-        self.memory = 0.0
-        self._begin = begin
-        self._updates: Iterator[None] | None = None
+    def __init__(self, begin: Callable[[], Iterator[None]], device: torch.device):
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(begin, device, theirs), daemon=True)
 
-    def round(self, updates: int, device: torch.device) -> None:
-        """Make some updates; in the first round some more beforehand, to warm up and to see the memory they need."""
-        if self._updates is None:
-            before = memory(device, reset=True)
-            self._updates = self._begin()
-            for _ in range(3):
-                next(self._updates)
-            synchronize(device)
-            self.memory = memory(device) - before
-        start = time.perf_counter()
-        for _ in range(updates):
-            next(self._updates)
-        synchronize(device)
-        self.seconds.append((time.perf_counter() - start) / updates)
+    def __enter__(self) -> "Contestant":
+        self._process.start()
+        self._ask(6)  # warms up
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+
+    def update(self, updates: int) -> float:
+        """Make some updates; return the seconds that one took."""
+        return self._ask(updates) / updates
+
+    def memory(self) -> float:
+        """Bytes at most in use: on the GPU, or by the whole process."""
+        return self._ask(0)
+
+    def _ask(self, updates: int) -> float:
+        self._connection.send(updates)
+        while not self._connection.poll(1):
+            if not self._process.is_alive():
+                raise InputError("a process ended before its time; see its own message, or lower --batch-size")
+        answer = self._connection.recv()
+        if isinstance(answer, InputError):
+            raise answer
+        return float(answer)
+
+
+def serve(begin: Callable[[], Iterator[None]], device: torch.device, connection: Connection) -> None:
+    """Answer a `Contestant`: to a number of updates with the seconds they took, to 0 with the bytes of memory."""
+    updates = begin()
+    while True:
+        number = connection.recv()
+        if not number:
+            connection.send(peak_memory(device))
+            continue
+        try:
+            start = time.perf_counter()
+            with enough_memory(device, "--batch-size or --context-length"):
+                for _ in range(number):
+                    next(updates)
+                synchronize(device)
+            connection.send(time.perf_counter() - start)
+        except InputError as error:
+            connection.send(error)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at most in use until now: on the GPU, or by this process (Linux)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def random_store(path: Path, num_steps: int) -> TrajectoryStore:
@@ -163,14 +207,15 @@ def random_store(path: Path, num_steps: int) -> TrajectoryStore:
 
 
 def project(
-    store: TrajectoryStore,
+    data: Path,
     model_config: ModelConfig,
-    config: TrainingConfig,
     batch_size: int,
     device: torch.device,
+    config: TrainingConfig,
     dtype: torch.dtype,
 ) -> Iterator[None]:
     """Updates of this project, as scripts/train.py makes them."""
+    store = TrajectoryStore.open(data)
     model = DecisionTransformer(model_config, store.num_actions, int(store.timesteps.max())).to(device)
     learner = Learner(model, config, dtype, Ranks())
     loader = ContextLoader(store, model_config.context_length, device)
@@ -181,12 +226,13 @@ def project(
 
 
 def the_original(
-    code: Path, store: TrajectoryStore, context_length: int, batch_size: int, device: torch.device
+    data: Path, model_config: ModelConfig, batch_size: int, device: torch.device, code: Path
 ) -> Iterator[None]:
     """Updates of the original code: its network, dataset class and optimiser settings, put together as by its trainer.
 
     Its training script cannot be imported, since that would run it; the dataset class is taken from its source.
     """
+    store = TrajectoryStore.open(data)
     sys.path.insert(0, str(code))
     from mingpt.model_atari import GPT, GPTConfig  # type: ignore[import-not-found]
 
@@ -196,7 +242,7 @@ def the_original(
     exec(compile(ast.Module(body, type_ignores=[]), "run_dt_atari.py", "exec"), names)
     dataset = names["StateActionReturnDataset"](
         [store.stacked(n) for n in range(len(store))],
-        3 * context_length,
+        3 * model_config.context_length,
         store.actions.tolist(),
         store.episode_ends.tolist(),
         store.returns_to_go.tolist(),
@@ -235,9 +281,11 @@ def the_original(
 
 
 def parts(
-    store: TrajectoryStore, model_config: ModelConfig, batch_size: int, device: torch.device, dtype: torch.dtype
+    data: Path, model_config: ModelConfig, batch_size: int, device: torch.device, dtype: torch.dtype
 ) -> dict[str, float]:
     """Seconds of an update's parts, one after another and without `torch.compile`: the smallest of five each."""
+    keep_freed_memory()
+    store = TrajectoryStore.open(data)
     model = DecisionTransformer(model_config, store.num_actions, int(store.timesteps.max())).to(device)
     optimizer = make_optimizer(model, TrainingConfig())
     loader = ContextLoader(store, model_config.context_length, device)
@@ -271,19 +319,6 @@ def parts(
             optimizer.step()
         optimizer.zero_grad()
     return {name: min(values[1:]) for name, values in seconds.items()}
-
-
-def memory(device: torch.device, reset: bool = False) -> float:
-    """Bytes at most in use since the last reset: on the GPU, or resident ones of this process (Linux)."""
-    if device.type == "cuda":
-        if reset:
-            torch.cuda.reset_peak_memory_stats(device)
-        return float(torch.cuda.max_memory_allocated(device))
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-    assert peak is not None
-    return 1024.0 * int(peak[1])
 
 
 def report(figures: dict[str, Any], peaks: dict[str, float], flops: int, batch_size: int) -> None:

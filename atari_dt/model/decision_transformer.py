@@ -199,8 +199,14 @@ class DecisionTransformer(nn.Module, ModelHubMixin):
             timesteps = timesteps.repeat_interleave(len(kinds), dim=1)[:, : tokens.shape[1]]
         timesteps = timesteps.clamp(max=self.max_timestep)
         positions = self.position_embedding[: tokens.shape[1]] + self.timestep_embedding[timesteps]
-        x, hidden_states, attentions = self.transformer(self.embedding_dropout(tokens + positions), output_attentions)
-        action_logits = self.head(x[:, len(kinds) - 2 :: len(kinds)]).float()
+        x = self.embedding_dropout(tokens + positions)
+        state_places = slice(len(kinds) - 2, None, len(kinds))
+        if output_attentions or output_hidden_states:
+            x, hidden_states, attentions = self.transformer(x, output_attentions=output_attentions)
+            x = x[:, state_places]
+        else:
+            x, hidden_states, attentions = self.transformer(x, state_places)
+        action_logits = self.head(x).float()
 
         loss = None
         if targets is not None:

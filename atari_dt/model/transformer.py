@@ -9,6 +9,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+EVERY_TOKEN = slice(None)
+
 
 class Dropout(nn.Module):
     """Dropout; on a CPU from 16 random bits an element, which takes a quarter of the time of PyTorch's 32 in a row.
@@ -40,30 +42,40 @@ class CausalSelfAttention(nn.Module):
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
         self.projection = nn.Linear(embed_dim, embed_dim)
 
-    def forward(self, x: Tensor, output_attention: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Attend within ``x``, ``[B, T, D]``.
+    def forward(
+        self, x: Tensor, read: slice = EVERY_TOKEN, output_attention: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend within ``x``, ``[B, T, D]``, from the R tokens ``x[:, read]``.
 
         Returns:
-            ``(y, attention)``: ``[B, T, D]``, and the weights ``[B, heads, T, T]`` (rows sum to 1) if they are asked
+            ``(y, attention)``: ``[B, R, D]``, and the weights ``[B, heads, R, T]`` (rows sum to 1) if they are asked
             for.
         """
-        query, key, value = rearrange(self.qkv(x), "b t (n h d) -> n b h t d", n=3, h=self.num_heads).unbind(0)
+        dim, tokens = x.shape[-1], x.shape[1]
+        weight, bias = self.qkv.weight, self.qkv.bias
+        query = rearrange(F.linear(x[:, read], weight[:dim], bias[:dim]), "b r (h d) -> b h r d", h=self.num_heads)
+        key_value = F.linear(x, weight[dim:], bias[dim:])
+        key, value = rearrange(key_value, "b t (n h d) -> n b h t d", n=2, h=self.num_heads).unbind(0)
         attention = None
         # On a CPU the fused kernel's backward pass is slower than this for sequences as short as ours.
         if output_attention or not x.is_cuda:
             with torch.autocast(x.device.type, enabled=False):  # which would take the softmax's output to float32
-                future = torch.full(query.shape[-2:-1] * 2, -math.inf, dtype=query.dtype, device=x.device).triu(1)
+                future = torch.full((tokens, tokens), -math.inf, dtype=query.dtype, device=x.device).triu(1)[read]
                 scores = torch.baddbmm(
                     future,
                     query.flatten(0, 1) / math.sqrt(query.shape[-1]),
                     key.flatten(0, 1).transpose(-2, -1),
                 )
-                attention = scores.softmax(-1).view(*query.shape[:-1], -1)
+                attention = scores.softmax(-1).view(*query.shape[:-1], tokens)
                 y = self.dropout(attention) @ value
         else:
             dropout = self.dropout.p if self.training else 0.0
-            y = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
-        return self.projection(rearrange(y, "b h t d -> b t (h d)")), attention if output_attention else None
+            if read == EVERY_TOKEN:
+                y = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+            else:
+                past = torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).tril()[read]
+                y = F.scaled_dot_product_attention(query, key, value, past, dropout)
+        return self.projection(rearrange(y, "b h r d -> b r (h d)")), attention if output_attention else None
 
 
 class Block(nn.Module):
@@ -78,10 +90,12 @@ class Block(nn.Module):
         self.contract = nn.Linear(4 * embed_dim, embed_dim)
         self.residual_dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, output_attention: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Return the tokens ``[B, T, D]`` and, if asked for, the attention ``[B, heads, T, T]``."""
-        y, attention = self.attention(self.attention_norm(x), output_attention)
-        x = x + self.residual_dropout(y)
+    def forward(
+        self, x: Tensor, read: slice = EVERY_TOKEN, output_attention: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the tokens ``x[:, read]``, ``[B, R, D]``, and, if asked for, the attention ``[B, heads, R, T]``."""
+        y, attention = self.attention(self.attention_norm(x), read, output_attention)
+        x = x[:, read] + self.residual_dropout(y)
         y = self.contract(F.gelu(self.expand(self.mlp_norm(x))))
         return x + self.residual_dropout(y), attention
 
@@ -95,16 +109,20 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
         self.apply(init_weights)
 
-    def forward(self, x: Tensor, output_attentions: bool = False) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Transform tokens ``[B, T, D]``.
+    def forward(
+        self, x: Tensor, read: slice = EVERY_TOKEN, output_attentions: bool = False
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Transform tokens ``[B, T, D]``; the last block computes only what those at ``read``, R of them, become.
 
         Returns:
-            ``(tokens, hidden_states, attentions)``: normalised tokens ``[B, T, D]``; the input of every block and the
-            output of the last, ``num_layers + 1`` of ``[B, T, D]``; ``num_layers`` of ``[B, heads, T, T]``, or none.
+            ``(tokens, hidden_states, attentions)``: normalised tokens ``[B, R, D]``; the input of every block and the
+            output of the last, ``num_layers`` of ``[B, T, D]`` and one of ``[B, R, D]``; ``num_layers`` of
+            ``[B, heads, T, T]``, the last one ``[B, heads, R, T]``, or none.
         """
         hidden_states, attentions = [x], []
         for block in self.blocks:
-            x, attention = block(x, output_attentions)
+            last = block is self.blocks[-1]
+            x, attention = block(x, read if last else EVERY_TOKEN, output_attentions)
             hidden_states.append(x)
             if attention is not None:
                 attentions.append(attention)

@@ -13,6 +13,7 @@ from torch.utils._triton import has_triton
 from torch.utils.flop_counter import FlopCounterMode
 
 from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.devices import keep_freed_memory
 from atari_dt.model import DecisionTransformer
 from atari_dt.training.batches import ContextBatch
 from atari_dt.training.distributed import Ranks
@@ -38,6 +39,8 @@ class Learner:
         self.optimizer = make_optimizer(model, config)
         self._dtype, self._ranks, self._grad_norm_clip = dtype, ranks, config.grad_norm_clip
         self._device = next(model.parameters()).device
+        if self._device.type == "cpu":
+            keep_freed_memory()
         network: nn.Module = model
         if config.compile == "on" or (config.compile == "auto" and self._device.type == "cuda" and has_triton()):
             network = torch.compile(model, dynamic=False, fullgraph=True)  # type: ignore[assignment]
