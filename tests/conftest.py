@@ -33,6 +33,26 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
     return write_store(tmp_path_factory.mktemp("stores") / "store", [7, 1, 30, 12, 3, 50])
 
 
+@pytest.fixture(scope="session")
+def readable_store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
+    """Episodes in which the brightness of the newest frame says the action."""
+    path = tmp_path_factory.mktemp("stores") / "readable"
+    rng = np.random.default_rng(0)
+    with StoreWriter(
+        path,
+        game="Breakout",
+        action_meanings=["NOOP", "FIRE", "RIGHT", "LEFT"],
+        reward_clipping=False,
+        sticky_actions=None,
+        source={"kind": "test"},
+    ) as writer:
+        for _ in range(8):
+            actions = rng.integers(0, 4, size=25)
+            frames = np.broadcast_to((60 * actions).astype(np.uint8)[:, None, None], (25, 84, 84))
+            writer.append(np.ascontiguousarray(frames), actions, np.ones(25))
+    return TrajectoryStore.open(path)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,11 +17,12 @@ import pytest
 import torch
 from torch import nn
 
-from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.config import Conditioning, ModelConfig, TrainingConfig, preset
 from atari_dt.model import DecisionTransformer, latest_checkpoint
 from atari_dt.training import ContextLoader, ContextOrder, train, trainer
+from atari_dt.training.learner import flops_per_context
 from atari_dt.training.optimizer import learning_rate_multiplier, make_optimizer
-from replay_data import InputError, StoreWriter, TrajectoryStore, hold_out
+from replay_data import InputError, TrajectoryStore, hold_out
 from replay_data.files import locked
 from tests.conftest import write_store
 
@@ -46,6 +46,59 @@ def test_batches_hold_what_the_store_holds(store: TrajectoryStore, context_lengt
             assert batch.actions[row, k] == store.actions[n]
             assert batch.returns_to_go[row, k] == store.returns_to_go[n]
             assert batch.timesteps[row, k] == store.timesteps[n]
+
+
+def test_batches_gathered_ahead_are_those_gathered_on_the_spot(store: TrajectoryStore) -> None:
+    """What a GPU too small for the frames does: they stay with the host, and a thread gathers them."""
+    steps = np.random.default_rng(0).permutation(len(store))
+    parts = [steps[i : i + 9] for i in range(0, len(store), 9)]
+    near = ContextLoader(store, 4, torch.device("cpu"))
+    far = ContextLoader(store, 4, torch.device("cpu"), resident=False)
+    batches = list(far.batches(parts))
+    assert len(batches) == len(parts)
+    for part, batch in zip(parts, batches, strict=True):
+        for name, tensor in vars(near.batch(part)).items():
+            assert torch.equal(getattr(batch, name), tensor), name
+        assert near.num_steps(part) == int(batch.attention_mask.sum())
+    for outside in (-1, len(store)):
+        with pytest.raises(IndexError):
+            near.batch([0, outside])
+
+
+@pytest.mark.parametrize("conditioning", ["return", "none"])
+def test_the_flops_of_an_update_are_those_of_its_products(conditioning: Conditioning) -> None:
+    """By hand: 2 for each multiplication, three products a layer but for the first convolution, which has no input
+    gradient; and the last block computes queries, outputs and perceptron for the state tokens alone."""
+    steps, dim, layers, actions = 30, 128, 6, 4
+    kinds = 3 if conditioning == "return" else 2
+    tokens = kinds * steps
+    encoder = 2 * 20 * 20 * 32 * 256 + 3 * (9 * 9 * 64 * 512 + 7 * 7 * 64 * 576 + 3136 * dim)
+    whole_block = tokens * 12 * dim * dim + 2 * tokens * tokens * dim
+    last_block = tokens * 2 * dim * dim + steps * 10 * dim * dim + 2 * steps * tokens * dim
+    products = steps * encoder + 3 * ((layers - 1) * whole_block + last_block + steps * dim * actions)
+    if conditioning == "return":
+        products += 2 * steps * dim  # the return's embedding, whose input has no gradient either
+    generator = torch.get_rng_state()
+    assert flops_per_context(ModelConfig(conditioning=conditioning), actions) == 2 * products
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_network_compiles_as_a_whole(store: TrajectoryStore, dtype: torch.dtype) -> None:
+    """No part of it falls back to Python; what a compiler then makes of it is PyTorch's business."""
+    model = DecisionTransformer(SMALL, num_actions=4, max_timestep=100)
+    batch = ContextLoader(store, 3, torch.device("cpu")).batch(np.arange(8))
+    arguments = batch.states, batch.actions, batch.returns_to_go, batch.timesteps, batch.attention_mask, batch.actions
+    compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager")
+    gradients = []
+    for network in (model, compiled):
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            loss = network(*arguments).loss
+        loss.backward()
+        gradients.append([loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    for plain, other in zip(*gradients, strict=True):
+        assert torch.allclose(plain, other, atol=1e-6 if dtype == torch.float32 else 1e-2)
 
 
 def test_the_schedule_is_the_papers() -> None:
@@ -86,26 +139,6 @@ def test_weights_start_as_in_the_paper() -> None:
     assert (model.position_embedding == 0).all()
     assert (model.timestep_embedding == 0).all()
     assert model.position_embedding.shape == (3 * 30 + 1, 128)
-
-
-@pytest.fixture(scope="module")
-def readable_store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
-    """Episodes in which the brightness of the newest frame says the action."""
-    path = tmp_path_factory.mktemp("stores") / "readable"
-    rng = np.random.default_rng(0)
-    with StoreWriter(
-        path,
-        game="Breakout",
-        action_meanings=["NOOP", "FIRE", "RIGHT", "LEFT"],
-        reward_clipping=False,
-        sticky_actions=None,
-        source={"kind": "test"},
-    ) as writer:
-        for _ in range(8):
-            actions = rng.integers(0, 4, size=25)
-            frames = np.broadcast_to((60 * actions).astype(np.uint8)[:, None, None], (25, 84, 84))
-            writer.append(np.ascontiguousarray(frames), actions, np.ones(25))
-    return TrajectoryStore.open(path)
 
 
 @pytest.mark.parametrize("conditioning", ["return", "none"])
@@ -197,12 +230,65 @@ def test_one_epoch_draws_every_window_once(
     assert drawn != sorted(drawn)
 
 
+def test_held_out_episodes_are_not_trained_on_but_predicted(readable_store: TrajectoryStore, tmp_path: Path) -> None:
+    config = TrainingConfig(
+        epochs=3, batch_size=16, validation_fraction=0.25, checkpoint_every=10, log_every=7, precision="fp32"
+    )
+    model = train(readable_store, tmp_path / "run", DROPOUT, config, show_progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["update"] for line in lines] == [7, 10, 14, 20, 21, 28, 30]  # 150 of 200 windows: 10 updates an epoch
+    assert [line["update"] for line in lines if "validation_loss" in line] == [10, 20, 30]
+    assert 0 < lines[-1]["mfu"] < 1
+    losses, right = [], []
+    for episode in np.flatnonzero(hold_out(8, 0.25, config.seed)):
+        for start in [*range(25 * episode, 25 * episode + 24, 3), 25 * episode + 22]:
+            n = slice(start, start + 3)
+            actions = torch.from_numpy(readable_store.actions[n].astype(np.int64))
+            with torch.inference_mode():
+                output = model(
+                    torch.from_numpy(np.stack([readable_store.stacked(i) for i in range(start, start + 3)]))[None],
+                    actions[None],
+                    torch.from_numpy(readable_store.returns_to_go[n].copy())[None],
+                    torch.from_numpy(readable_store.timesteps[n].astype(np.int64))[None],
+                )
+            logits = output.action_logits[0]
+            losses.extend(nn.functional.cross_entropy(logits, actions, reduction="none").tolist())
+            right.extend((logits.argmax(-1) == actions).tolist())
+    assert lines[-1]["validation_loss"] == pytest.approx(np.mean(losses), abs=1e-5)
+    assert lines[-1]["validation_accuracy"] == pytest.approx(np.mean(right))
+    with pytest.raises(InputError, match="none be left to train on"):
+        train(readable_store, tmp_path / "all", SMALL, TrainingConfig(batch_size=16, validation_fraction=0.99))
+    assert not (tmp_path / "all").exists()
+
+
+def test_a_run_killed_before_it_wrote_anything_begins(readable_store: TrajectoryStore, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / ".config.json.partial-7").write_text("{")
+    config = TrainingConfig(batch_size=16, max_updates=1)
+    train(readable_store, out, SMALL, config, resume=True, show_progress=False)
+    assert latest_checkpoint(out).name == "update-00000001"
+
+
+def test_the_papers_games_have_the_papers_settings() -> None:
+    for game in ("Breakout", "Qbert", "Seaquest", "Zaxxon"):
+        model, training = preset(game)
+        assert (model.context_length, training.batch_size) == (30, 128)
+    model, training = preset("Pong")
+    assert (model.context_length, training.batch_size) == (50, 512)
+    assert (model.num_layers, model.num_heads, model.embed_dim, model.dropout) == (6, 8, 128, 0.1)
+    assert (training.learning_rate, training.warmup_tokens, training.epochs) == (6e-4, 512 * 20, 5)
+
+
 def test_training_that_cannot_start_writes_nothing(readable_store: TrajectoryStore, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(InputError, match="larger than the dataset of 200 steps"):
         train(readable_store, out, SMALL, TrainingConfig(batch_size=201))
     with pytest.raises(InputError, match="no device 'cuda:99'"):
         train(readable_store, out, SMALL, TrainingConfig(batch_size=8, device="cuda:99"))
+    lower = r"lower batch_size \(8\), context_length \(3\) or embed_dim \(100000000\)"
+    with pytest.raises(InputError, match=f"out of memory on cpu; {lower}"):
+        train(readable_store, out, ModelConfig(3, 1, 1, 10**8), TrainingConfig(batch_size=8, device="cpu"))
     assert not out.exists()
     out.mkdir()
     with pytest.raises(InputError, match="exists already"):
@@ -267,128 +353,6 @@ def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(readable_store: Trajecto
     assert lines == expected
     names = sorted(path.name for path in (out / "checkpoints").iterdir())
     assert names == ["update-00000055", "update-00000065"]
-
-
-@pytest.mark.parametrize(
-    "batch_size", [50, 37]
-)  # 150 windows: with 37 the last batch of an epoch has two, one a process
-def test_two_processes_train_as_one(readable_store: TrajectoryStore, tmp_path: Path, batch_size: int) -> None:
-    """The same losses, learning rates and weights; between them, every window of an epoch once."""
-    config = TrainingConfig(
-        epochs=20, max_updates=50, batch_size=batch_size, log_every=1, precision="fp32", validation_fraction=0.2
-    )
-    alone = train(readable_store, tmp_path / "alone", SMALL, config, show_progress=False)
-    ranks = _train_in_two_processes(readable_store, tmp_path / "both", config)
-    assert [process.exitcode for process in ranks] == [0, 0]
-    lines, expected = (
-        [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
-        for run in ("both", "alone")
-    )
-    assert len(lines) == len(expected) == 50
-    for line, other in zip(lines, expected, strict=True):
-        assert line["learning_rate"] == other["learning_rate"]
-        assert line["tokens"] == other["tokens"]
-        assert line["loss"] == pytest.approx(other["loss"], abs=1e-4)
-        assert line["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-2)
-        assert line["action_accuracy"] == pytest.approx(other["action_accuracy"], abs=0.03)
-    assert lines[-1]["validation_loss"] == pytest.approx(expected[-1]["validation_loss"], abs=1e-4)
-    model = DecisionTransformer.from_pretrained(latest_checkpoint(tmp_path / "both"))
-    for name, tensor in model.state_dict().items():
-        assert torch.allclose(tensor, alone.state_dict()[name], atol=2e-3), name
-
-    held_out = hold_out(8, 0.2, config.seed)[np.arange(200) // 25]
-    drawn = [list(np.load(tmp_path / f"both.{rank}.npz").values()) for rank in range(2)]
-    validated = [np.concatenate([part for part in parts if held_out[part[0]]]) for parts in drawn]
-    assert sorted(np.concatenate(validated)) == [n for n in range(200) if held_out[n] and n % 25 % 3 == 0]
-    trained = [[part for part in parts if not held_out[part[0]]] for parts in drawn]
-    assert len(trained[0]) == len(trained[1]) == 50
-    per_epoch = math.ceil(150 / batch_size)
-    for epoch in range(50 // per_epoch):
-        parts = [part for rank in range(2) for part in trained[rank][epoch * per_epoch : (epoch + 1) * per_epoch]]
-        assert sorted(np.concatenate(parts)) == np.flatnonzero(~held_out).tolist()
-
-
-def test_a_batch_smaller_than_the_number_of_processes_trains_as_in_one(
-    readable_store: TrajectoryStore, tmp_path: Path
-) -> None:
-    """The last batch of each epoch has one context; dropout differs between processes, and all is resumed as it was."""
-    config = TrainingConfig(epochs=2, batch_size=199, log_every=1, precision="fp32", checkpoint_every=2)
-    train(readable_store, tmp_path / "alone", SMALL, config, show_progress=False)
-    assert all(process.exitcode == 0 for process in _train_in_two_processes(readable_store, tmp_path / "both", config))
-    losses = [
-        [json.loads(line)["loss"] for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
-        for run in ("both", "alone")
-    ]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
-
-    config = TrainingConfig(**{**vars(config), "batch_size": 50})
-    for processes in (
-        _train_in_two_processes(readable_store, tmp_path / "straight", config, DROPOUT),
-        _train_in_two_processes(readable_store, tmp_path / "again", config, DROPOUT),
-    ):
-        assert all(process.exitcode == 0 for process in processes)
-    shutil.rmtree(tmp_path / "again" / "checkpoints" / "update-00000008")
-    with pytest.raises(InputError, match=r"processes \(2 there, 1 now\)"):
-        train(readable_store, tmp_path / "again", DROPOUT, config, resume=True)
-    _train_in_two_processes(readable_store, tmp_path / "again", config, DROPOUT)
-    straight, again = (
-        DecisionTransformer.from_pretrained(tmp_path / run / "checkpoints" / "update-00000008").state_dict()
-        for run in ("straight", "again")
-    )
-    assert all(torch.equal(straight[name], again[name]) for name in straight)
-
-
-def test_processes_fail_together(readable_store: TrajectoryStore, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "notes.txt").write_text("somebody's")
-    processes = _train_in_two_processes(readable_store, tmp_path / "out", TrainingConfig(batch_size=50))
-    assert [process.exitcode for process in processes] == [3, 3]  # InputError in both, and nobody waits
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["notes.txt"]
-
-
-def _train_in_two_processes(
-    store: TrajectoryStore, out: Path, config: TrainingConfig, model_config: ModelConfig = SMALL
-) -> list[multiprocessing.context.SpawnProcess]:
-    context = multiprocessing.get_context("spawn")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [
-        context.Process(target=_train_as_rank, args=(rank, port, store.path, out, config, model_config))
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-        process.kill()
-    return processes
-
-
-def _train_as_rank(
-    rank: int, port: int, data: Path, out: Path, config: TrainingConfig, model_config: ModelConfig
-) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    drawn: list[np.ndarray] = []
-    batch = ContextLoader.batch
-
-    def record(self: ContextLoader, steps: np.ndarray) -> object:
-        drawn.append(steps)
-        return batch(self, steps)
-
-    ContextLoader.batch = record  # type: ignore[method-assign, assignment]
-    try:
-        train(TrajectoryStore.open(data), out, model_config, config, resume=True, show_progress=False)
-    except InputError:
-        sys.exit(3)
-    np.savez(out.with_name(f"{out.name}.{rank}.npz"), *drawn)
 
 
 def latest_update(out: Path) -> str:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay_data import InputError, context_bounds
+from replay_data import InputError, context_bounds, hold_out, window_starts
 
 
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=8), context_length=st.integers(1, 15))
@@ -37,3 +37,32 @@ def test_context_length_below_one_is_refused(context_length: int) -> None:
 def test_steps_outside_the_dataset_are_refused(step: int) -> None:
     with pytest.raises(IndexError):
         context_bounds([step], np.array([3]), 2)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=2, max_size=8),
+    context_length=st.integers(1, 15),
+    fraction=st.floats(0.001, 0.5),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_held_out_episodes_and_the_others_share_no_step(
+    lengths: list[int], context_length: int, fraction: float, seed: int
+) -> None:
+    ends = np.cumsum(lengths)
+    held = hold_out(len(lengths), fraction, seed)
+    assert held.sum() == max(1, round(fraction * len(lengths)))
+    assert (held == hold_out(len(lengths), fraction, seed)).all()
+    steps = [list(range(end - length, end)) for end, length in zip(ends, lengths, strict=True)]
+    for chosen in (held, ~held):
+        expected = [n for episode, kept in zip(steps, chosen, strict=True) if kept for n in episode]
+        assert window_starts(chosen, ends).tolist() == expected
+        starts, sizes = context_bounds(window_starts(chosen, ends, context_length), ends, context_length)
+        covered = {n for start, size in zip(starts, sizes, strict=True) for n in range(start, start + size)}
+        assert covered == set(expected)
+        assert len(starts) == sum(-(-len(e) // context_length) for e, kept in zip(steps, chosen, strict=True) if kept)
+
+
+@pytest.mark.parametrize("episodes", [1, 2])
+def test_something_is_left_to_train_on(episodes: int) -> None:
+    with pytest.raises(InputError, match="none be left to train on"):
+        hold_out(episodes, 0.9, 0)
