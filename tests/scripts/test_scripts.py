@@ -70,6 +70,67 @@ def test_evaluate_writes_every_score(
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_run_is_shared_with_its_scores(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "scores.json", tmp_path / "shared"
+    assert call(monkeypatch, "evaluate.py", run, "--episodes", 2, "--max-steps", 9, "--json", file) == 0
+    assert call(monkeypatch, "push_to_hub.py", run, "--repo-id", "a/b", "--scores", file, "--out", out) == 0
+    model = DecisionTransformer.from_pretrained(out)
+    assert model.evaluations == json.loads(file.read_text())["evaluations"]
+    assert f"its card is {out / 'README.md'}" in capsys.readouterr().out
+    scores = json.loads(file.read_text())
+    for name, value, message in (
+        ("game", "Pong", "holds scores in Pong, but the model plays Breakout"),
+        ("evaluations", [{"scores": []}], "holds no scores"),
+    ):
+        file.write_text(json.dumps({**scores, name: value}))
+        command = ("push_to_hub.py", run, "--repo-id", "a/b", "--scores", file, "--out", tmp_path / "other")
+        assert call(monkeypatch, *command) == 1
+        assert message in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == [file, out]
+
+
+def test_the_throughput_benchmark_writes_its_figures(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    options = [
+        "--batch-size",
+        "2",
+        "--context-length",
+        "3",
+        "--num-steps",
+        "20",
+        "--updates",
+        "1",
+        "--rounds",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    command = [sys.executable, str(SCRIPTS / "benchmark_throughput.py"), *options, "--json", str(file)]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(file.read_text())
+    assert set(figures["project"]) == {"bf16", "fp32"}
+    for values in figures["project"].values():
+        assert values["contexts_per_s"] == pytest.approx(2 / values["seconds_per_update"])
+        assert values["memory_bytes"] > 10**8
+        assert 0 < values["mfu"] < 1
+
+
+def test_torchrun_trains_in_two_processes_and_each_thing_is_said_once(run: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    options = f"--data {run.parent / 'store'} --out {tmp_path / 'run'} --batch-size 4 --max-updates 2 --num-layers 1"
+    command = [*launcher, str(SCRIPTS / "train.py"), *options.split()]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"trained; next: python scripts/evaluate.py {tmp_path / 'run'}\n"
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["processes"] == 2
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.count(f"error: {tmp_path / 'run'} exists already") == 1
+
+
 def test_quickstart_reports_what_it_promises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -262,6 +323,17 @@ def test_behaviour_cloning_is_evaluated_once(
         ("train.py --data {store} --out {tmp}/new --batch-size 4 --seed -1", "seed must lie between 0"),
         ("train.py --data {store} --out {tmp}/new --batch-size 4 --learning-rate 1e38", "no longer finite at update"),
         ("train.py --data {store} --out {run} --batch-size 4", "{run} exists already"),
+        (
+            "train.py --data {store} --out {tmp}/new --batch-size 4 --validation-fraction 1",
+            "validation_fraction must be at least 0 and less than 1, not 1.0",
+        ),
+        ("train.py --data {pong} --out {tmp}/new", "a batch of 512 contexts is larger than the dataset of 4 steps"),
+        ("push_to_hub.py {tmp}/nowhere --repo-id a/b", "no run with a checkpoint at {tmp}/nowhere"),
+        ("push_to_hub.py {run} --repo-id a/b --scores {tmp}/no.json --out {tmp}/new", "{tmp}/no.json holds no scores"),
+        ("push_to_hub.py {run} --repo-id a/b --out {store}", "{store} exists already"),
+        ("push_to_hub.py {run} --repo-id a/b/c/d", "'a/b/c/d' cannot be written to the Hugging Face Hub"),
+        ("benchmark_throughput.py --original {tmp}", "{tmp} is no checkout of the original code"),
+        ("benchmark_throughput.py --batch-size 0", "all sizes must be at least 1"),
         ("evaluate.py {tmp}/nowhere", "no run with a checkpoint at {tmp}/nowhere"),
         ("evaluate.py {run} --data {pong}", "the model plays Breakout, but the store at {pong} is of Pong"),
         ("evaluate.py {run} --episodes 0", "at least 1 episode"),
