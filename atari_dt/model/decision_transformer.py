@@ -54,9 +54,10 @@ class DatasetInfo:
         action_meanings: name of each action index.
         reward_clipping: whether returns are sums of rewards clipped to [-1, 1].
         sticky_actions: as the data was played; None where it is not known.
+        max_return, mean_return: of the episodes, in the dataset's reward units. Where only a checkpoint of the original
+            code is there, the mean and what follows is None.
         steps, episodes: size.
-        max_return, mean_return: of the episodes, in the dataset's reward units.
-        max_score, mean_score: the same in the game's own points; None where the data has no raw rewards.
+        max_score, mean_score: returns in the game's own points; None where the data has no raw rewards.
         digest: SHA-256 of the store's arrays.
     """
 
@@ -64,13 +65,13 @@ class DatasetInfo:
     action_meanings: tuple[str, ...]
     reward_clipping: bool
     sticky_actions: float | None
-    steps: int
-    episodes: int
     max_return: float
-    mean_return: float
-    max_score: float | None
-    mean_score: float | None
-    digest: str
+    mean_return: float | None = None
+    steps: int | None = None
+    episodes: int | None = None
+    max_score: float | None = None
+    mean_score: float | None = None
+    digest: str | None = None
 
     @classmethod
     def of(cls, store: TrajectoryStore) -> DatasetInfo:

@@ -21,7 +21,7 @@ from atari_dt.model import DatasetInfo, DecisionTransformer
 from replay_data import InputError, TrajectoryStore
 from tests.conftest import write_store
 
-DATASET = DatasetInfo("Breakout", ("NOOP", "FIRE", "RIGHT", "LEFT"), True, 0.25, 10, 1, 40.0, 10.0, 60.0, 15.0, "")
+DATASET = DatasetInfo("Breakout", ("NOOP", "FIRE", "RIGHT", "LEFT"), True, 0.25, 40.0, 10.0, 10, 1, 60.0, 15.0, "")
 
 
 def small_model(conditioning: str = "return", context_length: int = 5) -> DecisionTransformer:
