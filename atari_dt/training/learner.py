@@ -35,7 +35,7 @@ class Learner:
     """
 
     def __init__(self, model: DecisionTransformer, config: TrainingConfig, dtype: torch.dtype, ranks: Ranks):
-        self.model = model
+        self.model = model.train()
         self.optimizer = make_optimizer(model, config)
         self._dtype, self._ranks, self._grad_norm_clip = dtype, ranks, config.grad_norm_clip
         self._device = next(model.parameters()).device
@@ -66,7 +66,6 @@ class Learner:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        self.model.train()
         loss, accuracy = self._forward(self._network, batch)
         loss = loss * share
         self.optimizer.zero_grad()
@@ -79,7 +78,9 @@ class Learner:
     def validate(self, batch: ContextBatch) -> Tensor:
         """Mean cross-entropy and action accuracy of a batch, float32 ``[2]`` on the device, without dropout."""
         self.model.eval()
-        return torch.stack(self._forward(self.model, batch))
+        values = torch.stack(self._forward(self.model, batch))
+        self.model.train()
+        return values
 
     def _forward(self, network: nn.Module, batch: ContextBatch) -> tuple[Tensor, Tensor]:
         with autocast(self._device, self._dtype):

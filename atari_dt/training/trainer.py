@@ -91,6 +91,8 @@ def train(
     """
     with process_group() as ranks:
         device = find_device(config.device, ranks.local_rank)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         sizes = f"batch_size ({config.batch_size}), context_length ({model_config.context_length})"
         with enough_memory(device, f"{sizes} or embed_dim ({model_config.embed_dim})"):
             return _train(store, out, model_config, config, resume, show_progress, ranks, device)
@@ -280,10 +282,14 @@ def _run_directory(out: Path, description: dict[str, Any]) -> Iterator[None]:
 
 
 class _Interruption:
-    """While it is open, the first Ctrl-C or SIGTERM is only noted, so that no update is cut in half."""
+    """While it is open, the first Ctrl-C or SIGTERM is only noted, so that no update is cut in half.
+
+    A second one interrupts at once, unless it follows within a second: torchrun passes on to its processes what the
+    terminal has told them already.
+    """
 
     def __enter__(self) -> _Interruption:
-        self.number = 0
+        self.number, self._since = 0, 0.0
         self._handlers = {}
         if threading.current_thread() is threading.main_thread():  # elsewhere Python delivers no signals
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -291,9 +297,9 @@ class _Interruption:
         return self
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.number:
+        if self.number and time.monotonic() - self._since > 1:
             raise KeyboardInterrupt
-        self.number = number
+        self.number, self._since = number, time.monotonic()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._handlers.items():
