@@ -14,6 +14,10 @@ import tyro
 from replay_data import InputError
 
 
+class OfOneProcess(InputError):
+    """What one of several processes that train together has met, and the others have not."""
+
+
 def run(main: Callable[..., None], parse: bool = True) -> None:
     """Call ``main`` with what the command line says; end with one sentence and status 1 (or 130) if it cannot go on.
 
@@ -27,7 +31,8 @@ def run(main: Callable[..., None], parse: bool = True) -> None:
         else:
             main()
     except (InputError, FloatingPointError) as error:
-        if os.environ.get("LOCAL_RANK", "0") != "0":  # of processes that torchrun started; the first one says it too
+        # Of the processes that torchrun started on a machine, the first one says what all have met.
+        if os.environ.get("LOCAL_RANK", "0") != "0" and not isinstance(error, OfOneProcess):
             sys.exit(1)
         _fail(str(error), 1)
     except BrokenPipeError:  # whoever read the output has read enough

@@ -131,16 +131,18 @@ class Contestant:
 
     def __init__(self, begin: Callable[[], Iterator[None]], device: torch.device):
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(begin, device, theirs), daemon=True)
+        self._connection, self._theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(begin, device, self._theirs), daemon=True)
 
     def __enter__(self) -> "Contestant":
         self._process.start()
+        self._theirs.close()  # so that its death can be heard
         self._ask(6)  # warms up
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
+        self._process.join()
 
     def update(self, updates: int) -> float:
         """Make some updates; return the seconds that one took."""
@@ -151,11 +153,11 @@ class Contestant:
         return self._ask(0)
 
     def _ask(self, updates: int) -> float:
-        self._connection.send(updates)
-        while not self._connection.poll(1):
-            if not self._process.is_alive():
-                raise InputError("a process ended before its time; see its own message, or lower --batch-size")
-        answer = self._connection.recv()
+        try:
+            self._connection.send(updates)
+            answer = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise InputError("a process ended before its time; see its own message, or lower --batch-size") from error
         if isinstance(answer, InputError):
             raise answer
         return float(answer)

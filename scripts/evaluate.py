@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from atari_dt.command_line import run
-from atari_dt.devices import find_device
+from atari_dt.devices import enough_memory, find_device
 from atari_dt.evaluation import dataset_of, evaluate, target_returns
 from atari_dt.experiments.report import check_writable, evaluation_json, evaluation_table
 from atari_dt.model import DecisionTransformer, latest_checkpoint
@@ -41,7 +41,8 @@ def main(
     """
     if json_file:
         check_writable(json_file)
-    model = DecisionTransformer.from_pretrained(latest_checkpoint(run_directory)).to(find_device(device))
+    where = find_device(device)
+    model = DecisionTransformer.from_pretrained(latest_checkpoint(run_directory)).to(where)
     dataset = dataset_of(model)
     multiples: tuple[float | None, ...] = return_multiples
     if model.config.conditioning == "none":
@@ -49,7 +50,8 @@ def main(
         multiples, targets = (None,), [0.0]
     else:
         targets = target_returns(dataset, return_multiples, TrajectoryStore.open(data) if data else None)
-    results = evaluate(model, targets, episodes=episodes, num_envs=num_envs, max_steps=max_steps, seed=seed)
+    with enough_memory(where, "--num-envs"):
+        results = evaluate(model, targets, episodes=episodes, num_envs=num_envs, max_steps=max_steps, seed=seed)
     print(evaluation_table(multiples, results))
     if json_file:
         write_whole(json_file, json.dumps(evaluation_json(dataset.game, run_directory, multiples, results), indent=2))

@@ -15,9 +15,9 @@ from replay_data import InputError
 
 def main(
     checkpoint: tyro.conf.Positional[Path],
+    game: str,
+    max_return: float,
     out: Path,
-    game: str = "Breakout",
-    max_return: float = 90.0,
     num_heads: int = 8,
     conditioning: Conditioning = "return",
 ) -> None:
@@ -25,10 +25,10 @@ def main(
 
     Args:
         checkpoint: The .pth file.
-        out: Directory of the checkpoint, to be created.
         game: That it was trained on; the file does not say.
         max_return: The largest return of its data, which evaluate.py takes multiples of; the paper's targets are 90
             for Breakout, 2500 for Qbert, 20 for Pong and 1450 for Seaquest.
+        out: Directory of the checkpoint, to be created.
         num_heads: Attention heads; the file does not say.
         conditioning: `return` for the original's model_type reward_conditioned, `none` for naive.
     """

@@ -42,8 +42,10 @@ def read_scores(path: Path, model: DecisionTransformer) -> list[dict[str, object
         content = json.loads(path.read_text())
         game, evaluations = content["game"], content["evaluations"]
         keys = {"return_multiple", "target_return", "scores", "mean_score", "std_score"}
-        if not all(keys <= set(evaluation) for evaluation in evaluations):
-            raise KeyError("evaluations")
+        for evaluation in evaluations:
+            if not keys <= set(evaluation):
+                raise KeyError(*(keys - set(evaluation)))
+            float(evaluation["mean_score"]), float(evaluation["std_score"]), len(evaluation["scores"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} holds no scores ({type(error).__name__}: {error}); make it with evaluate.py --json"

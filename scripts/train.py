@@ -27,8 +27,8 @@ class Options:
     training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
     """How it is trained."""
     resume: bool = False
-    """Go on from the last checkpoint in OUT if there is one, as if the run had never stopped. SIGTERM leaves a
-    checkpoint and exits with status 0."""
+    """Go on from the last checkpoint in OUT if there is one, as if the run had never stopped. Once updates have begun,
+    SIGTERM leaves a checkpoint and exits with status 0."""
 
 
 def main() -> None:

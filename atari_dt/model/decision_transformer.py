@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
-from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
+from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -234,6 +234,8 @@ class DecisionTransformer(nn.Module, ModelHubMixin):
             OSError: if it cannot be written.
         """
         save_directory = Path(save_directory)
+        if os.path.lexists(save_directory):
+            raise InputError(f"{save_directory} exists already; choose another directory, or delete it")
         repo_id = hub.pop("repo_id", save_directory.name)
         card = {"repo_id": repo_id, **(hub.pop("model_card_kwargs", None) or {})}
         with whole_directory(save_directory) as directory:
@@ -249,8 +251,9 @@ class DecisionTransformer(nn.Module, ModelHubMixin):
         Raises:
             InputError: if it cannot be uploaded.
         """
+        card = {"repo_id": repo_id, **(hub.pop("model_card_kwargs", None) or {})}
         with hub_sentences(repo_id, "written to"):
-            return str(super().push_to_hub(repo_id, model_card_kwargs={"repo_id": repo_id}, **hub))
+            return str(super().push_to_hub(repo_id, model_card_kwargs=card, **hub))
 
     def generate_model_card(self, *args: Any, repo_id: str, **kwargs: Any) -> ModelCard:
         """Describe the model (see `model_card`)."""
@@ -280,7 +283,7 @@ class DecisionTransformer(nn.Module, ModelHubMixin):
 
         Args:
             pretrained_model_name_or_path: a directory, or the name of a repository on the Hugging Face Hub.
-            hub: options of ``huggingface_hub.hf_hub_download``, such as ``revision``.
+            hub: options of ``huggingface_hub.snapshot_download``, such as ``revision``.
 
         Raises:
             InputError: if there is no checkpoint, it is of another format version, or its files do not fit each other.
@@ -291,8 +294,7 @@ class DecisionTransformer(nn.Module, ModelHubMixin):
                 raise InputError(f"{path} is not a checkpoint (it needs config.json and model.safetensors)")
             return cls._read(Path(path))
         with hub_sentences(path, "read from this machine or"):
-            files = [Path(hf_hub_download(path, name, **hub)) for name in _FILES]
-        return cls._read(files[0].parent)
+            return cls._read(Path(snapshot_download(path, allow_patterns=list(_FILES), **hub)))
 
     @classmethod
     def _read(cls, path: Path) -> DecisionTransformer:

@@ -30,7 +30,7 @@ _NAMES = {
 LOADING_ERRORS = (  # what torch.load, and a look at another object than was expected, raise
     AttributeError,
     EOFError,
-    KeyError,
+    LookupError,
     OSError,
     RuntimeError,
     TypeError,

@@ -24,9 +24,9 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Zero elements of ``x`` at random while training, and scale the others up."""
-        if x.device.type != "cpu" or not self.training or not self.p:
+        if x.device.type != "cpu" or torch.compiler.is_compiling() or not self.training or not self.p:
             return F.dropout(x, self.p, self.training)
-        size, dropped = x.numel(), round(self.p * 2**16)
+        size, dropped = x.numel(), min(round(self.p * 2**16), 2**16 - 1)
         words = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(2**63), None)
         kept = words.view(torch.int16)[:size].view(x.shape) >= dropped - 2**15
         return x * kept.to(x.dtype) * (2**16 / (2**16 - dropped))

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from replay_data import TrajectoryStore, context_bounds
+from replay_data.contexts import IntArray
 from replay_data.trajectory_store import LEAD_IN, STACK
-
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

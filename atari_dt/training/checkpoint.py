@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,15 +51,21 @@ def save_checkpoint(
         shutil.rmtree(hidden)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, model: DecisionTransformer) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote; `restore` applies it.
 
     Raises:
-        InputError: if the checkpoint is damaged.
+        InputError: if the checkpoint is damaged, or of another run than that of ``model``.
     """
     try:
         state: dict[str, Any] = torch.load(path / _STATE_FILE, map_location="cpu", weights_only=True)
-        return {**state, "model": DecisionTransformer.from_pretrained(path).state_dict(), "path": str(path)}
+        saved = DecisionTransformer.from_pretrained(path)
+        training_config = json.loads(json.dumps(model.training_config))
+        if (saved.config, saved.dataset, saved.training_config) != (model.config, model.dataset, training_config):
+            raise ValueError("it is of another run")
+        if path.name != f"update-{state['update']:08d}":
+            raise ValueError(f"it is of update {state['update']}")
+        return {**state, "model": saved.state_dict(), "path": str(path)}
     except LOADING_ERRORS as error:
         raise _damaged(str(path), error) from error
 

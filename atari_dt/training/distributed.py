@@ -8,15 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from atari_dt.command_line import OfOneProcess
 from replay_data import InputError
+from replay_data.contexts import IntArray
 
-IntArray = npt.NDArray[np.int64]
 T = TypeVar("T")
 
 
@@ -80,13 +79,21 @@ class Ranks:
                 outcome = [error]
         dist.broadcast_object_list(outcome)
         if isinstance(outcome[0], InputError):
-            raise outcome[0]
+            raise shared(outcome[0])
         return outcome[0]
+
+
+def shared(error: InputError) -> InputError:
+    """Mark an error that all processes raise, so that one of them says it."""
+    error.shared = True  # type: ignore[attr-defined]
+    return error
 
 
 @contextmanager
 def process_group() -> Iterator[Ranks]:
     """Join the processes that ``torchrun`` started, if it did.
+
+    An InputError of this process alone leaves with its number.
 
     Raises:
         InputError: if they do not find each other, or one of them has ended.
@@ -95,17 +102,25 @@ def process_group() -> Iterator[Ranks]:
     if size == 1:
         yield Ranks()
         return
+    cuda = torch.cuda.is_available()
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        ended_well = False
         try:
             yield Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
+            ended_well = True
         finally:
-            dist.destroy_process_group()
+            if ended_well or not cuda:  # NCCL may wait for a process that has ended
+                dist.destroy_process_group()
+    except InputError as error:
+        if hasattr(error, "shared"):
+            raise
+        raise OfOneProcess(f"process {os.environ.get('RANK')}: {error}") from error
     except (RuntimeError, ValueError) as error:
         if not isinstance(error, dist.DistError) and not any(name in str(error) for name in ("gloo", "rendezvous")):
             raise
         reason = " ".join(str(error).split())[:200]
-        raise InputError(
+        raise InputError(  # all that are left raise it
             "the processes of this run have lost each other, because one of them has ended (see its own message) or "
             f"the network does not let them talk; train again with --resume ({reason})"
         ) from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parallel import DistributedDataParallel
@@ -18,6 +20,7 @@ from atari_dt.model import DecisionTransformer
 from atari_dt.training.batches import ContextBatch
 from atari_dt.training.distributed import Ranks
 from atari_dt.training.optimizer import make_optimizer
+from replay_data import InputError
 
 
 class Learner:
@@ -43,6 +46,9 @@ class Learner:
             keep_freed_memory()
         network: nn.Module = model
         if config.compile == "on" or (config.compile == "auto" and self._device.type == "cuda" and has_triton()):
+            # einops learns a type of tensor when it meets it; what it knows is part of what was compiled.
+            for tensor in (next(model.parameters()), torch.zeros(1)):
+                rearrange(tensor, "... -> ...")
             network = torch.compile(model, dynamic=False, fullgraph=True)  # type: ignore[assignment]
         if ranks.size > 1:
             network = DistributedDataParallel(
@@ -94,6 +100,22 @@ class Learner:
             )
         right = (output.action_logits.detach().argmax(-1) == batch.actions) & batch.attention_mask
         return output.loss, right.sum() / batch.attention_mask.sum()
+
+
+@contextmanager
+def compiler_sentence() -> Iterator[None]:
+    """Turn a failure of `torch.compile` to make code into an InputError.
+
+    Raises:
+        InputError: if, say, there is no C compiler.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if all(kind.__name__ != "BackendCompilerFailed" for kind in type(error).__mro__):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"torch.compile cannot compile here ({reason}); use --compile off") from error
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:

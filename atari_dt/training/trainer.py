@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,8 +30,8 @@ from atari_dt.devices import enough_memory, find_device, find_precision, matmul_
 from atari_dt.model import DatasetInfo, DecisionTransformer
 from atari_dt.training.batches import ContextLoader, ContextOrder
 from atari_dt.training.checkpoint import generator_state, read_checkpoint, restore, save_checkpoint
-from atari_dt.training.distributed import Ranks, process_group
-from atari_dt.training.learner import Learner, flops_per_context
+from atari_dt.training.distributed import Ranks, process_group, shared
+from atari_dt.training.learner import Learner, compiler_sentence, flops_per_context
 from atari_dt.training.optimizer import learning_rate_multiplier
 from replay_data import InputError, TrajectoryStore, hold_out, window_starts
 from replay_data.files import held, write_whole
@@ -72,8 +72,9 @@ def train(
         out: directory of the run, to be created.
         model_config: the network.
         config: how it is trained; ``batch_size`` is that of all processes together.
-        resume: go on from the last checkpoint in ``out``, if there is one; on the same device the weights become, bit
-            for bit, those of a run that never stopped.
+        resume: go on from the last checkpoint in ``out``, if there is one. On one machine's CPU the weights become, bit
+            for bit, those of a run that never stopped, in one process or two; more add gradients in an order that
+            depends on when they began.
         show_progress: a progress bar in updates/s on standard error.
 
     Returns:
@@ -90,11 +91,13 @@ def train(
     A run that fails before its first checkpoint leaves nothing.
     """
     with process_group() as ranks:
+        if ranks.size > 1 and ":" in config.device:
+            raise InputError(f"several processes cannot share {config.device}; use --device cuda, and each has its own")
         device = find_device(config.device, ranks.local_rank)
         if device.type == "cuda":
             torch.cuda.set_device(device)
         sizes = f"batch_size ({config.batch_size}), context_length ({model_config.context_length})"
-        with enough_memory(device, f"{sizes} or embed_dim ({model_config.embed_dim})"):
+        with enough_memory(device, f"{sizes} or embed_dim ({model_config.embed_dim})"), compiler_sentence():
             return _train(store, out, model_config, config, resume, show_progress, ranks, device)
 
 
@@ -113,23 +116,24 @@ def _train(
     windows = window_starts(~held_out, store.episode_ends)
     validation_windows = window_starts(held_out, store.episode_ends, stride=model_config.context_length)
     if config.batch_size > len(windows):
-        raise InputError(
-            f"a batch of {config.batch_size} contexts is larger than the dataset of {len(windows)} steps; "
-            "lower batch_size"
-        )
+        message = f"a batch of {config.batch_size} contexts is larger than the dataset of {len(windows)} steps"
+        raise shared(InputError(f"{message}; lower batch_size"))
     dtype = find_precision(config.precision, device)
     description = {
         "data": str(store.path.resolve()),
         "data_digest": store.digest,
-        "precision": str(dtype).removeprefix("torch."),
+        "dtype": str(dtype).removeprefix("torch."),
         "device": str(device),
         "processes": ranks.size,
         "model": dataclasses.asdict(model_config),
         "training": dataclasses.asdict(config),
         **_machine(device),
     }
-    if len(set(ranks.gather(store.digest))) > 1:
-        raise InputError(f"the stores at {store.path} of the machines that train together differ; copy one to all")
+    settings = ranks.gather((store.digest, model_config, config, dtype))
+    if any(other != settings[0] for other in settings):
+        raise shared(
+            InputError("the processes of this run differ in their options, data or arithmetic; start all alike")
+        )
     checkpoint = ranks.from_first(lambda: _find_checkpoint(out, description, resume))
     store.verify()
 
@@ -146,7 +150,7 @@ def _train(
     final_tokens = config.final_tokens or 2 * len(windows) * 3 * model_config.context_length
     tokens = update = saved = 0
     if checkpoint is not None:
-        state = ranks.from_first(lambda: read_checkpoint(checkpoint))
+        state = ranks.from_first(lambda: read_checkpoint(checkpoint, model))
         update, tokens = restore(state, model, learner.optimizer, ranks.rank)
         saved = update
 
@@ -172,7 +176,8 @@ def _train(
             update += 1
             bar.update()
             stop = ranks.largest(interruption.number)  # read once: what is saved and what is said must agree
-            saving = update % config.checkpoint_every == 0 or update == updates or stop > 0
+            planned = update % config.checkpoint_every == 0 or update == updates
+            saving = planned or stop > 0
             if update % config.log_every == 0 or saving:
                 values, bad = metrics.means()
                 if bad is None and saving and not all(p.isfinite().all() for p in model.parameters()):
@@ -182,7 +187,7 @@ def _train(
                         f"{bad}; lower the learning rate "
                         f"({f'update {saved} is' if saved else 'there is no checkpoint'} left to use)"
                     )
-                if saving and not stop and len(validation_windows):
+                if planned and len(validation_windows):
                     values |= _validate(learner, loader, validation_windows, config.batch_size, ranks)
                 metrics.write(update, {"tokens": tokens, "learning_rate": rate, **values})
                 bar.set_postfix(loss=f"{values['loss']:.3f}", accuracy=f"{values['action_accuracy']:.3f}")
@@ -224,17 +229,17 @@ def _find_checkpoint(out: Path, description: dict[str, Any], resume: bool) -> Pa
         return None
     if not resume:
         raise InputError(f"{out} exists already; choose another directory, delete it, or go on from it with --resume")
-    if out.is_dir() and all(entry.name.startswith(".") for entry in out.iterdir()):
+    if out.is_dir() and all(entry.name.startswith(".config.json.partial-") for entry in out.iterdir()):
         return None  # it was killed before it had written anything
     try:
-        there = json.loads((out / "config.json").read_text())
-    except (OSError, ValueError) as error:
+        there = _flat(json.loads((out / "config.json").read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{out} is no run that could be resumed (its config.json cannot be read)") from error
-    now = _flat(description)
+    now = _flat(json.loads(json.dumps(description)))
     fields = [
-        f"{name} ({value} there, {now.get(name)} now)"
-        for name, value in _flat(there).items()
-        if name not in ("data", "device", "hardware", "versions") and value != now.get(name)
+        f"{name} ({there.get(name)} there, {now.get(name)} now)"
+        for name in {**there, **now}
+        if name not in ("data", "device", "hardware", "versions") and there.get(name) != now.get(name)
     ]
     if fields:
         raise InputError(
@@ -260,9 +265,9 @@ def _machine(device: torch.device) -> dict[str, Any]:
 
 
 def _flat(description: dict[str, Any]) -> dict[str, Any]:
-    """All fields of a run's description by name, as they are in JSON."""
-    fields = json.loads(json.dumps(description))
-    return {**fields, **fields.pop("model"), **fields.pop("training")}
+    """All fields of a run's description by name."""
+    model, training = description.pop("model"), description.pop("training")
+    return {**model, **training, **description}
 
 
 @contextmanager
@@ -270,14 +275,19 @@ def _run_directory(out: Path, description: dict[str, Any]) -> Iterator[None]:
     """Make and hold the directory of a run; remove it again if the run fails before its first checkpoint."""
     out.mkdir(parents=True, exist_ok=True)
     with held(out, "training in"):
-        for left in (out / "checkpoints").glob(".*"):  # of a killed command
+        for left in (out / "checkpoints").glob(".update-*"):  # of a killed command
             shutil.rmtree(left)
         try:
             write_whole(out / "config.json", json.dumps(description, indent=2) + "\n")
             yield
         except BaseException:
             if not any(out.glob("checkpoints/update-*")):
-                shutil.rmtree(out, ignore_errors=True)
+                for name in ("checkpoints", "tensorboard"):
+                    shutil.rmtree(out / name, ignore_errors=True)
+                for name in ("config.json", "metrics.jsonl"):
+                    (out / name).unlink(missing_ok=True)
+                with suppress(OSError):  # somebody else's files are in it
+                    out.rmdir()
             raise
 
 
@@ -308,6 +318,14 @@ class _Interruption:
             raise TrainingStopped("the training has just ended, and its last checkpoint can be evaluated", self.number)
 
 
+def _update_of(line: bytes) -> int:
+    """The update of a line of ``metrics.jsonl``; 0 if it is damaged or cut off."""
+    try:
+        return int(json.loads(line)["update"]) if line.endswith(b"\n") else 0
+    except (ValueError, KeyError, TypeError):
+        return 0
+
+
 class _Metrics:
     """Numbers of each update, kept on the device and read once a line, so that no update waits for a number.
 
@@ -331,9 +349,9 @@ class _Metrics:
         self._files = ExitStack()
         if ranks.rank == 0:
             path = out / "metrics.jsonl"
-            lines = path.read_text().splitlines(keepends=True) if update else []
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["update"] <= update]
-            write_whole(path, "".join(kept))
+            lines = path.read_bytes().splitlines(keepends=True) if update and path.exists() else []
+            kept = [line for line in lines if 0 < _update_of(line) <= update]
+            write_whole(path, b"".join(kept))
             if not update:
                 shutil.rmtree(out / "tensorboard", ignore_errors=True)
             purge_step = update + 1 if update else None

@@ -103,6 +103,10 @@ def test_processes_fail_together(readable_store: TrajectoryStore, tmp_path: Path
     processes = _train_in_two_processes(readable_store, tmp_path / "out", TrainingConfig(batch_size=50))
     assert [process.exitcode for process in processes] == [3, 3]  # InputError in both, and nobody waits
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["notes.txt"]
+    differently = [TrainingConfig(batch_size=50, seed=seed) for seed in (1, 2)]
+    processes = _train_in_two_processes(readable_store, tmp_path / "new", differently)
+    assert [process.exitcode for process in processes] == [3, 3]
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -130,7 +134,7 @@ def test_what_one_process_is_told_all_heed(
 
 
 def _train_in_two_processes(
-    store: TrajectoryStore, out: Path, config: TrainingConfig, model_config: ModelConfig = SMALL
+    store: TrajectoryStore, out: Path, config: TrainingConfig | list[TrainingConfig], model_config: ModelConfig = SMALL
 ) -> list[SpawnProcess]:
     processes = _start_two_processes(store, out, config, model_config)
     _join(processes)
@@ -144,14 +148,15 @@ def _join(processes: list[SpawnProcess]) -> None:
 
 
 def _start_two_processes(
-    store: TrajectoryStore, out: Path, config: TrainingConfig, model_config: ModelConfig
+    store: TrajectoryStore, out: Path, config: TrainingConfig | list[TrainingConfig], model_config: ModelConfig
 ) -> list[SpawnProcess]:
     context = multiprocessing.get_context("spawn")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    configs = config if isinstance(config, list) else [config, config]
     processes = [
-        context.Process(target=_train_as_rank, args=(rank, port, store.path, out, config, model_config))
+        context.Process(target=_train_as_rank, args=(rank, port, store.path, out, configs[rank], model_config))
         for rank in range(2)
     ]
     for process in processes:

@@ -93,17 +93,20 @@ def test_what_is_pushed_can_be_had_again(
         shutil.copytree(folder_path, hub / repo_id)
         return f"https://hub/{repo_id}/commit"
 
-    def download(repo_id: str, filename: str, revision: str | None = None) -> str:
-        assert revision == "main"
-        return str(hub / repo_id / filename)
+    def download(repo_id: str, allow_patterns: list[str], revision: str | None = None) -> str:
+        assert (revision, allow_patterns) == ("main", ["config.json", "model.safetensors"])
+        return str(hub / repo_id)
 
     monkeypatch.setattr(HfApi, "create_repo", create_repo)
     monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
-    monkeypatch.setattr(decision_transformer, "hf_hub_download", download)
+    monkeypatch.setattr(decision_transformer, "snapshot_download", download)
     assert model.push_to_hub("somebody/breakout", private=True) == "https://hub/somebody/breakout/commit"
     again = DecisionTransformer.from_pretrained("somebody/breakout", revision="main")
     assert torch.equal(logits(again), logits(model))
     assert "somebody/breakout" in ModelCard.load(hub / "somebody" / "breakout" / "README.md").text
+    model.save_pretrained(tmp_path / "both", repo_id="somebody/again", push_to_hub=True, private=True)
+    for path in (tmp_path / "both", hub / "somebody" / "again"):
+        assert torch.equal(logits(DecisionTransformer.from_pretrained(path)), logits(model))
 
 
 def test_a_hub_that_cannot_be_reached_is_one_sentence(

@@ -96,9 +96,9 @@ def test_a_checkpoint_of_the_original_code_plays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, out, file = DATA / "original_model" / "dt_small.pth", tmp_path / "original", tmp_path / "scores.json"
-    assert call(monkeypatch, "import_checkpoint.py", path, "--game", "Pong", "--out", out) == 1
+    assert call(monkeypatch, "import_checkpoint.py", path, "--game", "Pong", "--max-return", 20, "--out", out) == 1
     assert "chooses among 4 actions, but Pong has 6" in capsys.readouterr().err
-    assert call(monkeypatch, "import_checkpoint.py", path, "--max-return", 40, "--out", out) == 0
+    assert call(monkeypatch, "import_checkpoint.py", path, "--game", "Breakout", "--max-return", 40, "--out", out) == 0
     command = capsys.readouterr().out.split("python scripts/")[1].split()
     assert call(monkeypatch, *command, "--episodes", 2, "--max-steps", 30, "--json", file) == 0
     (evaluation,) = json.loads(file.read_text())["evaluations"]
@@ -349,9 +349,15 @@ def test_behaviour_cloning_is_evaluated_once(
         ("push_to_hub.py {run} --repo-id a/b --scores {tmp}/no.json --out {tmp}/new", "{tmp}/no.json holds no scores"),
         ("push_to_hub.py {run} --repo-id a/b --out {store}", "{store} exists already"),
         ("push_to_hub.py {run} --repo-id a/b/c/d", "'a/b/c/d' cannot be written to the Hugging Face Hub"),
-        ("import_checkpoint.py {tmp}/nowhere.pth --out {tmp}/new", "no checkpoint at {tmp}/nowhere.pth"),
-        ("import_checkpoint.py {store}/metadata.json --out {tmp}/new", "holds no state dict of the original network"),
-        ("import_checkpoint.py x --max-return nan --out {tmp}/new", "must be a finite number, not nan"),
+        (
+            "import_checkpoint.py {tmp}/nowhere.pth --game Pong --max-return 20 --out {tmp}/new",
+            "no checkpoint at {tmp}/nowhere.pth",
+        ),
+        (
+            "import_checkpoint.py {store}/metadata.json --game Pong --max-return 20 --out {tmp}/new",
+            "holds no state dict of the original network",
+        ),
+        ("import_checkpoint.py x --game Pong --max-return nan --out {tmp}/new", "must be a finite number, not nan"),
         ("benchmark_throughput.py --original {tmp}", "{tmp} is no checkout of the original code"),
         ("benchmark_throughput.py --batch-size 0", "all sizes must be at least 1"),
         ("evaluate.py {tmp}/nowhere", "no run with a checkpoint at {tmp}/nowhere"),
