@@ -1,13 +1,15 @@
-"""Work done side by side in threads, results taken in order."""
+"""Work done side by side: in threads, results taken in order, or in processes that Ctrl-C does not reach."""
 
 from __future__ import annotations
 
 import os
 import queue
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -17,6 +19,20 @@ T = TypeVar("T")
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def signals_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM, also in processes that are started meanwhile, for as long as they live."""
+    if threading.current_thread() is not threading.main_thread():  # where Python cannot set handlers
+        yield
+        return
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)

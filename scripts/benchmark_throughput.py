@@ -32,6 +32,7 @@ from atari_dt.training.learner import Learner, autocast, flops_per_context
 from atari_dt.training.optimizer import make_optimizer
 from replay_data import InputError, StoreWriter, TrajectoryStore
 from replay_data.files import write_whole
+from replay_data.parallel import signals_ignored
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 EPISODE = 1000
@@ -135,9 +136,14 @@ class Contestant:
         self._process = context.Process(target=serve, args=(begin, device, self._theirs), daemon=True)
 
     def __enter__(self) -> "Contestant":
-        self._process.start()
+        with signals_ignored():  # by the process, which inherits it; the parent ends it
+            self._process.start()
         self._theirs.close()  # so that its death can be heard
-        self._ask(6)  # warms up
+        try:
+            self._ask(6)  # warms up
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

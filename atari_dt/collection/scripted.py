@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from atari_dt.games import Game
 from replay_data import InputError, StoreWriter, TrajectoryStore
 from replay_data.episode import Episode
 from replay_data.files import check_free_space
-from replay_data.parallel import available_cores
+from replay_data.parallel import available_cores, signals_ignored
 
 NOOP, FIRE, RIGHT, LEFT = 0, 1, 2, 3  # the same indices in the minimal action sets of Breakout and Pong
 COAST = 10  # how far a paddle still moves after one RIGHT or LEFT, in RAM units
@@ -205,29 +204,15 @@ def _episodes(game: Game, config: EnvironmentConfig, seed: int, num_workers: int
         index += 1
 
     try:
-        with _signals_ignored():  # by the workers, which inherit it; the parent ends them
+        with signals_ignored():  # by the workers, which inherit it; the parent ends them
             for _ in range(2 * num_workers):
                 submit()
         while True:
             yield ahead.pop(0).result()
             submit()
     finally:
-        with _signals_ignored():  # a second Ctrl-C must not leave processes behind
+        with signals_ignored():  # a second Ctrl-C must not leave processes behind
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _signals_ignored() -> Iterator[None]:
-    """Ignore Ctrl-C and SIGTERM, also in processes that are started meanwhile, for as long as they live."""
-    if threading.current_thread() is not threading.main_thread():  # where Python cannot set handlers
-        yield
-        return
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def _end_with_parent() -> None:
