@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -110,6 +111,7 @@ def process_group() -> Iterator[Ranks]:
             yield Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
             ended_well = True
         finally:
+            gc.collect()  # what still holds the group must be gone before its threads are
             if ended_well or not cuda:  # NCCL may wait for a process that has ended
                 dist.destroy_process_group()
     except InputError as error:
