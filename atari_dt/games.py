@@ -1,4 +1,4 @@
-"""The games: names as the DQN-replay dataset spells them, and the ROM each one is played from."""
+"""The games: names as the DQN-replay dataset spells them, the ROM each is played from, and what others scored in it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,28 @@ from dataclasses import dataclass
 from ale_py import roms
 
 from replay_data import InputError
+
+
+@dataclass(frozen=True)
+class PaperScores:
+    """What Chen et al. 2021 report of a game: points, mean ± standard deviation over 3 seeds.
+
+    The gamer-normalised scores of the paper are 100 · (score - random) / (gamer - random) with these two constants.
+    """
+
+    random: float
+    gamer: float
+    decision_transformer: tuple[float, float]
+    behaviour_cloning: tuple[float, float]
+
+
+PAPER_SCORES = {
+    "breakout": PaperScores(2, 30, (76.9, 27.3), (40.9, 17.3)),
+    "qbert": PaperScores(164, 13455, (2215.8, 1523.7), (2464.1, 1948.2)),
+    "pong": PaperScores(-21, 15, (17.1, 2.9), (9.7, 7.2)),
+    "seaquest": PaperScores(68, 42055, (1129.3, 189.0), (968.6, 133.8)),
+}
+"""Chen et al. 2021, main results and appendix; by ROM id."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +43,16 @@ class Game:
 
     name: str
     rom: str
+
+    @property
+    def random_and_human(self) -> tuple[float, float] | None:
+        """Points of a random player and of a human one (see `HUMAN_SCORES`); None for a game outside that table."""
+        return HUMAN_SCORES.get(self.rom)
+
+    @property
+    def paper(self) -> PaperScores | None:
+        """What Chen et al. 2021 report; None for a game that is not in the paper."""
+        return PAPER_SCORES.get(self.rom)
 
 
 def find_game(name: str) -> Game:
@@ -43,3 +75,65 @@ def find_game(name: str) -> Game:
 
 def _letters(name: str) -> str:
     return "".join(character for character in name.lower() if character.isalnum())
+
+
+HUMAN_SCORES = {
+    "alien": (227.8, 7127.7),
+    "amidar": (5.8, 1719.5),
+    "assault": (222.4, 742.0),
+    "asterix": (210.0, 8503.3),
+    "asteroids": (719.1, 47388.7),
+    "atlantis": (12850.0, 29028.1),
+    "bank_heist": (14.2, 753.1),
+    "battle_zone": (2360.0, 37187.5),
+    "beam_rider": (363.9, 16926.5),
+    "berzerk": (123.7, 2630.4),
+    "bowling": (23.1, 160.7),
+    "boxing": (0.1, 12.1),
+    "breakout": (1.7, 30.5),
+    "centipede": (2090.9, 12017.0),
+    "chopper_command": (811.0, 7387.8),
+    "crazy_climber": (10780.5, 35829.4),
+    "defender": (2874.5, 18688.9),
+    "demon_attack": (152.1, 1971.0),
+    "double_dunk": (-18.6, -16.4),
+    "enduro": (0.0, 860.5),
+    "fishing_derby": (-91.7, -38.7),
+    "freeway": (0.0, 29.6),
+    "frostbite": (65.2, 4334.7),
+    "gopher": (257.6, 2412.5),
+    "gravitar": (173.0, 3351.4),
+    "hero": (1027.0, 30826.4),
+    "ice_hockey": (-11.2, 0.9),
+    "jamesbond": (29.0, 302.8),
+    "kangaroo": (52.0, 3035.0),
+    "krull": (1598.0, 2665.5),
+    "kung_fu_master": (258.5, 22736.3),
+    "montezuma_revenge": (0.0, 4753.3),
+    "ms_pacman": (307.3, 6951.6),
+    "name_this_game": (2292.3, 8049.0),
+    "phoenix": (761.4, 7242.6),
+    "pitfall": (-229.4, 6463.7),
+    "pong": (-20.7, 14.6),
+    "private_eye": (24.9, 69571.3),
+    "qbert": (163.9, 13455.0),
+    "riverraid": (1338.5, 17118.0),
+    "road_runner": (11.5, 7845.0),
+    "robotank": (2.2, 11.9),
+    "seaquest": (68.4, 42054.7),
+    "skiing": (-17098.1, -4336.9),
+    "solaris": (1236.3, 12326.7),
+    "space_invaders": (148.0, 1668.7),
+    "star_gunner": (664.0, 10250.0),
+    "surround": (-10.0, 6.5),
+    "tennis": (-23.8, -8.3),
+    "time_pilot": (3568.0, 5229.2),
+    "tutankham": (11.4, 167.6),
+    "up_n_down": (533.4, 11693.2),
+    "venture": (0.0, 1187.5),
+    "video_pinball": (16256.9, 17667.9),
+    "wizard_of_wor": (563.5, 4756.5),
+    "yars_revenge": (3092.9, 54576.9),
+    "zaxxon": (32.5, 9173.3),
+}
+"""ROM id: (random player, human player), in points; the 57 games of DQN Zoo (Quan and Ostrovski 2020)."""

@@ -31,7 +31,7 @@ def main(
         seed: The same seed gives the same store.
         num_workers: Processes that play; by default one per core.
     """
-    config = EnvironmentConfig.with_max_steps(max_steps, sticky_actions)
+    config = EnvironmentConfig.with_max_steps(max_steps, sticky_actions=sticky_actions)
     store = collect(find_game(game), num_steps, out, config=config, seed=seed, num_workers=num_workers)
     about = store.metadata
     print(f"{out}: {len(store):,} steps in {store.num_episodes} episodes")

@@ -1,61 +1,81 @@
-"""Let a trained model play under several target returns."""
+"""Let trained models play under several target returns."""
 
-import json
+import dataclasses
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
 from atari_dt.command_line import run
-from atari_dt.devices import enough_memory, find_device
-from atari_dt.evaluation import dataset_of, evaluate, target_returns
-from atari_dt.experiments.report import check_writable, evaluation_json, evaluation_table
-from atari_dt.model import DecisionTransformer, latest_checkpoint
+from atari_dt.evaluation import PROTOCOLS, EvaluationProtocol, Sampling
+from atari_dt.evaluation.protocol import ProtocolName
+from atari_dt.experiments.evaluation import evaluate_runs
+from atari_dt.experiments.report import check_new, evaluation_table, write_evaluation
 from replay_data import TrajectoryStore
-from replay_data.files import write_whole
 
 
-def main(
-    run_directory: tyro.conf.Positional[Path],
-    return_multiples: tuple[float, ...] = (0.5, 1.0, 2.0),
-    episodes: int = 16,
-    num_envs: int = 16,
-    max_steps: int = 27_000,
-    seed: int = 0,
-    device: str = "auto",
-    data: Path | None = None,
-    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
-) -> None:
-    """Play episodes under each target return, print a table, and write every score.
+@dataclass(frozen=True)
+class Options:
+    """Play episodes under each target return, beside a random player; print a table, and write scores, figures and
+    videos."""
 
-    Args:
-        run_directory: What scripts/train.py wrote, or one of its checkpoints.
-        return_multiples: Target returns, as multiples of the dataset's largest return.
-        episodes: Episodes under each target return.
-        num_envs: Games played at once.
-        max_steps: Steps after which an episode is cut off.
-        seed: Of the emulator and of the action sampling.
-        device: Where the model runs.
-        data: Take the largest return from this store instead of the one the model was trained on.
-        json_file: File for the scores.
-    """
-    if json_file:
-        check_writable(json_file)
-    where = find_device(device)
-    model = DecisionTransformer.from_pretrained(latest_checkpoint(run_directory)).to(where)
-    dataset = dataset_of(model)
-    multiples: tuple[float | None, ...] = return_multiples
-    if model.config.conditioning == "none":
-        print("behaviour cloning has no target return, so it is evaluated once")
-        multiples, targets = (None,), [0.0]
-    else:
-        targets = target_returns(dataset, return_multiples, TrajectoryStore.open(data) if data else None)
-    with enough_memory(where, "--num-envs"):
-        results = evaluate(model, targets, episodes=episodes, num_envs=num_envs, max_steps=max_steps, seed=seed)
-    print(evaluation_table(multiples, results))
-    if json_file:
-        write_whole(json_file, json.dumps(evaluation_json(dataset.game, run_directory, multiples, results), indent=2))
+    run_directories: tyro.conf.Positional[tuple[Path, ...]]
+    """What scripts/train.py wrote, or one of its checkpoints; several are training seeds of the same."""
+    return_multiples: tuple[float, ...] | None = None
+    """Target returns, as multiples of the dataset's largest return; 0.5 1 2 if none are given in either way."""
+    target_returns: tuple[float, ...] | None = None
+    """Target returns as numbers, in the dataset's reward units."""
+    protocol: ProtocolName = "dopamine"
+    """`dopamine`: as the data was made; `original`: as the original code evaluates. Each switch changes one thing."""
+    switches: tyro.conf.OmitArgPrefixes[EvaluationProtocol] = field(default_factory=EvaluationProtocol)
+    """What the protocol consists of."""
+    sampling: tyro.conf.OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
+    """How an action is chosen."""
+    episodes: int = 16
+    """Episodes of each run under each target return."""
+    num_envs: int = 16
+    """Games played at once; the scores do not depend on it."""
+    max_steps: int = 27_000
+    """Steps after which an episode is cut off."""
+    seed: int = 0
+    """Of the emulator, the no-ops and the action sampling."""
+    device: str = "auto"
+    """Where the model runs: `cpu`, `cuda` or `cuda:1`; `auto` is a GPU if there is one."""
+    rom: Path | None = None
+    """A ROM file to play, instead of the one that comes with ALE."""
+    data: Path | None = None
+    """Take the largest return from this store instead of the one the model was trained on."""
+    out: Path | None = None
+    """Directory for scores.json, figures, videos and TensorBoard, to be created."""
+    videos: bool = True
+    """Whether OUT gets videos of the best, the median and the worst episode under each target return."""
+
+
+def main() -> None:
+    """Parse the command line twice: once to know the protocol, then with what it consists of as defaults."""
+    options = tyro.cli(Options)
+    options = tyro.cli(Options, default=dataclasses.replace(options, switches=PROTOCOLS[options.protocol]))
+    if options.out:
+        check_new(options.out)
+    evaluation = evaluate_runs(
+        options.run_directories,
+        return_multiples=options.return_multiples,
+        targets=options.target_returns,
+        store=TrajectoryStore.open(options.data) if options.data else None,
+        episodes=options.episodes,
+        num_envs=options.num_envs,
+        max_steps=options.max_steps,
+        seed=options.seed,
+        protocol=options.switches,
+        sampling=options.sampling,
+        rom=options.rom,
+        device=options.device,
+    )
+    print(evaluation_table(evaluation))
+    if options.out:
+        write_evaluation(options.out, evaluation, None if options.videos else ())
+        print(f"written: {options.out}")
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, parse=False)

@@ -14,7 +14,8 @@ RETURN_MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0)
 NEXT_STEPS = """
 What to try next
   look     {out}/quickstart.png
-  curves   {python} -m tensorboard.main --logdir {out}/run
+  watch    {out}/evaluation/1x-best.mp4
+  curves   {python} -m tensorboard.main --logdir {out}
   replay   {python} scripts/evaluate.py {out}/run --return-multiples 0.75 1.5 --seed 1
   ablate   {python} scripts/train.py --data {out}/data --out {runs}/K1 --context-length 1 {size} \\
              --final-tokens {tokens_1}
@@ -46,11 +47,10 @@ def main(
     # Imported here, because the processes that play import this file too, and have no use for PyTorch.
     from atari_dt.collection.scripted import collect
     from atari_dt.config import ModelConfig, TrainingConfig
-    from atari_dt.environment import EnvironmentConfig, VectorGames
-    from atari_dt.evaluation import RandomPolicy, evaluate, evaluate_policy, target_returns
-    from atari_dt.experiments.report import quickstart_figure, quickstart_results, quickstart_table
+    from atari_dt.environment import EnvironmentConfig
+    from atari_dt.experiments.evaluation import evaluate_runs
+    from atari_dt.experiments.report import evaluation_json, evaluation_table, quickstart_figure, write_evaluation
     from atari_dt.games import find_game
-    from atari_dt.model import DatasetInfo
     from atari_dt.training import train
 
     start = time.perf_counter()
@@ -72,27 +72,29 @@ def main(
 
     print("1/3 Players of every skill, from random to good, make the data.")
     store = collect(game, num_steps, out / "data", config=config, seed=seed)
-    dataset = DatasetInfo.of(store)
 
     print("2/3 A Decision Transformer learns which action follows from return-to-go, frames and past actions.")
     train_start = time.perf_counter()
-    model = train(store, out / "run", model_config, training)
+    train(store, out / "run", model_config, training)
     train_seconds = time.perf_counter() - train_start
 
     print("3/3 It plays, asked for returns between nothing and twice the best it has seen.")
-    targets = target_returns(dataset, RETURN_MULTIPLES)
-    results = evaluate(model, targets, episodes=episodes, num_envs=32, max_steps=max_steps, seed=seed)
-    games = VectorGames(game, episodes, config)
-    policy = RandomPolicy(episodes, store.num_actions)
-    (random,) = evaluate_policy(policy, games, [0.0], episodes, dataset.reward_clipping, seed, show_progress=False)
-
+    evaluation = evaluate_runs(
+        [out / "run"],
+        return_multiples=RETURN_MULTIPLES,
+        episodes=episodes,
+        num_envs=32,
+        max_steps=max_steps,
+        seed=seed,
+    )
+    write_evaluation(out / "evaluation", evaluation, video_targets=[RETURN_MULTIPLES.index(1.0)])
     metrics = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
-    quickstart_figure(out / "quickstart.png", dataset, results, random, metrics)
+    write_whole(out / "quickstart.png", quickstart_figure(evaluation, metrics))
     total_seconds = time.perf_counter() - start
-    report = quickstart_results(dataset, RETURN_MULTIPLES, results, random, train_seconds, total_seconds)
-    write_whole(out / "results.json", json.dumps(report, indent=2) + "\n")
+    results = evaluation_json(evaluation) | {"train_seconds": train_seconds, "total_seconds": total_seconds}
+    write_whole(out / "results.json", json.dumps(results, indent=2) + "\n")
     print(f"\n{game.name} after {train_seconds / 60:.1f} minutes of training, {total_seconds / 60:.1f} in all:\n")
-    print(quickstart_table(dataset, RETURN_MULTIPLES, results, random))
+    print(evaluation_table(evaluation))
     size = f"--num-layers 3 --dropout 0 --batch-size 32 --max-updates {updates}"
     paths = {"python": os.path.relpath(sys.executable), "out": out, "runs": out.parent}
     print(NEXT_STEPS.format(**paths, size=size, tokens_1=updates * 32, tokens_10=updates * 320))

@@ -1,8 +1,9 @@
-"""Plays episodes under target returns and records what they scored."""
+"""Plays episodes under target returns and records what was done and scored."""
 
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,27 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from atari_dt.environment import EnvironmentConfig, VectorGames
-from atari_dt.evaluation.policy import DecisionTransformerPolicy, Policy
+from atari_dt.environment import Games, Rom, make_games
+from atari_dt.evaluation.conditioning import dataset_of
+from atari_dt.evaluation.policy import DecisionTransformerPolicy, Policy, RandomPolicy, Sampling
+from atari_dt.evaluation.protocol import EvaluationProtocol
 from atari_dt.games import find_game
 from atari_dt.model import DatasetInfo, DecisionTransformer
-from replay_data import InputError, TrajectoryStore
+from replay_data import InputError
+from replay_data.parallel import available_cores
+
+
+@dataclass(frozen=True)
+class EpisodeRecord:
+    """What a policy did in an episode; with the emulator's seed, enough to play it again.
+
+    Attributes:
+        actions: uint8 ``[steps]``.
+        returns_to_go: float32 ``[steps]``, before each action.
+    """
+
+    actions: npt.NDArray[np.uint8]
+    returns_to_go: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -26,58 +43,16 @@ class EvaluationResult:
         scores: float64 ``[episodes]``, in the game's own points.
         returns: float64 ``[episodes]``, the same episodes in the dataset's reward units.
         lengths: int64 ``[episodes]``, in steps.
+        emulator_seeds: int64 ``[episodes]``.
+        episodes: what was done in each.
     """
 
     target_return: float
     scores: npt.NDArray[np.float64]
     returns: npt.NDArray[np.float64]
     lengths: npt.NDArray[np.int64]
-
-
-def dataset_of(model: DecisionTransformer) -> DatasetInfo:
-    """Return what the model was trained on.
-
-    Raises:
-        InputError: if it does not know.
-    """
-    if model.dataset is None:
-        raise InputError("this model does not know the dataset it was trained on, so there is no game to play")
-    return model.dataset
-
-
-def target_returns(
-    dataset: DatasetInfo, return_multiples: Sequence[float], store: TrajectoryStore | None = None
-) -> list[float]:
-    """Turn multiples of the dataset's largest return into target returns.
-
-    Args:
-        dataset: what the model was trained on.
-        return_multiples: such as 1.0 for the largest return itself.
-        store: take the largest return from this store instead.
-
-    Raises:
-        InputError: if the store is of another game or counts rewards in another way, or if the largest return is not
-            positive and a multiple is not 1.
-    """
-    largest = dataset.max_return
-    if store is not None:
-        if store.game != dataset.game:
-            raise InputError(
-                f"the model plays {dataset.game}, but the store at {store.path} is of {store.game}; "
-                f"give a store of {dataset.game}"
-            )
-        if store.metadata["reward_clipping"] != dataset.reward_clipping:
-            raise InputError(
-                f"the store at {store.path} and the model's dataset clip rewards differently, so returns "
-                "of one mean nothing to the other; give a store made with the same reward clipping"
-            )
-        largest = store.metadata["max_return"]
-    if largest <= 0 and any(multiple != 1 for multiple in return_multiples):
-        raise InputError(
-            f"the dataset's largest return is {largest:g}, so multiples of it do not ask for more; "
-            "use --return-multiples 1, or data with a positive return"
-        )
-    return [multiple * largest for multiple in return_multiples]
+    emulator_seeds: npt.NDArray[np.int64]
+    episodes: tuple[EpisodeRecord, ...]
 
 
 def evaluate(
@@ -88,12 +63,14 @@ def evaluate(
     num_envs: int = 16,
     max_steps: int = 27_000,
     seed: int = 0,
+    protocol: EvaluationProtocol | None = None,
+    sampling: Sampling | None = None,
+    rom: Rom | None = None,
     show_progress: bool = True,
 ) -> list[EvaluationResult]:
     """Play episodes of the game that a model was trained on, under each of some target returns.
 
-    Sticky actions are those of the dataset (0.25 where it does not say). Episode i has the same seeds under every
-    target return.
+    Episode i has the same seeds under every target return.
 
     Args:
         model: with its ``dataset``, on the device where it is to play.
@@ -101,31 +78,65 @@ def evaluate(
         episodes: under each target return.
         num_envs: games played at once.
         max_steps: after which an episode is cut off; 27,000 is the limit of the DQN-replay dataset.
-        seed: of the emulator and of the action sampling.
+        seed: of the emulator, the no-ops and the action sampling.
+        protocol: how the game is played and the model conditioned; by default as the data was made.
+        sampling: how actions are chosen; by default from the softmax of the logits.
+        rom: played instead of the one that comes with ALE.
         show_progress: a progress bar in episodes, with steps/s, on standard error.
 
     Raises:
         InputError: if a number is out of range, or the model does not know its dataset, or the game's actions are
             not those of the dataset.
     """
-    _check_jobs(targets, episodes, seed)
+    _check_jobs(targets, episodes, num_envs, seed)
     dataset = dataset_of(model)
-    sticky = dataset.sticky_actions
-    config = EnvironmentConfig.with_max_steps(max_steps, 0.25 if sticky is None else sticky)
     num_envs = min(num_envs, episodes * len(targets))
-    games = VectorGames(find_game(dataset.game), num_envs, config)
+    protocol = protocol or EvaluationProtocol()
+    policy = DecisionTransformerPolicy(model.eval(), num_envs, protocol, sampling)
+    games = games_of(dataset, num_envs, protocol, max_steps, rom)
+    return evaluate_policy(policy, games, targets, episodes, dataset.reward_clipping, seed, show_progress)
+
+
+def evaluate_random(
+    dataset: DatasetInfo,
+    *,
+    episodes: int = 10,
+    num_envs: int = 16,
+    max_steps: int = 27_000,
+    seed: int = 0,
+    protocol: EvaluationProtocol | None = None,
+    rom: Rom | None = None,
+    show_progress: bool = True,
+) -> EvaluationResult:
+    """Let a player play to whom all actions are equal, under the same conditions; arguments as in `evaluate`."""
+    _check_jobs([0.0], episodes, num_envs, seed)
+    num_envs = min(num_envs, episodes)
+    games = games_of(dataset, num_envs, protocol or EvaluationProtocol(), max_steps, rom)
+    policy = RandomPolicy(num_envs, len(dataset.action_meanings))
+    (result,) = evaluate_policy(policy, games, [0.0], episodes, dataset.reward_clipping, seed, show_progress)
+    return result
+
+
+def games_of(
+    dataset: DatasetInfo, num_envs: int, protocol: EvaluationProtocol, max_steps: int, rom: Rom | None = None
+) -> Games:
+    """Return N games of the one that a dataset is of, to be played under a protocol.
+
+    Raises:
+        InputError: if a number is out of range, or the game's actions are not those of the dataset.
+    """
+    games = make_games(find_game(dataset.game), num_envs, protocol.environment(dataset, max_steps, rom))
     if games.action_meanings != list(dataset.action_meanings):
         raise InputError(
             f"the model was trained with the actions {' '.join(dataset.action_meanings)}, but "
             f"{dataset.game} has {' '.join(games.action_meanings)}"
         )
-    policy = DecisionTransformerPolicy(model.eval(), num_envs, dataset.reward_clipping)
-    return evaluate_policy(policy, games, targets, episodes, dataset.reward_clipping, seed, show_progress)
+    return games
 
 
 def evaluate_policy(
     policy: Policy,
-    games: VectorGames,
+    games: Games,
     targets: Sequence[float],
     episodes: int,
     reward_clipping: bool,
@@ -136,7 +147,6 @@ def evaluate_policy(
 
     All episodes wait in one queue, and a game whose episode ends takes the next.
     """
-    _check_jobs(targets, episodes, seed)
     # A stream of its own: data collected with the same seed was played under other emulator seeds.
     seeds = [sequence.generate_state(2) for sequence in np.random.SeedSequence([seed, 1]).spawn(episodes)]
     emulator_seeds = np.array([int(pair[0] >> 1) for pair in seeds] * len(targets))
@@ -144,19 +154,36 @@ def evaluate_policy(
     job_targets = np.repeat(np.array(targets, dtype=np.float32), episodes)
     jobs = len(job_targets)
     scores, returns, lengths = np.zeros(jobs), np.zeros(jobs), np.zeros(jobs, dtype=np.int64)
+    actions_of, returns_to_go_of = [array("B") for _ in range(jobs)], [array("f") for _ in range(jobs)]
 
+    # Seeding an emulator means loading its ROM, a tenth of a second on one core; so a game whose episode has ended
+    # waits until there is one for every core.
+    together = max(1, min(available_cores(), games.num_envs // 4))
     everywhere = np.arange(games.num_envs)
-    job = everywhere.copy()  # which episode each game plays; ≥ jobs when there is none left for it
-    first = np.minimum(job, jobs - 1)
-    states = games.reset(emulator_seeds[first])
-    policy.start(everywhere, job_targets[first], sampling_seeds[first])
+    job = np.where(everywhere < jobs, everywhere, -1)  # which episode each game plays; -1 if none
+    given = min(jobs, games.num_envs)  # episodes that have begun
+    states = games.reset(emulator_seeds[np.maximum(job, 0)])
+    policy.start(everywhere, job_targets[np.maximum(job, 0)], sampling_seeds[np.maximum(job, 0)])
     rewards = np.zeros(games.num_envs, dtype=np.float32)
     actions = np.zeros(games.num_envs, dtype=np.int64)
     finished: list[float] = []
-    steps, start = 0, time.perf_counter()
+    steps = 0
+    start = shown = time.perf_counter()
     with tqdm(total=jobs, unit="episode", desc=f"evaluating {games.game.name}", disable=not show_progress) as bar:
-        while len(playing := np.flatnonzero(job < jobs)):
+        while True:
+            free = np.flatnonzero(job < 0)[: jobs - given]
+            if len(free) and (len(free) >= min(together, jobs - given) or (job < 0).all()):
+                job[free] = given + np.arange(len(free))
+                given += len(free)
+                states = games.restart(free, emulator_seeds[job[free]])
+                policy.start(free, job_targets[job[free]], sampling_seeds[job[free]])
+            playing = np.flatnonzero(job >= 0)
+            if not len(playing):
+                break
             actions[playing] = policy.act(playing, states[playing], rewards[playing])
+            for game in playing:
+                actions_of[job[game]].append(actions[game])
+                returns_to_go_of[job[game]].append(policy.returns_to_go[game])
             states, rewards, ended = games.step(actions)
             now = job[playing]
             scores[now] += rewards[playing]
@@ -164,27 +191,36 @@ def evaluate_policy(
             lengths[now] += 1
             steps += len(now)
             over = playing[ended[playing]]
-            if len(over):
-                finished.extend(scores[job[over]])
-                speed = steps / (time.perf_counter() - start)
-                bar.set_postfix_str(f"{speed:.0f} steps/s, mean score {np.mean(finished):.1f}")
+            finished.extend(scores[job[over]])
+            job[over] = -1
+            if len(over) or time.perf_counter() > shown + 0.5:
+                shown = time.perf_counter()
+                mean = f", mean score {np.mean(finished):.1f}" if finished else ""
+                bar.set_postfix_str(f"{steps / (shown - start):.0f} steps/s{mean}", refresh=False)
                 bar.update(len(over))
-                job[over] = job.max() + 1 + np.arange(len(over))
-                more = over[job[over] < jobs]
-                if len(more):
-                    states = games.restart(more, emulator_seeds[job[more]])
-                    policy.start(more, job_targets[job[more]], sampling_seeds[job[more]])
-    parts = [slice(i * episodes, (i + 1) * episodes) for i in range(len(targets))]
+                bar.refresh()
     return [
-        EvaluationResult(float(target), scores[part], returns[part], lengths[part])
-        for target, part in zip(targets, parts, strict=True)
+        EvaluationResult(
+            float(target),
+            scores[part],
+            returns[part],
+            lengths[part],
+            emulator_seeds[part],
+            tuple(
+                EpisodeRecord(np.array(done, dtype=np.uint8), np.array(returns_to_go, dtype=np.float32))
+                for done, returns_to_go in zip(actions_of[part], returns_to_go_of[part], strict=True)
+            ),
+        )
+        for target, part in zip(targets, (slice(i, i + episodes) for i in range(0, jobs, episodes)), strict=True)
     ]
 
 
-def _check_jobs(targets: Sequence[float], episodes: int, seed: int) -> None:
+def _check_jobs(targets: Sequence[float], episodes: int, num_envs: int, seed: int) -> None:
     if seed < 0:
         raise InputError(f"seed must not be negative, not {seed}")
     if episodes < 1 or not targets:
         raise InputError(f"at least 1 episode and 1 target return are needed, not {episodes} and {len(targets)}")
+    if num_envs < 1:
+        raise InputError(f"at least 1 game must be played at once, not {num_envs}")
     if not np.isfinite(targets).all():
         raise InputError(f"target returns must be finite numbers, not {list(targets)}")

@@ -2,25 +2,73 @@
 
 from __future__ import annotations
 
+import math
+import os
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from atari_dt.model import DecisionTransformer
+from atari_dt.devices import find_device
+from atari_dt.evaluation.conditioning import dataset_of, target_returns
+from atari_dt.evaluation.protocol import EvaluationProtocol
+from atari_dt.model import DatasetInfo, DecisionTransformer, latest_checkpoint
+from replay_data import InputError
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+# With fewer rows than these, the matrix library was seen to choose kernels that add in another order. What one game
+# is given would then differ in the last bit with the number of games beside it, and one draw in a million with it.
+_LEAST_STATES = 12
+_LEAST_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an action is chosen from its logits.
+
+    Attributes:
+        temperature: the logits are divided by it; 0 takes the likeliest action (greedy).
+        top_k: choose among the so many likeliest actions; among all by default.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise InputError(f"temperature must be 0 (greedy) or more, not {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError(f"top_k must be at least 1, not {self.top_k}")
+
+    def probabilities(self, logits: Tensor) -> npt.NDArray[np.float64]:
+        """Turn logits ``[M, num_actions]`` into probabilities, float64 ``[M, num_actions]``."""
+        top_k = logits.shape[-1] if self.top_k is None else min(self.top_k, logits.shape[-1])
+        if self.temperature == 0:
+            top_k = 1
+        kept = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, logits.topk(top_k).indices, True)
+        scaled = logits.double() / (self.temperature or 1.0)
+        return scaled.masked_fill(~kept, -math.inf).softmax(-1).cpu().numpy()
 
 
 class Policy(Protocol):
-    """What the evaluator asks of a player of N games."""
+    """What the evaluator asks of a player of N games.
 
-    def start(self, indices: Ints, target_returns: npt.NDArray[np.float32], seeds: Ints) -> None:
+    Attributes:
+        returns_to_go: float32 ``[N]``, what each game has still to reach.
+    """
+
+    returns_to_go: Floats
+
+    def start(self, indices: Ints, target_returns: Floats, seeds: Ints) -> None:
         """Forget the past of some games ``[M]`` and begin episodes there, each with its target return and seed."""
 
-    def act(self, indices: Ints, states: npt.NDArray[np.uint8], rewards: npt.NDArray[np.float32]) -> Ints:
+    def act(self, indices: Ints, states: npt.NDArray[np.uint8], rewards: Floats) -> Ints:
         """Choose an action for each of some games.
 
         Args:
@@ -39,39 +87,58 @@ class RandomPolicy:
 
     def __init__(self, num_envs: int, num_actions: int):
         self._num_actions = num_actions
+        self.returns_to_go = np.zeros(num_envs, dtype=np.float32)
         self._rngs = [np.random.default_rng() for _ in range(num_envs)]
 
-    def start(self, indices: Ints, target_returns: npt.NDArray[np.float32], seeds: Ints) -> None:
+    def start(self, indices: Ints, target_returns: Floats, seeds: Ints) -> None:
         """Seed the games' actions; the target returns mean nothing here."""
         for game, seed in zip(indices, seeds, strict=True):
             self._rngs[game] = np.random.default_rng(seed)
 
-    def act(self, indices: Ints, states: npt.NDArray[np.uint8], rewards: npt.NDArray[np.float32]) -> Ints:
+    def act(self, indices: Ints, states: npt.NDArray[np.uint8], rewards: Floats) -> Ints:
         """Draw an action for each of the games, int64 ``[M]``."""
         return np.array([self._rngs[game].integers(self._num_actions) for game in indices])
 
 
 class DecisionTransformerPolicy:
-    """Samples actions from a model that sees each game's last K steps.
+    """Chooses actions with a model that sees each game's last K steps.
 
     A state is encoded once, when it is new; only its token is kept. Each game's steps are left-aligned, so games in
     their first K steps and games in the middle of an episode go through the transformer together.
 
     Args:
-        model: on the device where it is to play, in evaluation mode.
+        model: with its ``dataset``, on the device where it is to play, in evaluation mode.
         num_envs: N.
-        reward_clipping: whether the model's returns are sums of rewards clipped to [-1, 1]; the return-to-go is then
-            lowered by the clipped reward.
+        protocol: which rewards lower the return-to-go, and how returns and timesteps are shown to the model.
+        sampling: how actions are chosen.
 
     Attributes:
-        returns_to_go: float32 ``[N]``, what each game has still to reach, in the dataset's reward units.
+        returns_to_go: float32 ``[N]``, what each game has still to reach.
+
+    Raises:
+        InputError: if the model does not know its dataset, or cannot be given timesteps as the protocol wants.
     """
 
-    def __init__(self, model: DecisionTransformer, num_envs: int, reward_clipping: bool):
+    def __init__(
+        self,
+        model: DecisionTransformer,
+        num_envs: int,
+        protocol: EvaluationProtocol | None = None,
+        sampling: Sampling | None = None,
+    ):
         self._model = model
-        self._reward_clipping = reward_clipping
+        self._protocol = protocol or EvaluationProtocol()
+        self._sampling = sampling or Sampling()
+        if self._protocol.window_timestep == "current" and model.config.timestep_encoding == "per_step":
+            raise InputError(
+                "this model gives every step its own timestep, so its contexts have none of the newest step's; "
+                "use --window-timestep first"
+            )
+        self._clip = dataset_of(model).reward_clipping and self._protocol.reward_units == "dataset"
         self._device = next(model.parameters()).device
         self._steps = model.config.context_length
+        tokens = self._steps * (3 if model.config.conditioning == "return" else 2) - 1
+        self._least_games = -(-_LEAST_TOKENS // tokens)
         context = num_envs, self._steps
         self._tokens = torch.zeros(*context, model.config.embed_dim, device=self._device)
         self._actions = torch.zeros(context, dtype=torch.int64, device=self._device)
@@ -81,7 +148,7 @@ class DecisionTransformerPolicy:
         self.returns_to_go = np.zeros(num_envs, dtype=np.float32)
         self._rngs = [np.random.default_rng() for _ in range(num_envs)]
 
-    def start(self, indices: Ints, target_returns: npt.NDArray[np.float32], seeds: Ints) -> None:
+    def start(self, indices: Ints, target_returns: Floats, seeds: Ints) -> None:
         """Empty the games' contexts; the seeds are those of the action sampling."""
         self._elapsed[indices] = 0
         self.returns_to_go[indices] = target_returns
@@ -89,34 +156,43 @@ class DecisionTransformerPolicy:
             self._rngs[game] = np.random.default_rng(seed)
 
     @torch.inference_mode()
-    def act(self, indices: Ints, states: npt.NDArray[np.uint8], rewards: npt.NDArray[np.float32]) -> Ints:
-        """Sample an action for each of the games from the softmax of its logits, int64 ``[M]``."""
-        if self._reward_clipping:
-            rewards = rewards.clip(-1, 1)
+    def act(self, indices: Ints, states: npt.NDArray[np.uint8], rewards: Floats) -> Ints:
+        """Choose an action for each of the games, int64 ``[M]``."""
         elapsed = self._elapsed[indices]
-        self.returns_to_go[indices] -= np.where(elapsed > 0, rewards, 0).astype(np.float32)
+        paid = np.where(elapsed > 0, rewards.clip(-1, 1) if self._clip else rewards, 0)
+        self.returns_to_go[indices] -= paid.astype(np.float32)
+        returns = self.returns_to_go[indices]
+        if self._protocol.integer_returns:
+            returns = np.trunc(returns)
 
         self._drop_oldest(indices[elapsed >= self._steps])
-        last = np.minimum(elapsed, self._steps - 1)
-        place = self._tensor(indices), self._tensor(last)
-        self._tokens[place] = self._model.encode_states(self._tensor(states))
-        self._returns[place] = self._tensor(self.returns_to_go[indices])
+        place = self._tensor(indices), self._tensor(np.minimum(elapsed, self._steps - 1))
+        self._tokens[place] = self._encode(self._tensor(states))
+        self._returns[place] = self._tensor(returns)
         self._timesteps[place] = self._tensor(elapsed)
+        if self._protocol.window_timestep == "current":
+            self._timesteps[place[0], 0] = self._tensor(elapsed)
 
-        length = int(last.max()) + 1
-        output = self._model.predict(
-            self._tokens[place[0], :length],
-            self._actions[place[0], : length - 1],
-            self._returns[place[0], :length],
-            self._timesteps[place[0], :length],
-        )
-        logits = output.action_logits[torch.arange(len(indices), device=self._device), place[1]]
-        probabilities = logits.double().softmax(-1).cpu().numpy()
+        logits = self._predict(place[0])[torch.arange(len(indices), device=self._device), place[1]]
+        probabilities = self._sampling.probabilities(logits)
         draws = np.array([self._rngs[game].random() for game in indices])
-        actions = (probabilities.cumsum(-1) < draws[:, None]).sum(-1).clip(max=probabilities.shape[-1] - 1)
+        likeliest = probabilities.argmax(-1)  # where rounding leaves the sum below the draw
+        reached = probabilities.cumsum(-1) > draws[:, None]
+        actions = np.where(reached.any(-1), reached.argmax(-1), likeliest)
         self._actions[place] = self._tensor(actions)
         self._elapsed[indices] += 1
         return actions
+
+    def _encode(self, states: Tensor) -> Tensor:
+        return self._model.encode_states(_at_least(states, _LEAST_STATES))[: len(states)]
+
+    def _predict(self, games: Tensor) -> Tensor:
+        """Logits of every step of some games ``[M]``: ``[M, K, num_actions]``; of steps to come they mean nothing."""
+        rows = _at_least(games, self._least_games)
+        actions = self._actions[rows, : self._steps - 1]
+        return self._model.predict(
+            self._tokens[rows], actions, self._returns[rows], self._timesteps[rows]
+        ).action_logits[: len(games)]
 
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self._device)
@@ -127,3 +203,124 @@ class DecisionTransformerPolicy:
             full = self._tensor(indices)
             for history in (self._tokens, self._actions, self._returns, self._timesteps):
                 history[full] = history[full].roll(-1, dims=1)
+
+
+class GymnasiumPolicy:
+    """A trained model as a player of any Gymnasium vector environment; `load_policy` makes one.
+
+    Args:
+        model: with its ``dataset``, on the device where it is to play, in evaluation mode.
+        target_return: that every episode is asked for, in the dataset's reward units.
+        protocol: as in `DecisionTransformerPolicy`.
+        sampling: likewise.
+    """
+
+    def __init__(
+        self,
+        model: DecisionTransformer,
+        target_return: float,
+        protocol: EvaluationProtocol | None = None,
+        sampling: Sampling | None = None,
+    ):
+        self._model = model
+        self._protocol, self._sampling = protocol, sampling
+        self.target_return = target_return
+        self._policy: DecisionTransformerPolicy | None = None
+
+    @property
+    def dataset(self) -> DatasetInfo:
+        """What the model was trained on: the game, the meanings of its actions, the largest return."""
+        return dataset_of(self._model)
+
+    @property
+    def returns_to_go(self) -> Floats:
+        """What each game has still to reach, float32 ``[N]``."""
+        return self._playing().returns_to_go
+
+    def reset(self, num_envs: int, seed: int = 0, autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP) -> None:
+        """Begin an episode in each of N games.
+
+        Args:
+            num_envs: N.
+            seed: of the action sampling.
+            autoreset_mode: ``envs.metadata["autoreset_mode"]``: when the first observation of the next episode comes
+                after one that ended. In `NEXT_STEP`, Gymnasium's default, one step later, and the action before it is
+                not played; otherwise together with ``dones``.
+        """
+        self._policy = DecisionTransformerPolicy(self._model, num_envs, self._protocol, self._sampling)
+        self._games = np.arange(num_envs)
+        self._seeds = np.random.default_rng(seed)
+        self._waits = autoreset_mode == AutoresetMode.NEXT_STEP
+        self._starts = np.ones(num_envs, dtype=bool)  # whose next observation is an episode's first
+
+    def act(self, observations: npt.NDArray[np.uint8], rewards: npt.NDArray[Any], dones: npt.NDArray[np.bool_]) -> Ints:
+        """Choose an action for every game.
+
+        Args:
+            observations: uint8 ``[N, 4, 84, 84]`` or ``[N, 84, 84, 4]``, oldest frame first.
+            rewards: ``[N]``, of the last step, as the game paid them; what is given before the first step is not read.
+            dones: bool ``[N]``, terminated or truncated in the last step; likewise.
+
+        Returns:
+            Action indices, int64 ``[N]``.
+
+        Raises:
+            ValueError: if the shapes or types are others, or `reset` was not called.
+        """
+        policy = self._playing()
+        shape = len(self._games), 4, 84, 84
+        states = np.asarray(observations)
+        if states.shape == (len(self._games), 84, 84, 4):
+            states = states.transpose(0, 3, 1, 2)
+        if states.shape != shape or states.dtype != np.uint8:
+            raise ValueError(f"observations must be uint8 {shape}, not {states.dtype} {states.shape}")
+        dones = np.asarray(dones, dtype=bool)
+        starting = self._starts if self._waits else self._starts | dones
+        self._starts = dones & ~starting if self._waits else np.zeros_like(dones)
+        games = np.flatnonzero(starting)
+        targets = np.full(len(games), self.target_return, dtype=np.float32)
+        policy.start(games, targets, self._seeds.integers(2**31, size=len(games)))
+        return policy.act(self._games, np.ascontiguousarray(states), np.asarray(rewards, dtype=np.float32))
+
+    def _playing(self) -> DecisionTransformerPolicy:
+        if self._policy is None:
+            raise ValueError("call reset with the number of games first")
+        return self._policy
+
+
+def load_policy(
+    run_directory: str | os.PathLike[str],
+    return_multiple: float = 1.0,
+    *,
+    target_return: float | None = None,
+    device: str = "auto",
+    protocol: EvaluationProtocol | None = None,
+    sampling: Sampling | None = None,
+) -> GymnasiumPolicy:
+    """Read a trained model and let it play in other people's code.
+
+    Args:
+        run_directory: what scripts/train.py wrote, or one of its checkpoints.
+        return_multiple: of the dataset's largest return, for the target return.
+        target_return: instead, in the dataset's reward units.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        protocol: which rewards lower the return-to-go, and how; by default as the data was made.
+        sampling: temperature and top-k; by default the softmax as it is.
+
+    Raises:
+        InputError: if there is no such run or device, or the model does not know its dataset, or the multiple asks
+            for nothing.
+    """
+    model = DecisionTransformer.from_pretrained(latest_checkpoint(run_directory)).to(find_device(device))
+    dataset = dataset_of(model)
+    if target_return is None:
+        cloning = model.config.conditioning == "none"
+        target_return = 0.0 if cloning else target_returns(dataset, [return_multiple])[0]
+    return GymnasiumPolicy(model, target_return, protocol, sampling)
+
+
+def _at_least(rows: Tensor, number: int) -> Tensor:
+    """Repeat the first row until there are so many."""
+    if len(rows) >= number:
+        return rows
+    return torch.cat([rows, rows[:1].expand(number - len(rows), *rows.shape[1:])])

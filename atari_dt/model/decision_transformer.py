@@ -55,7 +55,7 @@ class DatasetInfo:
         reward_clipping: whether returns are sums of rewards clipped to [-1, 1].
         sticky_actions: as the data was played; None where it is not known.
         max_return, mean_return: of the episodes, in the dataset's reward units. Where only a checkpoint of the original
-            code is there, the mean and what follows is None.
+            code is there, the mean and what follows is None, and the largest may be.
         steps, episodes: size.
         max_score, mean_score: returns in the game's own points; None where the data has no raw rewards.
         digest: SHA-256 of the store's arrays.
@@ -65,7 +65,7 @@ class DatasetInfo:
     action_meanings: tuple[str, ...]
     reward_clipping: bool
     sticky_actions: float | None
-    max_return: float
+    max_return: float | None
     mean_return: float | None = None
     steps: int | None = None
     episodes: int | None = None

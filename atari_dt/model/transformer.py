@@ -58,7 +58,7 @@ class CausalSelfAttention(nn.Module):
         key, value = rearrange(key_value, "b t (n h d) -> n b h t d", n=2, h=self.num_heads).unbind(0)
         attention = None
         # On a CPU the fused kernel's backward pass is slower than this for sequences as short as ours.
-        if output_attention or not x.is_cuda:
+        if output_attention or (torch.is_grad_enabled() and not x.is_cuda):
             with torch.autocast(x.device.type, enabled=False):  # which would take the softmax's output to float32
                 future = torch.full((tokens, tokens), -math.inf, dtype=query.dtype, device=x.device).triu(1)[read]
                 scores = torch.baddbmm(

@@ -1,0 +1,107 @@
+"""Videos of episodes that were played, with score, return-to-go and action drawn in.
+
+An evaluation keeps the actions of its episodes and the seeds of the emulator; a video plays them again.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from atari_dt.environment import EnvironmentConfig, SingleGame
+from atari_dt.evaluation import EpisodeRecord
+from atari_dt.games import Game
+
+STEPS_PER_SECOND = 15  # 60 emulator frames a second, 4 of them a step
+_SCALE = 2
+_PANEL = 64  # height of the text beneath the screen, in pixels
+_GIF_FRAMES = 200
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def replay(
+    game: Game,
+    config: EnvironmentConfig,
+    emulator_seed: int,
+    episode: EpisodeRecord,
+    action_meanings: tuple[str, ...],
+    show_returns_to_go: bool = True,
+) -> Iterator[Pixels]:
+    """Play an episode again and yield a picture for each step, and one of how it ended.
+
+    Args:
+        game: that was played.
+        config: as it was played.
+        emulator_seed: of the episode.
+        episode: what was done.
+        action_meanings: name of each action index.
+        show_returns_to_go: whether the player had any.
+
+    Yields:
+        uint8 ``[height, width, 3]``: the screen, twice as large, above its score, return-to-go and action.
+    """
+    emulator = SingleGame(game, config, emulator_seed)
+    if config.second_reset:
+        emulator.reset()
+    score = 0.0
+    steps = len(episode.actions)
+    for step, (action, return_to_go) in enumerate(zip(episode.actions, episode.returns_to_go, strict=True)):
+        to_go = f"return-to-go {return_to_go:.4g}" if show_returns_to_go else ""
+        yield _picture(emulator, f"score {score:g}", f"step {step}", to_go, action_meanings[action])
+        score += emulator.step(int(action))[0]
+    yield _picture(emulator, f"score {score:g}", f"end, {steps} steps")
+
+
+def write_video(path: Path, frames: Iterator[Pixels]) -> bytes:
+    """Encode pictures as an MP4 file that browsers play (H.264), and as a short GIF.
+
+    Args:
+        path: the file.
+        frames: uint8 ``[height, width, 3]`` each, width and height even.
+
+    Returns:
+        The GIF, in which a long episode is shown in leaps, for TensorBoard.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    kept: list[Image.Image] = []
+    leap = 1
+    try:
+        with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+            stream = container.add_stream("libx264", rate=STEPS_PER_SECOND, options={"crf": "20", "preset": "veryfast"})
+            stream.pix_fmt = "yuv420p"
+            for step, pixels in enumerate(frames):
+                if step == 0:
+                    stream.height, stream.width = pixels.shape[:2]
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+                if step % leap == 0:
+                    small = Image.fromarray(pixels).resize((stream.width // 2, stream.height // 2))
+                    kept.append(small.quantize(64, Image.Quantize.FASTOCTREE))
+                    if len(kept) > _GIF_FRAMES:
+                        kept, leap = kept[::2], 2 * leap
+            container.mux(stream.encode(None))
+    except av.FFmpegError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    gif = io.BytesIO()
+    kept[0].save(gif, "GIF", save_all=True, append_images=kept[1:], duration=1000 // STEPS_PER_SECOND, loop=0)
+    return gif.getvalue()
+
+
+def _picture(emulator: SingleGame, *texts: str) -> Pixels:
+    screen = emulator.screen
+    height, width = _SCALE * screen.shape[0], _SCALE * screen.shape[1]
+    picture = np.zeros((height + _PANEL, width, 3), dtype=np.uint8)
+    picture[:height] = screen.repeat(_SCALE, axis=0).repeat(_SCALE, axis=1)
+    for i, text in enumerate(texts):
+        place = 8 + (i % 2) * (width // 2 + 12), height + 24 + (i // 2) * 28
+        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (235, 235, 235), 1, cv2.LINE_AA)
+    return picture
