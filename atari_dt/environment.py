@@ -12,9 +12,11 @@ preprocessing, and ROM files. `SingleGames` is many of these, and `make_games` c
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,12 +65,13 @@ class Rom:
         if known not in (None, game.rom):
             raise InputError(f"{path} is a ROM of {find_game(known).name}, not of {game.name}")
         self.sha256 = hashlib.sha256(content).hexdigest()
-        self._directory = tempfile.TemporaryDirectory()
-        self.path = Path(self._directory.name) / f"{game.rom}.bin"
+        directory = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+        self.path = Path(directory) / f"{game.rom}.bin"
         self.path.write_bytes(content)
         # In a process of its own, because what is no ROM can bring the emulator to loop for ever.
         try:
-            subprocess.run([sys.executable, "-c", _PROBE, self.path], check=True, capture_output=True, timeout=20)
+            subprocess.run([sys.executable, "-c", _PROBE, self.path], check=True, capture_output=True, timeout=10)
         except subprocess.SubprocessError as error:
             raise InputError(f"ALE cannot play {path}; give a ROM file of {game.name}") from error
 

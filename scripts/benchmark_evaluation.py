@@ -44,6 +44,7 @@ def main(
     episodes_per_game: int = 3,
     context_length: int = 30,
     rounds: int = 2,
+    max_steps: int = 27_000,
     device: str = "auto",
     original: Path | None = None,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
@@ -58,6 +59,7 @@ def main(
         episodes_per_game: Episodes in a round, for each of the games played at once.
         context_length: K.
         rounds: Of all contestants.
+        max_steps: After which an episode is cut off; the original's are not.
         device: Where the network runs.
         original: A checkout of github.com/kzl/decision-transformer, whose evaluation loop, environment and network
             (with the same weights) play ten episodes a round, one game at a time, on a CPU.
@@ -88,7 +90,7 @@ def main(
         if where.type == "cpu":
             keep_freed_memory()
         for games in num_envs:
-            contestants[str(games)] = partial(play, model.to(where).eval(), found, games, episodes_per_game)
+            contestants[str(games)] = partial(play, model.to(where).eval(), found, games, episodes_per_game, max_steps)
         with enough_memory(where, "--num-envs"):
             results = [{name: contestant() for name, contestant in contestants.items()} for _ in range(rounds)]
 
@@ -119,7 +121,9 @@ def main(
         write_whole(json_file, json.dumps(about | {"figures": figures}, indent=2) + "\n")
 
 
-def play(model: DecisionTransformer, game: Game, num_envs: int, episodes_per_game: int) -> dict[str, float]:
+def play(
+    model: DecisionTransformer, game: Game, num_envs: int, episodes_per_game: int, max_steps: int
+) -> dict[str, float]:
     """Play episodes; return steps/s and the shares of time in the emulator, the encoder and the transformer."""
     device = next(model.parameters()).device
     seconds = dict.fromkeys(("emulator", "encoder", "transformer"), 0.0)
@@ -135,7 +139,7 @@ def play(model: DecisionTransformer, game: Game, num_envs: int, episodes_per_gam
 
         return call
 
-    games = VectorGames(game, num_envs, EnvironmentConfig())
+    games = VectorGames(game, num_envs, EnvironmentConfig.with_max_steps(max_steps))
     model.dataset = DatasetInfo(game.name, tuple(games.action_meanings), True, 0.25, TARGET)
     policy = DecisionTransformerPolicy(model, num_envs)
     for owner, method, part in (

@@ -16,8 +16,8 @@ from replay_data import InputError
 def main(
     checkpoint: tyro.conf.Positional[Path],
     game: str,
-    max_return: float,
     out: Path,
+    max_return: float | None = None,
     num_heads: int = 8,
     conditioning: Conditioning = "return",
 ) -> None:
@@ -26,13 +26,13 @@ def main(
     Args:
         checkpoint: The .pth file.
         game: That it was trained on; the file does not say.
-        max_return: The largest return of its data, which evaluate.py takes multiples of; the paper's targets are 90
-            for Breakout, 2500 for Qbert, 20 for Pong and 1450 for Seaquest.
         out: Directory of the checkpoint, to be created.
+        max_return: The largest return of its data, if evaluate.py is to take multiples of it. (The paper's targets are
+            90 for Breakout, 2500 for Qbert, 20 for Pong and 1450 for Seaquest.)
         num_heads: Attention heads; the file does not say.
         conditioning: `return` for the original's model_type reward_conditioned, `none` for naive.
     """
-    if not math.isfinite(max_return):
+    if max_return is not None and not math.isfinite(max_return):
         raise InputError(f"the largest return must be a finite number, not {max_return}")
     found = find_game(game)
     meanings = action_meanings(found)
@@ -46,7 +46,8 @@ def main(
         found.name, tuple(meanings), reward_clipping=True, sticky_actions=0.25, max_return=max_return
     )
     model.save_pretrained(out)
-    print(f"written; next: python scripts/evaluate.py {out} --return-multiples 1")
+    asked = "" if conditioning == "none" else "--target-returns 90" if max_return is None else "--return-multiples 1"
+    print(f"written; next: python scripts/evaluate.py {out} {asked}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def main(
     Args:
         run_directory: What scripts/train.py wrote, or one of its checkpoints.
         repo_id: Where to, such as user/breakout-dt. Log in first: `hf auth login`.
-        scores: What scripts/evaluate.py --json wrote; goes into the card.
+        scores: The scores.json that scripts/evaluate.py --out wrote; goes into the card.
         private: Whether only you can see it, if the repository is new.
         out: Write to this directory instead, to look at it or to upload it by other means.
     """
@@ -40,7 +40,10 @@ def read_scores(path: Path, model: DecisionTransformer) -> list[dict[str, object
     """Read the evaluations of a file that evaluate.py wrote."""
     try:
         content = json.loads(path.read_text())
-        game, evaluations = content["game"], content["evaluations"]
+        game, runs = content["game"], content["runs"]
+        if len(runs) != 1:
+            raise InputError(f"{path} holds scores of {len(runs)} runs; evaluate this one alone")
+        evaluations = runs[0]["evaluations"]
         keys = {"return_multiple", "target_return", "scores", "mean_score", "std_score"}
         for evaluation in evaluations:
             if not keys <= set(evaluation):
@@ -48,7 +51,7 @@ def read_scores(path: Path, model: DecisionTransformer) -> list[dict[str, object
             float(evaluation["mean_score"]), float(evaluation["std_score"]), len(evaluation["scores"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} holds no scores ({type(error).__name__}: {error}); make it with evaluate.py --json"
+            f"{path} holds no scores ({type(error).__name__}: {error}); make it with evaluate.py --out"
         ) from error
     if model.dataset is not None and game != model.dataset.game:
         raise InputError(f"{path} holds scores in {game}, but the model plays {model.dataset.game}")

@@ -8,18 +8,20 @@ import json
 import platform
 import re
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ale_py
-import cv2
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard import summary as tensorboard
 from tqdm import tqdm
 
 from atari_dt.evaluation import EvaluationResult
@@ -256,40 +258,51 @@ def write_evaluation(out: Path, evaluation: Evaluation, video_targets: Sequence[
     update = int(number[1]) if number else 0
     with whole_directory(out) as directory:
         (directory / "scores.json").write_text(json.dumps(evaluation_json(evaluation), indent=2) + "\n")
-        writer = SummaryWriter(str(directory))
-        try:
-            for name, figure in (("sweep", sweep), ("scores", scores)):
-                png = _png(figure)
-                (directory / f"{name}.png").write_bytes(png)
-                pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
-                assert pixels is not None
-                writer.add_image(f"evaluation/{name}", pixels[..., ::-1].copy(), update, dataformats="HWC")
-            for i in range(len(evaluation.return_multiples)):
-                values, label = np.concatenate(evaluation.scores(i)), evaluation.label(i)
-                writer.add_histogram(f"evaluation/scores/{label}", values, update)
-                writer.add_scalar(f"evaluation/mean_score/{label}", values.mean(), update)
-                writer.add_scalar(f"evaluation/mean_return/{label}", evaluation.returns(i).mean(), update)
-            everything = range(len(evaluation.return_multiples)) if video_targets is None else video_targets
-            _write_videos(directory, evaluation, everything, writer, update)
-        finally:
-            writer.close()
+        summaries = []
+        for name, figure in (("sweep", sweep), ("scores", scores)):
+            png = _png(figure)
+            (directory / f"{name}.png").write_bytes(png)
+            summaries.append(_image(name, png))
+        for i in range(len(evaluation.return_multiples)):
+            values, label = np.concatenate(evaluation.scores(i)), evaluation.label(i)
+            summaries.append(tensorboard.histogram(f"evaluation/scores/{label}", values, "auto"))
+            summaries.append(tensorboard.scalar(f"evaluation/mean_score/{label}", values.mean()))
+            summaries.append(tensorboard.scalar(f"evaluation/mean_return/{label}", evaluation.returns(i).mean()))
+        everything = range(len(evaluation.return_multiples)) if video_targets is None else video_targets
+        summaries += _write_videos(directory, evaluation, everything)
+        (directory / f"events.out.tfevents.{int(time.time())}").write_bytes(_events(summaries, update))
 
 
-def _write_videos(
-    directory: Path, evaluation: Evaluation, targets: Sequence[int], writer: SummaryWriter, update: int
-) -> None:
+def _write_videos(directory: Path, evaluation: Evaluation, targets: Sequence[int]) -> list[Any]:
+    """Write the videos; return what TensorBoard is to show of them."""
     chosen = [(target, *episode) for target in targets for episode in _remarkable(evaluation, target)]
     dataset = evaluation.datasets[0]
+    summaries = []
     for target, name, result, i in tqdm(chosen, unit="video", desc="drawing videos", leave=False):
         episode, seed = result.episodes[i], int(result.emulator_seeds[i])
         label = f"{evaluation.label(target)}-{name}"
         frames = replay(
             evaluation.game, evaluation.environment, seed, episode, dataset.action_meanings, evaluation.conditioned
         )
-        gif = write_video(directory / f"{label}.mp4", frames)
-        image = Summary.Image(colorspace=3, encoded_image_string=gif)
-        events: Any = writer.file_writer
-        events.add_summary(Summary(value=[Summary.Value(tag=f"evaluation/{label}", image=image)]), update)
+        summaries.append(_image(label, write_video(directory / f"{label}.mp4", frames)))
+    return summaries
+
+
+def _image(name: str, content: bytes) -> Any:
+    """A picture for TensorBoard, of a PNG or GIF file."""
+    image = Summary.Image(colorspace=3, encoded_image_string=content)
+    return Summary(value=[Summary.Value(tag=f"evaluation/{name}", image=image)])
+
+
+def _events(summaries: Sequence[Any], step: int) -> bytes:
+    """A TensorBoard file. (Its own writer does this in a thread, whose errors nobody could catch.)"""
+    file = io.BytesIO()
+    records = RecordWriter(file)
+    records.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+    for summary in summaries:
+        records.write(Event(wall_time=time.time(), step=step, summary=summary).SerializeToString())
+    records.flush()
+    return file.getvalue()
 
 
 def _remarkable(evaluation: Evaluation, target: int) -> list[tuple[str, EvaluationResult, int]]:

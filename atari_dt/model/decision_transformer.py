@@ -103,7 +103,7 @@ class DecisionTransformer(nn.Module, ModelHubMixin):
     Attributes:
         dataset: what the weights were trained on; None for a fresh model.
         training_config: the fields of the `TrainingConfig` they were trained with, likewise.
-        evaluations: how the model played, as `scripts/evaluate.py --json` writes it; empty if that is not known.
+        evaluations: how the model played, as `scripts/evaluate.py --out` writes it; empty if that is not known.
     """
 
     def __init__(self, config: ModelConfig, num_actions: int, max_timestep: int):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import ale_py
@@ -11,7 +13,15 @@ import numpy.typing as npt
 import pytest
 from ale_py import roms
 
-from atari_dt.environment import EnvironmentConfig, SingleGame, VectorGames
+from atari_dt.environment import (
+    EnvironmentConfig,
+    Rom,
+    SingleGame,
+    SingleGames,
+    VectorGames,
+    make_games,
+    rom_sha256,
+)
 from atari_dt.games import find_game
 from replay_data import InputError
 
@@ -136,3 +146,102 @@ def test_impossible_limits_are_refused(max_steps: int) -> None:
 def test_at_least_one_game_is_played() -> None:
     with pytest.raises(InputError, match="at least 1 game"):
         VectorGames(find_game("Pong"), 0, EnvironmentConfig())
+
+
+@pytest.mark.parametrize("name", ["Breakout", "Pong", "Seaquest"])
+def test_a_rom_file_plays_frame_for_frame_like_the_vector_environment(name: str, tmp_path: Path) -> None:
+    """1,000 steps of two games with restarts: the bundled ROM, copied under another name."""
+    game, steps = find_game(name), 500
+    bundled = roms.get_rom_path(game.rom)
+    assert bundled is not None
+    (tmp_path / "some file").write_bytes(bundled.read_bytes())
+    config = EnvironmentConfig(rom=Rom(tmp_path / "some file", game))
+    assert rom_sha256(game, config) == hashlib.sha256(bundled.read_bytes()).hexdigest()
+    assert rom_sha256(game, config) == rom_sha256(game, EnvironmentConfig())
+    vector, single = VectorGames(game, 2, EnvironmentConfig()), make_games(game, 2, config)
+    assert isinstance(single, SingleGames)
+    assert isinstance(make_games(game, 2, EnvironmentConfig(0.5, 400)), VectorGames)
+    assert single.action_meanings == vector.action_meanings
+    rng = np.random.default_rng(3)
+    assert np.array_equal(vector.reset(np.array([1, 2])), single.reset(np.array([1, 2])))
+    restarts = 0
+    for step in range(steps):
+        actions = rng.integers(len(vector.action_meanings), size=2)
+        states, rewards, ended = vector.step(actions)
+        others = single.step(actions)
+        assert np.array_equal(states, others[0])
+        assert np.array_equal(rewards, others[1])
+        assert np.array_equal(ended, others[2])
+        over = np.flatnonzero(ended) if step != 250 else np.array([1])
+        if len(over):
+            restarts += len(over)
+            seeds = 10 + restarts + np.arange(len(over))
+            assert np.array_equal(vector.restart(over, seeds)[over], single.restart(over, seeds)[over])
+    assert restarts >= 1
+
+
+def test_the_originals_frames_starts_and_second_reset_are_those_of_its_code() -> None:
+    """Written out after the original's own environment: scale, then maximum; no-ops; a reset after the first state."""
+    game, config = find_game("Breakout"), EnvironmentConfig(0.0, frames="bilinear", noop_max=29, second_reset=True)
+    games = make_games(game, 3, config)
+    seeds, rng = np.array([4, 5, 6]), np.random.default_rng(0)
+    states = games.reset(seeds)
+    starts = []
+    emulators = []
+    for seed in seeds:
+        noops = np.random.default_rng([seed, 1])
+        ale = ale_py.ALEInterface()
+        ale.setFloat("repeat_action_probability", 0.0)
+        path = roms.get_rom_path("breakout")
+        assert path is not None
+        ale.loadROM(path)
+        shown = []
+        for _ in range(2):
+            ale.reset_game()
+            count = int(noops.integers(30))
+            starts.append(count)
+            for _ in range(count):
+                ale.act(0)
+            shown.append(cv2.resize(ale.getScreenGrayscale(), (84, 84), interpolation=cv2.INTER_LINEAR))
+        emulators.append((ale, shown))
+    assert len(set(starts)) > 3
+    stacks = [[np.zeros((84, 84), np.uint8)] * 3 + [shown[1]] for _, shown in emulators]
+    for i, (_, shown) in enumerate(emulators):
+        assert np.array_equal(states[i], np.stack([np.zeros((84, 84), np.uint8)] * 3 + [shown[0]]))
+    for _ in range(40):
+        actions = rng.integers(4, size=3)
+        states, _, ended = games.step(actions)
+        assert not ended.any()
+        for i, (ale, _) in enumerate(emulators):
+            pair = []
+            for frame in range(4):
+                ale.act(ale.getMinimalActionSet()[actions[i]])
+                if frame >= 2:
+                    scaled = cv2.resize(ale.getScreenGrayscale(), (84, 84), interpolation=cv2.INTER_LINEAR)
+                    pair.append(scaled.astype(np.float32) / 255)
+            stacks[i] = [*stacks[i][1:], np.maximum(*pair)]
+            expected = [frame / np.float32(255) if frame.dtype == np.uint8 else frame for frame in stacks[i]]
+            assert np.array_equal(states[i] / np.float32(255), np.stack(expected))
+    assert np.array_equal(
+        games.restart(np.array([1]), np.array([5]))[1], make_games(game, 1, config).reset(seeds[1:2])[0]
+    )
+
+
+def test_what_is_no_rom_is_refused_and_cannot_hang_the_emulator(tmp_path: Path) -> None:
+    game = find_game("Breakout")
+    contents = {"empty": b"", "text": b"hello", "noise": np.random.default_rng(0).bytes(4096)}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"ALE cannot play .*{name}"):
+            Rom(tmp_path / name, game)
+    with pytest.raises(InputError, match="cannot be read"):
+        Rom(tmp_path, game)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"noop_max": -1}, "noop_max must lie between"), ({"frames": "cubic"}, "'area' or 'bilinear'")],
+)
+def test_impossible_configs_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        EnvironmentConfig(**fields)

@@ -221,7 +221,7 @@ def test_logits_are_the_same_bits_for_any_number_of_games(config: ModelConfig) -
     model.dataset = DATASET
     rng = np.random.default_rng(0)
     states = rng.integers(0, 256, (3, 33, 4, 84, 84), dtype=np.uint8)
-    seen: dict[int, list[Any]] = {}
+    seen: dict[int, Any] = {}
     for games in (1, 2, 3, 5, 10, 11, 16, 33):
         everywhere, rewards = np.arange(games), np.zeros(games, np.float32)
         policy = DecisionTransformerPolicy(model, games)

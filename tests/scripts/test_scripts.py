@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -15,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ale_py import roms
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from atari_dt.config import ModelConfig
 from atari_dt.model import DatasetInfo, DecisionTransformer
@@ -49,63 +52,119 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_evaluate_writes_every_score(
+def test_evaluate_writes_everything_it_found(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "scores.json"
-    multiples = ("--return-multiples", "0.5", "2")
+    out = tmp_path / "evaluation"
+    targets = ("--return-multiples", "0.5", "2", "--target-returns", "-7.5")
     options = ("--episodes", "3", "--num-envs", "4", "--max-steps", "50", "--seed", "1")
-    assert call(monkeypatch, "evaluate.py", run, *multiples, *options, "--json", file) == 0
-    result = json.loads(file.read_text())
-    assert (result["game"], result["run"]) == ("Breakout", str(run))
+    # Two seeds of one run; this module's is both.
+    assert call(monkeypatch, "evaluate.py", run, run, *targets, *options, "--out", out) == 0
+    result = json.loads((out / "scores.json").read_text())
+    assert result["game"] == "Breakout"
+    assert [each["run"] for each in result["runs"]] == 2 * [str(run / "checkpoints" / "update-00000007")]
     largest = TrajectoryStore.open(run.parent / "store").metadata["max_return"]
-    for multiple, evaluation in zip((0.5, 2), result["evaluations"], strict=True):
-        assert evaluation["return_multiple"] == multiple
-        assert evaluation["target_return"] == multiple * largest
-        assert len(evaluation["scores"]) == 3
-        mean = sum(evaluation["scores"]) / 3
-        variance = sum((score - mean) ** 2 for score in evaluation["scores"]) / 3
-        assert evaluation["mean_score"] == pytest.approx(mean)
-        assert evaluation["std_score"] == pytest.approx(variance**0.5)
-    assert capsys.readouterr().out.count("±") == 4
-    assert list(tmp_path.iterdir()) == [file]
+    for evaluations in (each["evaluations"] for each in result["runs"]):
+        for multiple, evaluation in zip((0.5, 2, None), evaluations, strict=True):
+            assert evaluation["return_multiple"] == multiple
+            assert evaluation["target_return"] == (-7.5 if multiple is None else multiple * largest)
+            assert len(evaluation["scores"]) == 3
+            mean = sum(evaluation["scores"]) / 3
+            variance = sum((score - mean) ** 2 for score in evaluation["scores"]) / 3
+            assert evaluation["mean_score"] == pytest.approx(mean)
+            assert evaluation["std_score"] == pytest.approx(variance**0.5)
+    points = result["summary"][0]["score"]["points"]
+    scores = 2 * result["runs"][0]["evaluations"][0]["scores"]
+    assert (points["seeds"], points["episodes"]) == (2, 6)
+    assert points["mean"] == pytest.approx(sum(scores) / 6)
+    normalised = result["summary"][0]["score"]["normalised_as_in_the_paper"]
+    assert normalised["mean"] == pytest.approx(100 * (sum(scores) / 6 - 2) / 28)
+    assert result["protocol"]["sticky_actions"] == 0.25
+    rom = roms.get_rom_path("breakout")
+    assert rom is not None
+    assert result["rom_sha256"] == hashlib.sha256(rom.read_bytes()).hexdigest()
+    printed = capsys.readouterr().out
+    for name in ("(0.5×)", "-7.5", "random player", "dataset, best", "paper, 3 seeds"):
+        assert name in printed
+    assert list(tmp_path.iterdir()) == [out]
+    files = {path.name for path in out.iterdir()}
+    assert {"scores.json", "sweep.png", "scores.png", "2x-best.mp4", "target--7.5-worst.mp4"} <= files
+    events = EventAccumulator(str(out), size_guidance={"images": 0})
+    events.Reload()
+    assert events.Scalars("evaluation/mean_score/0.5x")[0].step == 7
+    assert {"evaluation/sweep", "evaluation/scores", "evaluation/2x-best"} <= set(events.Tags()["images"])
+    assert events.Images("evaluation/2x-best")[0].encoded_image_string.startswith(b"GIF89a")
+    assert "evaluation/scores/2x" in events.Tags()["histograms"]
+
+
+def test_the_original_protocol_and_a_rom_file_play(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rom = roms.get_rom_path("breakout")
+    assert rom is not None
+    changed = bytearray(rom.read_bytes())
+    changed[5] ^= 1  # no ROM that ALE knows
+    (tmp_path / "old.rom").write_bytes(changed)
+    options = "--episodes 2 --max-steps 20 --return-multiples 1 --protocol original --sticky-actions 0.5 --no-videos"
+    command = ("evaluate.py", run, *options.split(), "--rom", tmp_path / "old.rom", "--out", tmp_path / "out")
+    assert call(monkeypatch, *map(str, command)) == 0
+    result = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert result["rom_sha256"] == hashlib.sha256(changed).hexdigest()
+    assert result["protocol"] == {
+        "sticky_actions": 0.5,
+        "frames": "bilinear",
+        "noop_max": 29,
+        "second_reset": True,
+        "window_timestep": "current",
+        "reward_units": "raw",
+        "integer_returns": True,
+    }
+    assert not list((tmp_path / "out").glob("*.mp4"))
 
 
 def test_a_run_is_shared_with_its_scores(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file, out = tmp_path / "scores.json", tmp_path / "shared"
-    assert call(monkeypatch, "evaluate.py", run, "--episodes", 2, "--max-steps", 9, "--json", file) == 0
+    file, out = tmp_path / "evaluation" / "scores.json", tmp_path / "shared"
+    options = ("--episodes", 2, "--max-steps", 9, "--no-videos", "--out", file.parent)
+    assert call(monkeypatch, "evaluate.py", run, *options) == 0
     assert call(monkeypatch, "push_to_hub.py", run, "--repo-id", "a/b", "--scores", file, "--out", out) == 0
     model = DecisionTransformer.from_pretrained(out)
-    assert model.evaluations == json.loads(file.read_text())["evaluations"]
+    assert model.evaluations == json.loads(file.read_text())["runs"][0]["evaluations"]
     assert f"its card is {out / 'README.md'}" in capsys.readouterr().out
     scores = json.loads(file.read_text())
     for name, value, message in (
         ("game", "Pong", "holds scores in Pong, but the model plays Breakout"),
-        ("evaluations", [{"scores": []}], "holds no scores"),
+        ("runs", [{"evaluations": [{"scores": []}]}], "holds no scores"),
+        ("runs", 2 * scores["runs"], "holds scores of 2 runs"),
     ):
         file.write_text(json.dumps({**scores, name: value}))
         command = ("push_to_hub.py", run, "--repo-id", "a/b", "--scores", file, "--out", tmp_path / "other")
         assert call(monkeypatch, *command) == 1
         assert message in capsys.readouterr().err
-    assert sorted(tmp_path.iterdir()) == [file, out]
+    assert sorted(tmp_path.iterdir()) == [file.parent, out]
 
 
 def test_a_checkpoint_of_the_original_code_plays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, out, file = DATA / "original_model" / "dt_small.pth", tmp_path / "original", tmp_path / "scores.json"
+    path, out = DATA / "original_model" / "dt_small.pth", tmp_path / "original"
     assert call(monkeypatch, "import_checkpoint.py", path, "--game", "Pong", "--max-return", 20, "--out", out) == 1
     assert "chooses among 4 actions, but Pong has 6" in capsys.readouterr().err
     assert call(monkeypatch, "import_checkpoint.py", path, "--game", "Breakout", "--max-return", 40, "--out", out) == 0
     command = capsys.readouterr().out.split("python scripts/")[1].split()
-    assert call(monkeypatch, *command, "--episodes", 2, "--max-steps", 30, "--json", file) == 0
-    (evaluation,) = json.loads(file.read_text())["evaluations"]
+    assert call(monkeypatch, *command, "--episodes", 2, "--max-steps", 30, "--no-videos", "--out", tmp_path / "e") == 0
+    (evaluation,) = json.loads((tmp_path / "e" / "scores.json").read_text())["runs"][0]["evaluations"]
     assert evaluation["target_return"] == 40
     ours, theirs = DecisionTransformer.from_pretrained(out), DecisionTransformer.from_original_checkpoint(path)
     assert ours.config == theirs.config
     assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in ours.state_dict().items())
+    unknown = tmp_path / "unknown"
+    assert call(monkeypatch, "import_checkpoint.py", path, "--game", "Breakout", "--out", unknown) == 0
+    assert "--target-returns" in capsys.readouterr().out
+    assert call(monkeypatch, "evaluate.py", unknown) == 1
+    assert "does not know its dataset's largest return" in capsys.readouterr().err
+    assert call(monkeypatch, "evaluate.py", unknown, "--target-returns", 5, "--episodes", 1, "--max-steps", 9) == 0
 
 
 def test_the_throughput_benchmark_writes_its_figures(tmp_path: Path) -> None:
@@ -135,6 +194,19 @@ def test_the_throughput_benchmark_writes_its_figures(tmp_path: Path) -> None:
         assert 0 < values["mfu"] < 1
 
 
+def test_the_evaluation_benchmark_writes_its_figures(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    options = "--game Pong --num-envs 2 --episodes-per-game 1 --context-length 2 --rounds 1 --max-steps 30 --device cpu"
+    command = [sys.executable, str(SCRIPTS / "benchmark_evaluation.py"), *options.split(), "--json", str(file)]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert result.returncode == 0, result.stderr
+    (values,) = json.loads(file.read_text())["figures"].values()
+    assert values["steps_per_s"] > 0
+    parts = [values[part] for part in ("emulator", "encoder", "transformer", "rest")]
+    assert sum(parts) == pytest.approx(1)
+    assert min(parts) > 0
+
+
 def test_torchrun_trains_in_two_processes_and_each_thing_is_said_once(run: Path, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     options = f"--data {run.parent / 'store'} --out {tmp_path / 'run'} --batch-size 4 --max-updates 2 --num-layers 1"
@@ -160,17 +232,18 @@ def test_quickstart_reports_what_it_promises(
         store = TrajectoryStore.open(out / "data")
         assert store.metadata["source"]["seed"] == seed
         assert results["game"] == "Breakout"
-        assert results["dataset"]["steps"] == len(store) >= 300
-        assert results["dataset"]["episodes"] == store.num_episodes
-        assert results["dataset"]["max_return"] == store.episode_returns.max()
-        assert results["dataset"]["mean_return"] == pytest.approx(store.episode_returns.mean())
-        assert [score["return_multiple"] for score in results["scores"]] == [0, 0.25, 0.5, 1, 2]
-        for score in results["scores"]:
-            assert score["target_return"] == score["return_multiple"] * store.episode_returns.max()
-            assert {"mean_score", "std_score"} < set(score)
-            assert score["episodes"] == 2
+        (dataset,) = results["datasets"]
+        assert dataset["steps"] == len(store) >= 300
+        assert dataset["episodes"] == store.num_episodes
+        assert dataset["max_return"] == store.episode_returns.max()
+        assert dataset["mean_return"] == pytest.approx(store.episode_returns.mean())
+        assert [summary["return_multiple"] for summary in results["summary"]] == [0, 0.25, 0.5, 1, 2]
+        for summary in results["summary"]:
+            assert summary["target_return"] == summary["return_multiple"] * store.episode_returns.max()
+            assert summary["score"]["points"]["episodes"] == 2
         assert 0 < results["train_seconds"] < results["total_seconds"]
-        assert 0 <= results["random_score"] < 10
+        assert 0 <= results["random"]["score"]["points"]["mean"] < 10
+        assert (out / "evaluation" / "1x-best.mp4").stat().st_size > 1000
     assert (out / "quickstart.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert f"the earlier quickstart is now {out}.1" in printed
@@ -278,14 +351,16 @@ def test_behaviour_cloning_is_evaluated_once(
     model = DecisionTransformer(ModelConfig(2, 1, 2, 16, conditioning="none"), num_actions=4, max_timestep=100)
     model.dataset = DatasetInfo.of(TrajectoryStore.open(run.parent / "store"))
     model.save_pretrained(tmp_path / "cloning")
-    file = tmp_path / "scores.json"
-    assert (
-        call(monkeypatch, "evaluate.py", tmp_path / "cloning", "--episodes", 2, "--max-steps", 9, "--json", file) == 0
-    )
-    (evaluation,) = json.loads(file.read_text())["evaluations"]
+    options = ("--episodes", 2, "--max-steps", 9, "--out", tmp_path / "evaluation")
+    assert call(monkeypatch, "evaluate.py", tmp_path / "cloning", *options) == 0
+    (evaluation,) = json.loads((tmp_path / "evaluation" / "scores.json").read_text())["runs"][0]["evaluations"]
     assert evaluation["target_return"] is evaluation["return_multiple"] is None
     assert len(evaluation["scores"]) == 2
-    assert "no target return" in capsys.readouterr().out
+    assert "none (cloning)" in capsys.readouterr().out
+    assert call(monkeypatch, "evaluate.py", tmp_path / "cloning", "--return-multiples", 1) == 1
+    assert "behaviour cloning has no target return" in capsys.readouterr().err
+    assert call(monkeypatch, "evaluate.py", tmp_path / "cloning", run) == 1
+    assert "these runs differ" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -366,7 +441,19 @@ def test_behaviour_cloning_is_evaluated_once(
         ("evaluate.py {run} --seed -1", "seed must not be negative"),
         ("evaluate.py {run} --max-steps 30000", "1 to 27000 steps"),
         ("evaluate.py {run} --return-multiples nan", "finite"),
-        ("evaluate.py {run} --json {tmp}/nowhere/scores.json", "{tmp}/nowhere/scores.json cannot be written"),
+        ("evaluate.py {run} --target-returns inf", "finite"),
+        ("evaluate.py {run} --temperature -1", "temperature must be 0 (greedy) or more"),
+        ("evaluate.py {run} --top-k 0", "top_k must be at least 1"),
+        ("evaluate.py {run} --noop-max -1", "noop_max must lie between 0 and 1000"),
+        ("evaluate.py {run} --sticky-actions 7", "sticky_actions is a probability"),
+        ("evaluate.py {run} --out {pong}", "{pong} exists already"),
+        ("evaluate.py {run} --out {pong}/metadata.json/x", "{pong}/metadata.json/x cannot be written"),
+        ("evaluate.py {run} --rom {tmp}/nothing", "{tmp}/nothing cannot be read"),
+        ("evaluate.py {run} --rom {pong}/metadata.json", "ALE cannot play {pong}/metadata.json"),
+        ("evaluate.py {run} --rom {pong_rom}", "{pong_rom} is a ROM of Pong, not of Breakout"),
+        ("evaluate.py", "no run was given"),
+        ("benchmark_evaluation.py --original {tmp}", "{tmp} is no checkout of the original code"),
+        ("benchmark_evaluation.py --rounds 0", "all sizes must be at least 1"),
     ],
 )
 def test_bad_input_gets_one_sentence(
@@ -380,6 +467,7 @@ def test_bad_input_gets_one_sentence(
     pong = tmp_path / "pong"
     write_store(pong, [4], game="Pong")
     paths = {"tmp": tmp_path, "run": run, "store": run.parent / "store", "pong": pong, "log": DATA / "dopamine_log"}
+    paths["pong_rom"] = Path(str(roms.get_rom_path("pong")))
     script, *arguments = command.split()
     assert call(monkeypatch, script, *(argument.format(**paths) for argument in arguments)) == 1
     lines = capsys.readouterr().err.splitlines()
@@ -397,6 +485,11 @@ def test_an_option_of_the_wrong_kind_is_refused(
     assert "batch-size" in capsys.readouterr().err
 
 
+def hear_interrupts() -> None:
+    """Undo what a shell does to commands in the background, whose children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def limit_file_size() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
@@ -408,6 +501,7 @@ def limit_file_size() -> None:
         "collect_replay.py --num-steps 100 --out {tmp}/new",
         "build_dataset.py --source dopamine --path {log} --selection all --out {tmp}/new",
         "train.py --data {store} --out {tmp}/new --batch-size 4",
+        "evaluate.py {store}/../run --return-multiples 1 --max-steps 900 --episodes 3 --out {tmp}/new",
     ],
 )
 def test_a_write_that_fails_leaves_nothing_half_written(run: Path, tmp_path: Path, command: str) -> None:
@@ -451,7 +545,12 @@ def test_an_interrupted_command_leaves_nothing(
     name, *options = script.format(log=long_log).split()
     command = [sys.executable, str(SCRIPTS / name), *options, "--out", f"{tmp_path}/new"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hear_interrupts,
     )
     for _ in range(600):
         if any(path.name == "frames.npy" and path.stat().st_size > 10**6 for path in tmp_path.rglob("*")):
