@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -153,39 +154,30 @@ def evaluate_runs(
     else:
         if return_multiples is None:
             return_multiples = () if targets else DEFAULT_MULTIPLES
+        if store and not return_multiples:
+            raise InputError(
+                "the largest return of the data means nothing to target returns given by number; leave it out"
+            )
         multiples = (*return_multiples, *(None for _ in targets or ()))
         targets_of = [
             [*(target_returns(dataset, return_multiples, store) if return_multiples else ()), *(targets or ())]
             for dataset in datasets
         ]
     played_rom = None if rom is None else Rom(rom, find_game(datasets[0].game))
-    results = []
+    conditions: dict[str, Any] = {
+        "episodes": episodes,
+        "num_envs": num_envs,
+        "max_steps": max_steps,
+        "seed": seed,
+        "protocol": protocol,
+        "rom": played_rom,
+    }
     with enough_memory(where, "--num-envs"):
-        for model, its_targets in zip(models, targets_of, strict=True):
-            results.append(
-                evaluate(
-                    model,
-                    its_targets,
-                    episodes=episodes,
-                    num_envs=num_envs,
-                    max_steps=max_steps,
-                    seed=seed,
-                    protocol=protocol,
-                    sampling=sampling,
-                    rom=played_rom,
-                    show_progress=show_progress,
-                )
-            )
-    random = evaluate_random(
-        datasets[0],
-        episodes=episodes,
-        num_envs=num_envs,
-        max_steps=max_steps,
-        seed=seed,
-        protocol=protocol,
-        rom=played_rom,
-        show_progress=False,
-    )
+        results = [
+            evaluate(model, its_targets, sampling=sampling, show_progress=show_progress, **conditions)
+            for model, its_targets in zip(models, targets_of, strict=True)
+        ]
+    random = evaluate_random(datasets[0], show_progress=False, **conditions)
     return Evaluation(
         checkpoints=tuple(checkpoints),
         datasets=tuple(datasets),

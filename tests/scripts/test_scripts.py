@@ -442,6 +442,7 @@ def test_behaviour_cloning_is_evaluated_once(
         ("evaluate.py {run} --max-steps 30000", "1 to 27000 steps"),
         ("evaluate.py {run} --return-multiples nan", "finite"),
         ("evaluate.py {run} --target-returns inf", "finite"),
+        ("evaluate.py {run} --target-returns 1 --data {store}", "means nothing to target returns"),
         ("evaluate.py {run} --temperature -1", "temperature must be 0 (greedy) or more"),
         ("evaluate.py {run} --top-k 0", "top_k must be at least 1"),
         ("evaluate.py {run} --noop-max -1", "noop_max must lie between 0 and 1000"),
