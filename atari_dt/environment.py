@@ -133,9 +133,9 @@ class EnvironmentConfig:
         return cls(max_frames=max_steps * FRAME_SKIP, **fields)
 
 
-def action_meanings(game: Game) -> list[str]:
-    """Names of the game's minimal action set, in the order of the action indices."""
-    return [action.name for action in _emulator(game, EnvironmentConfig(), 0).getMinimalActionSet()]
+def action_meanings(game: Game, config: EnvironmentConfig | None = None) -> list[str]:
+    """Names of the game's minimal action set, in the order of the action indices; ``config`` can name another ROM."""
+    return [action.name for action in _emulator(game, config or EnvironmentConfig(), 0).getMinimalActionSet()]
 
 
 def rom_sha256(game: Game, config: EnvironmentConfig) -> str:
@@ -244,8 +244,7 @@ class SingleGames:
         self._config = config
         self._games: list[SingleGame] = []
         self._states = np.zeros((num_envs, 4, 84, 84), dtype=np.uint8)
-        actions = _emulator(game, config, 0).getMinimalActionSet()
-        self.action_meanings = [action.name for action in actions]
+        self.action_meanings = action_meanings(game, config)
 
     def reset(self, seeds: npt.NDArray[np.int64]) -> Frames:
         """Start an episode in every game; as in `VectorGames`."""

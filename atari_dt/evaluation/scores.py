@@ -44,10 +44,10 @@ class ScoreSummary:
     std_of_seeds: float | None
 
     def normalised(self, random: float, human: float) -> ScoreSummary:
-        """The same of the scores 100 · (score - random) / (human - random); each statistic follows such a line."""
+        """The same of the `gamer_normalised` scores; each statistic follows such a line."""
 
         def line(value: float) -> float:
-            return 100 * (value - random) / (human - random)
+            return gamer_normalised(value, random, human)
 
         def scale(value: float) -> float:
             return 100 * value / abs(human - random)
@@ -61,6 +61,11 @@ class ScoreSummary:
             interval=None if self.interval is None else (line(self.interval[0]), line(self.interval[1])),
             std_of_seeds=None if self.std_of_seeds is None else scale(self.std_of_seeds),
         )
+
+
+def gamer_normalised(score: float, random: float, human: float) -> float:
+    """Return a score in percent of the way from a random player to a human one (Mnih et al. 2015)."""
+    return 100 * (score - random) / (human - random)
 
 
 def summarise(scores: Scores) -> ScoreSummary:

@@ -25,7 +25,7 @@ from torch.utils.tensorboard import summary as tensorboard
 from tqdm import tqdm
 
 from atari_dt.evaluation import EvaluationResult
-from atari_dt.evaluation.scores import ScoreSummary, summarise
+from atari_dt.evaluation.scores import ScoreSummary, gamer_normalised, summarise
 from atari_dt.experiments.evaluation import Evaluation
 from atari_dt.experiments.video import replay, write_video
 from replay_data import InputError
@@ -126,7 +126,7 @@ def evaluation_table(evaluation: Evaluation) -> str:
 
     def add_score(name: str, score: float | None, spread: str, returns: str, episodes: str) -> None:
         if score is not None:
-            percent = [f"{100 * (score - low) / (high - low):.1f}" for low, high in constants.values()]
+            percent = [f"{gamer_normalised(score, *pair):.1f}" for pair in constants.values()]
             rows.append([name, f"{score:.1f}{spread}", "", "", "", *percent, returns, episodes])
 
     for i, multiple in enumerate(evaluation.return_multiples):
