@@ -105,6 +105,51 @@ class TrainingConfig:
         _check(all(0 <= beta < 1 for beta in self.betas), f"betas lie between 0 and 1, not {self.betas}")
 
 
+@dataclass(frozen=True)
+class QLearningConfig:
+    """The player that learns by itself: PQN (Gallici et al. 2024, arXiv:2407.04811), with its settings for Atari."""
+
+    num_games: int = 32
+    """Games played at once."""
+    steps_per_update: int = 64
+    """Steps of each game between two updates of the network."""
+    epochs: int = 2
+    """Passes over these steps in an update."""
+    minibatch_size: int = 128
+    """Steps in one step of the optimiser."""
+    learning_rate: float = 2.5e-4
+    """Of RAdam at the start; it falls linearly to 0."""
+    discount: float = 0.99
+    """Of the return that Q estimates."""
+    trace_decay: float = 0.65
+    """Lambda of the Q(lambda) returns."""
+    final_epsilon: float = 0.01
+    """Probability of a random action that is left after exploration; it starts at 1 and falls linearly."""
+    exploration_fraction: float = 0.1
+    """Fraction of all steps until then."""
+    grad_norm_clip: float = 10.0
+    """Largest global norm of the gradient."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic of the network; `auto` is bfloat16 where the hardware computes in it."""
+    device: str = "auto"
+    """`cpu`, `cuda` or `cuda:1`; `auto` is a GPU if there is one."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether `torch.compile` compiles the network; `auto` does on a GPU."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_games", "steps_per_update", "epochs", "minibatch_size"):
+            _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        steps = self.num_games * self.steps_per_update
+        _check(
+            steps % self.minibatch_size == 0,
+            f"minibatch_size ({self.minibatch_size}) must divide num_games * steps_per_update ({steps})",
+        )
+        for name in ("learning_rate", "grad_norm_clip"):
+            _check(0 < getattr(self, name) < math.inf, f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("discount", "trace_decay", "final_epsilon", "exploration_fraction"):
+            _check(0 <= getattr(self, name) <= 1, f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+
+
 def _check(holds: bool, message: str) -> None:
     if not holds:
         raise InputError(message)
