@@ -20,12 +20,20 @@ played, and row R-1, the *link row*, was played directly before row 0 (so it is 
 b-1 and the first of file b; nothing in the first file). ``add_count`` is the number of rows ever added.
 
 `episode_end_indices_ckpt`, which newer versions add, is a pickle and is never opened.
+
+Logs that this project records have ``recording_ckpt.{b}.json`` too, which other readers pass over: ``recording`` (who
+played, and how), ``rows`` (R), ``raw_rewards`` (the ``rows`` whose reward was clipped, and its ``values`` before) and
+``episodes``, those that end in this buffer (the ``row`` of its last step, its ``steps``, ``return``, ``score``, and what
+the player adds, such as the steps ``played`` by then, in all games).
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +45,7 @@ import numpy.typing as npt
 
 from replay_data.episode import Episode
 from replay_data.errors import InputError, ReplayFormatError
-from replay_data.files import find_directory, whole_files
+from replay_data.files import find_directory, naming, sync
 from replay_data.gzipped import create_gzip, damage_explained, open_gzip
 from replay_data.trajectory_store import FRAME_SHAPE, LEAD_IN
 
@@ -70,6 +78,7 @@ class DopamineLog:
     Attributes:
         parts: `LogBuffer` by number, ascending.
         num_parts: 50, as the public runs have, or more if there are.
+        recording: who played, and how, where this project recorded the log; None otherwise.
 
     Raises:
         ReplayFormatError: if there is no such run, or a buffer lacks a file, or its files contradict each other.
@@ -96,6 +105,8 @@ class DopamineLog:
                     )
         self.parts = {number: LogBuffer(self.directory, number, num_actions) for number in sorted(files)}
         self.num_parts = max(NUM_BUFFERS, *(number + 1 for number in self.parts))
+        recorded = [buffer.recorded for buffer in self.parts.values() if buffer.recorded is not None]
+        self.recording: Mapping[str, Any] | None = recorded[0].recording if recorded else None
         for number, buffer in self.parts.items():
             if (following := self.parts.get(number + 1)) and buffer.leads_to(following):
                 buffer.following, following.preceding = following, buffer
@@ -108,6 +119,7 @@ class LogBuffer:
         number: b.
         rows: R.
         fresh: rows from the start that are in the order they were played.
+        recorded: what the JSON file beside it says, if there is one.
         preceding, following: the buffers that end where this one begins and go on where it ends, or None.
         exhausted: whether `visit` would yield nothing any more.
     """
@@ -122,8 +134,11 @@ class LogBuffer:
         self._cutter: _Cutter | None = None
         self._lead_in = np.zeros((LEAD_IN, *FRAME_SHAPE), dtype=np.uint8)  # the rows before the reader's
         self._terminals: npt.NDArray[np.int64] | None = None
+        self.recorded = RecordedBuffer.read(directory, number)
         with self._open() as reader:
             self.rows = reader.rows
+        if self.recorded is not None and self.recorded.rows != self.rows:
+            raise self.recorded.damaged(f"it is of {self.recorded.rows} rows, the buffer has {self.rows}")
         self._add_count = _read_add_count(directory, number)
         # A log without add_count is taken for one that was saved as all public ones were.
         cursor = self.rows - 1 if self._add_count is None else self._add_count % self.rows
@@ -158,7 +173,7 @@ class LogBuffer:
         return None
 
     def _open(self) -> _RowReader:
-        return _RowReader(self._directory, self.number, self._num_actions)
+        return _RowReader(self._directory, self.number, self._num_actions, self.recorded)
 
     def episodes(self, chosen: Collection[int] | None = None) -> Iterator[Episode]:
         """Yield every whole episode that begins in this buffer; the last one may end in the buffers that follow.
@@ -295,14 +310,15 @@ class _Rows:
     frames: npt.NDArray[np.uint8]
     actions: npt.NDArray[np.uint8]
     rewards: npt.NDArray[np.float32]
+    raw_rewards: npt.NDArray[np.float32]  # NaN where they are not known
     terminals: npt.NDArray[np.bool_]
     path: Path
     first_row: int
 
     def __getitem__(self, part: slice) -> _Rows:
         first_row = self.first_row + (part.start or 0)
-        arrays = (self.frames[part], self.actions[part], self.rewards[part], self.terminals[part])
-        return _Rows(*arrays, self.path, first_row)
+        arrays = (self.frames, self.actions, self.rewards, self.raw_rewards, self.terminals)
+        return _Rows(*(array[part] for array in arrays), self.path, first_row)  # type: ignore[arg-type]
 
 
 class _Cutter:
@@ -365,6 +381,7 @@ class _Cutter:
             np.concatenate([rows.frames for rows in taken]),
             np.concatenate([rows.actions for rows in taken]),
             np.concatenate([rows.rewards for rows in taken]),
+            np.concatenate([rows.raw_rewards for rows in taken]),
             np.concatenate([rows.terminals for rows in taken]),
             taken[0].path,
             taken[0].first_row,
@@ -378,7 +395,8 @@ class _Cutter:
                 f"{rows.path}, row {rows.first_row}: an episode should begin with three rows of zeros and a step; "
                 "the log is damaged or of another kind"
             )
-        return Episode(steps.frames, steps.actions, steps.rewards, None, bool(steps.terminals[-1]))
+        raw_rewards = None if np.isnan(steps.raw_rewards).any() else steps.raw_rewards
+        return Episode(steps.frames, steps.actions, steps.rewards, raw_rewards, bool(steps.terminals[-1]))
 
 
 def _lone_padding(blank: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
@@ -397,9 +415,10 @@ class _RowReader:
         position: rows read or skipped so far.
     """
 
-    def __init__(self, directory: Path, number: int, num_actions: int):
+    def __init__(self, directory: Path, number: int, num_actions: int, recorded: RecordedBuffer | None):
         self.position = 0
         self._num_actions = num_actions
+        self._recorded = recorded
         self._streams: dict[str, _ArrayStream] = {}
         with ExitStack() as stack:
             for element in _ELEMENTS:
@@ -436,7 +455,11 @@ class _RowReader:
         self._check("terminal", terminals, terminals <= 1, "0 or 1")
         first_row, self.position = self.position, self.position + count
         path = self._streams["observation"].path
-        return _Rows(frames, actions.astype(np.uint8), rewards, terminals.astype(bool), path, first_row)
+        if self._recorded is None:
+            raw_rewards = np.full_like(rewards, np.nan)
+        else:
+            raw_rewards = self._recorded.raw_rewards(rewards, first_row)
+        return _Rows(frames, actions.astype(np.uint8), rewards, raw_rewards, terminals.astype(bool), path, first_row)
 
     def _check(self, element: str, values: npt.NDArray[Any], good: npt.NDArray[np.bool_], expected: str) -> None:
         if not good.all():
@@ -566,30 +589,117 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return shape, dtype
 
 
+@dataclass(frozen=True)
+class RecordedBuffer:
+    """What the JSON file beside a buffer says; see the top of this file.
+
+    Attributes:
+        path: the file.
+        recording: who played, and how.
+        rows: R.
+        episodes: those that end in the buffer.
+        clipped_rows: ascending, int64; those whose reward was clipped.
+        clipped_values: float32; what their rewards were before.
+    """
+
+    path: Path
+    recording: Mapping[str, Any]
+    rows: int
+    episodes: Sequence[Mapping[str, Any]]
+    clipped_rows: npt.NDArray[np.int64]
+    clipped_values: npt.NDArray[np.float32]
+
+    @classmethod
+    def read(cls, directory: Path, number: int) -> RecordedBuffer | None:
+        """Read the file beside a buffer; None if there is none.
+
+        Raises:
+            ReplayFormatError: if it is damaged.
+        """
+        path = _recorded_path(directory, number)
+        if not path.exists():
+            return None
+        try:
+            content = json.loads(path.read_bytes())
+            raw = content["raw_rewards"]
+            rows, values = np.array(raw["rows"], dtype=np.int64), np.array(raw["values"], dtype=np.float32)
+            found = cls(path, dict(content["recording"]), int(content["rows"]), list(content["episodes"]), rows, values)
+            if rows.ndim != 1 or rows.shape != values.shape or not np.isfinite(values).all():
+                raise ValueError("its raw rewards contradict each other")
+            if len(rows) and (rows[0] < 0 or rows[-1] >= found.rows or (np.diff(rows) <= 0).any()):
+                raise ValueError("its raw rewards are of no rows of the buffer")
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise _recorded_damaged(path, f"{type(error).__name__}: {error}") from error
+        return found
+
+    def damaged(self, reason: str) -> ReplayFormatError:
+        """The error to raise if the file does not fit."""
+        return _recorded_damaged(self.path, reason)
+
+    def raw_rewards(self, rewards: npt.NDArray[np.float32], first_row: int) -> npt.NDArray[np.float32]:
+        """The rewards of rows from ``first_row`` on before they were clipped, float32 ``[T]``."""
+        raw = rewards.copy()
+        part = slice(*np.searchsorted(self.clipped_rows, (first_row, first_row + len(rewards))))
+        raw[self.clipped_rows[part] - first_row] = self.clipped_values[part]
+        if not np.array_equal(raw.clip(-1, 1), rewards):
+            raise self.damaged("its raw rewards are not those that were clipped to the buffer's")
+        return raw
+
+
+def _recorded_path(directory: Path, number: int) -> Path:
+    return directory / f"recording_ckpt.{number}.json"
+
+
+def _recorded_damaged(path: Path, reason: str) -> ReplayFormatError:
+    return ReplayFormatError(f"{path} is damaged ({reason}); copy it again, or remove it: raw rewards are missing then")
+
+
 class DopamineLogWriter:
     """Writes episodes as a log that Dopamine's replay buffer loads; used as a context manager.
 
-    Buffers appear one by one, each with all its files at once, when the next row would no longer fit. Leaving the
-    ``with`` block normally writes the last one too: rows that were not played are zeros in it, and its ``add_count``
-    leaves them out. An exception leaves the buffers that were complete.
+    Buffers appear one by one, each with all its files, when the next row would no longer fit. Leaving the ``with``
+    block normally writes the last one too: rows that were not played are zeros in it, and its ``add_count`` leaves them
+    out. An exception leaves the buffers that were complete.
 
     Args:
         directory: the ``replay_logs`` directory; made if it is not there.
         rows: R, rows of a buffer, at least 5 (a stack of four and one more).
+        recording: for the JSON file beside each buffer, who plays and how; without it there is none.
+        num_buffers: what does not fit into so many is dropped.
+        hold: buffers that are complete stay in the hidden directory `stage` until `publish` is called.
+        whole, add_count: go on with a log whose first ``whole`` buffers are there; the next episode begins after so
+            many rows, and what of it is in those buffers is passed over.
+
+    Attributes:
+        add_count: rows added, padding included.
+        stage: a hidden directory in ``directory``.
 
     Raises:
-        InputError: if R is too small or the directory holds a log already.
+        InputError: if R is too small, or a log that does not go on is there already.
     """
 
-    def __init__(self, directory: Path, rows: int):
+    def __init__(
+        self,
+        directory: Path,
+        rows: int,
+        *,
+        recording: Mapping[str, Any] | None = None,
+        num_buffers: int | None = None,
+        hold: bool = False,
+        whole: int = 0,
+        add_count: int = 0,
+    ):
         if rows < PADDING + 2:
             raise InputError(f"a buffer needs at least {PADDING + 2} rows, not {rows}")
-        self.directory, self.rows = directory, rows
-        if directory.exists() and any(_FILE_NAME.fullmatch(file.name) for file in directory.iterdir()):
+        self.directory, self.rows, self.add_count = directory, rows, add_count
+        if not whole and directory.exists() and any(_FILE_NAME.fullmatch(file.name) for file in directory.iterdir()):
             raise InputError(f"{directory} holds a replay log already; choose another directory or delete it first")
-        self.add_count = 0
+        self.stage: Path | None = None
+        self._recording, self._num_buffers, self._hold, self._whole = recording, num_buffers, hold, whole
         self._link: dict[str, npt.NDArray[Any]] = _zero_rows(1)
         self._buffer: _BufferFiles | None = None
+        self._complete: list[int] = []
+        self._episodes: list[tuple[int, dict[str, Any]]] = []  # that end in buffers which are not complete
 
     def __enter__(self) -> DopamineLogWriter:
         return self
@@ -597,10 +707,17 @@ class DopamineLogWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is not None:
-            if self._buffer is not None:
-                self._buffer.__exit__(kind, error, traceback)
-            return
+        try:
+            if self._buffer is not None and error is not None:
+                self._buffer.close()
+            elif error is None:
+                self._complete_last()
+                self.publish()
+        finally:
+            if self.stage is not None:
+                shutil.rmtree(self.stage, ignore_errors=True)
+
+    def _complete_last(self) -> None:
         if self.add_count and self.add_count % self.rows == 0:
             self._add(_zero_rows(1))  # a cursor on row 0 would say that all rows are fresh
         if self._buffer is not None:
@@ -616,6 +733,8 @@ class DopamineLogWriter:
         rewards: npt.NDArray[Any],
         *,
         terminal: bool,
+        raw_rewards: npt.NDArray[Any] | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
         """Append one episode of T ≥ 1 steps.
 
@@ -624,6 +743,8 @@ class DopamineLogWriter:
             actions: integers ``[T]`` from 0 to 17.
             rewards: numbers ``[T]`` in [-1, 1].
             terminal: whether the game was over after the last step; otherwise it was cut there.
+            raw_rewards: numbers ``[T]``, the rewards before they were clipped; for the JSON file.
+            details: what it should say of the episode beside steps, return and score.
 
         Raises:
             InputError: if the arrays contradict each other; nothing is written then.
@@ -643,59 +764,139 @@ class DopamineLogWriter:
             or not (0 <= actions.min() <= actions.max() < 18)
         ):
             raise InputError("a replay log holds integer actions from 0 to 17")
+        raw = rewards if raw_rewards is None else np.asarray(raw_rewards, dtype=np.float32)
+        if raw.shape != (steps,) or not np.array_equal(raw.clip(-1, 1), rewards):
+            raise InputError("rewards must be the raw rewards clipped to [-1, 1]")
         terminals = np.zeros(steps, dtype=np.uint8)
         terminals[-1] = terminal
+        end = self.add_count + PADDING + steps
+        about = {"row": (end - 1) % self.rows, "steps": steps, "return": _sum(rewards), "score": _sum(raw)}
+        self._episodes.append((end // self.rows, {**about, **(details or {})}))  # a link row is in the next file
         self._add(_zero_rows(PADDING))
-        self._add({"observation": frames, "action": actions, "reward": rewards, "terminal": terminals})
+        elements = {"observation": frames, "action": actions, "reward": rewards, "terminal": terminals}
+        self._add({**elements, "raw_reward": raw})
 
     def _add(self, rows: dict[str, npt.NDArray[Any]]) -> None:
         while count := len(rows["action"]):
-            cursor = self.add_count % self.rows
+            number, cursor = divmod(self.add_count, self.rows)
             if cursor == self.rows - 1:
                 step = 1
                 self._link = {element: values[:1].copy() for element, values in rows.items()}
             else:
-                if self._buffer is None:
-                    self._buffer = _BufferFiles(self.directory, self.add_count // self.rows, self.rows)
+                if number == self._num_buffers:
+                    return
                 step = min(count, self.rows - 1 - cursor)
-                self._buffer.write({element: values[:step] for element, values in rows.items()})
+                if number >= self._whole:
+                    if self._buffer is None:
+                        self._buffer = self._create_buffer(number)
+                    self._buffer.write({element: values[:step] for element, values in rows.items()})
             self.add_count += step
             rows = {element: values[step:] for element, values in rows.items()}
-            if self.add_count % self.rows == self.rows - 1:
+            if self.add_count % self.rows == self.rows - 1 and self._buffer is not None:
                 self._save()
+
+    def _create_buffer(self, number: int) -> _BufferFiles:
+        with naming(self.directory, self.directory):
+            if self.stage is None:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                self.stage = Path(tempfile.mkdtemp(prefix=_STAGE, dir=self.directory))
+            return _BufferFiles(self.directory, self.stage, number, self.rows)
 
     def _save(self) -> None:
         assert self._buffer is not None
         buffer, self._buffer = self._buffer, None
-        buffer.finish(self._link, self.add_count)
+        recorded = None
+        if self._recording is not None:
+            ended = [about for number, about in self._episodes if number == buffer.number]
+            recorded = {"recording": self._recording, "rows": self.rows, "episodes": ended}
+        self._episodes = [(number, about) for number, about in self._episodes if number > buffer.number]
+        buffer.finish(self._link, self.add_count, recorded)
+        self._complete.append(buffer.number)
+        if not self._hold:
+            self.publish()
+
+    @property
+    def num_complete(self) -> int:
+        """Buffers that are complete, those included that were there and those that are held."""
+        return (self.add_count + 1) // self.rows
+
+    def flush(self) -> None:
+        """Wait until the buffers that are held are on the disk."""
+        if self.stage is not None:
+            with naming(self.directory, self.directory):
+                for file in _files_of(self.stage, self._complete):
+                    sync(file)
+                sync(self.stage)
+
+    def publish(self) -> None:
+        """Show the buffers that are held."""
+        if self.stage is not None and self._complete:
+            self.flush()
+            with naming(self.directory, self.directory):
+                _publish(self.directory, self.stage, self._complete)
+            self._complete = []
+
+
+_STAGE = ".partial-"
+
+
+def settle_log(directory: Path, stage: str | None, whole: int) -> None:
+    """Bring a log whose writer was killed into order.
+
+    Args:
+        directory: the ``replay_logs`` directory.
+        stage: name of the writer's hidden directory, whose buffers below ``whole`` were complete.
+        whole: so many buffers are there afterwards.
+    """
+    if not directory.is_dir():
+        return
+    with naming(directory, directory):
+        if stage is not None and (directory / stage).is_dir():
+            _publish(directory, directory / stage, range(whole))
+        for left in directory.glob(f"{_STAGE}*"):
+            shutil.rmtree(left)
+
+
+def _files_of(stage: Path, numbers: Collection[int]) -> list[Path]:
+    return sorted(file for file in stage.iterdir() if int(file.name.split("_ckpt.")[1].split(".")[0]) in numbers)
+
+
+def _publish(directory: Path, stage: Path, numbers: Collection[int]) -> None:
+    for file in _files_of(stage, numbers):
+        file.rename(directory / file.name)
+    sync(directory)
 
 
 class _BufferFiles:
-    """The files of one buffer while they are written."""
+    """The files of one buffer while they are written; ``directory`` is where they will be."""
 
-    def __init__(self, directory: Path, number: int, rows: int):
+    def __init__(self, directory: Path, stage: Path, number: int, rows: int):
         self.number, self._rows, self.written = number, rows, 0
+        self._directory, self._stage = directory, stage
+        self._raw: list[tuple[int, float]] = []  # rows whose reward was clipped, and what it was
         with ExitStack() as stack:
-            self._directory = stack.enter_context(whole_files(directory))
             self._streams = {element: stack.enter_context(self._create(f"$store$_{element}")) for element in _ELEMENTS}
             for element, (dtype, shape) in _ELEMENTS.items():
                 header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (rows, *shape)}
                 np.lib.format.write_array_header_1_0(self._streams[element], header)
             self._stack = stack.pop_all()
 
-    def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
+    def close(self) -> None:
+        self._stack.close()
 
     def _create(self, name: str) -> AbstractContextManager[Any]:
-        return create_gzip(self._directory / f"{name}_ckpt.{self.number}.gz")
+        return create_gzip(self._stage / f"{name}_ckpt.{self.number}.gz")
 
     def write(self, rows: dict[str, npt.NDArray[Any]]) -> None:
-        for element, (dtype, _) in _ELEMENTS.items():
-            self._streams[element].write(np.ascontiguousarray(rows[element], dtype=dtype).data)
+        with naming(self._directory, self._directory):
+            for element, (dtype, _) in _ELEMENTS.items():
+                self._streams[element].write(np.ascontiguousarray(rows[element], dtype=dtype).data)
+        clipped = np.flatnonzero(rows["raw_reward"] != rows["reward"])
+        self._raw += zip((clipped + self.written).tolist(), rows["raw_reward"][clipped].tolist(), strict=True)
         self.written += len(rows["action"])
 
-    def finish(self, link: dict[str, npt.NDArray[Any]], add_count: int) -> None:
-        with self._stack:
+    def finish(self, link: dict[str, npt.NDArray[Any]], add_count: int, recorded: dict[str, Any] | None) -> None:
+        with naming(self._directory, self._directory), self._stack:
             self.write(link)
             cursor = add_count % self._rows
             # Rows whose stack or successor the cursor has cut off: from cursor - update_horizon on, stack_size + 1.
@@ -703,7 +904,16 @@ class _BufferFiles:
             for name, array in (("add_count", np.array(add_count)), ("invalid_range", invalid)):
                 with self._create(name) as stream:
                     np.lib.format.write_array(stream, array, allow_pickle=False)
+            if recorded is not None:
+                rows, values = zip(*self._raw, strict=True) if self._raw else ((), ())
+                content = json.dumps({**recorded, "raw_rewards": {"rows": rows, "values": values}})
+                _recorded_path(self._stage, self.number).write_text(content)
+
+
+def _sum(rewards: npt.NDArray[np.float32]) -> float:
+    return float(rewards.sum(dtype=np.float64))
 
 
 def _zero_rows(count: int) -> dict[str, npt.NDArray[Any]]:
-    return {element: np.zeros((count, *shape), dtype) for element, (dtype, shape) in _ELEMENTS.items()}
+    rows = {element: np.zeros((count, *shape), dtype) for element, (dtype, shape) in _ELEMENTS.items()}
+    return {**rows, "raw_reward": np.zeros(count, np.float32)}

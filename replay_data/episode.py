@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +74,8 @@ class Source(Protocol):
 
     num_parts: int
     """How many parts the run had when it was recorded."""
+    recording: Mapping[str, Any] | None
+    """Who played, and how, where this project recorded it."""
 
     @property
     def parts(self) -> Mapping[int, Part]:

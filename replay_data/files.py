@@ -7,7 +7,6 @@ import fcntl
 import glob
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,28 +79,6 @@ def held(directory: Path, doing: str) -> Iterator[None]:
         except OSError:  # a file system without such locks
             pass
         yield
-
-
-@contextmanager
-def whole_files(directory: Path) -> Iterator[Path]:
-    """Yield a hidden directory in ``directory`` whose files move there when the block ends well, and are removed else.
-
-    Raises:
-        OSError: if something cannot be written; it names ``directory``.
-    """
-    with naming(directory, directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=directory))
-        try:
-            yield partial
-            files = sorted(partial.iterdir())
-            for file in files:
-                sync(file)
-            for file in files:
-                file.rename(directory / file.name)
-            sync(directory)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

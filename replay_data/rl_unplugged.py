@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -68,6 +68,8 @@ class RLUnpluggedRun:
     Raises:
         ReplayFormatError: if there is no such run.
     """
+
+    recording: Mapping[str, Any] | None = None  # this project records no shards
 
     def __init__(self, path: Path, game: str, run: int, num_actions: int):
         self.directory = find_directory(path, game)

@@ -147,13 +147,14 @@ def build_store(
             f"the run has only {ranges(source.parts)}, but the last {num_buffers} of {source.num_parts} are "
             f"{ranges(numbers)}; raise --num-buffers"
         )
+    recording = dict(source.recording or {})
     writer = StoreWriter(
         out,
         game=game,
         action_meanings=action_meanings,
         reward_clipping=True,
-        sticky_actions=STICKY_ACTIONS,
-        source={**about, "selection": selection.described()},
+        sticky_actions=recording.get("sticky_actions", STICKY_ACTIONS),
+        source={**about, **({"recording": recording} if recording else {}), "selection": selection.described()},
     )
     steps = selection.num_steps if "num_steps" in _OPTIONS[selection.kind] else None
     check_free_space(out, (steps or 0) * FRAME_SHAPE[0] * FRAME_SHAPE[1])
@@ -167,7 +168,7 @@ def build_store(
                 counts = _write_original(writer, buffers, numbers, selection, num_workers, bar)
             else:
                 jobs = _jobs(parts, numbers, selection, num_workers, bar)
-                counts = _write_episodes(writer, jobs, selection, num_workers, bar)
+                counts = _write_episodes(writer, jobs, selection, num_workers, bar, recorded_here=bool(recording))
             # What is read whole costs nothing more to check.
             everything = verify or selection.kind in ("top", "all")
             with ThreadPoolExecutor(num_workers) as pool:
@@ -258,7 +259,12 @@ def _best(parts: Mapping[int, Part], selection: Selection, num_workers: int, bar
 
 
 def _write_episodes(
-    writer: StoreWriter, jobs: Iterator[Job[_Found]], selection: Selection, num_workers: int, bar: Bar
+    writer: StoreWriter,
+    jobs: Iterator[Job[_Found]],
+    selection: Selection,
+    num_workers: int,
+    bar: Bar,
+    recorded_here: bool,
 ) -> Counter[int]:
     """Append the episodes; return how many came from each part."""
     counts: Counter[int] = Counter()
@@ -278,7 +284,7 @@ def _write_episodes(
             bar.update(len(episode))
     if draw and writer.steps < selection.num_steps:
         raise _too_few(writer.steps, selection)
-    if not raw_rewards_differ:  # then they are clipped ones too, as in the public shards
+    if not raw_rewards_differ and not recorded_here:  # then they are clipped ones too, as in the public shards
         writer.discard_raw_rewards()
     return counts
 

@@ -1,43 +1,83 @@
-"""Play a game and keep what was played as a trajectory store."""
+"""Make a replay log in the format of the DQN-replay dataset: a player plays, and everything it does is recorded."""
 
+from __future__ import annotations
+
+import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from atari_dt.collection.scripted import collect
-from atari_dt.command_line import run
+import tyro
+
+from atari_dt.command_line import run as run_command
+from atari_dt.config import QLearningConfig
 from atari_dt.environment import EnvironmentConfig
 from atari_dt.games import find_game
+from replay_data import InputError
 
 
 def main(
     out: Path,
     game: str = "Breakout",
-    agent: Literal["scripted"] = "scripted",
-    num_steps: int = 60_000,
+    agent: Literal["q_learning", "scripted"] = "q_learning",
+    num_steps: int = 5_000_000,
+    run: int = 1,
     sticky_actions: float = 0.25,
     max_steps: int = 27_000,
     seed: int = 0,
     num_workers: int | None = None,
+    resume: bool = False,
+    learning: tyro.conf.OmitArgPrefixes[QLearningConfig] = QLearningConfig(),  # noqa: B008
 ) -> None:
-    """Play episodes over an even spread of skills and write a trajectory store.
+    """Play a game and record it: 50 Dopamine log buffers in OUT/{game}/{run}/replay_logs.
 
     Args:
-        out: Directory of the store, to be created; 7 KB a step.
-        game: Breakout or Pong.
-        agent: Who plays: players that read the emulator's RAM.
-        num_steps: Steps to play; the episode that reaches them is finished.
+        out: Directory that holds recordings; 0.1 KB a step.
+        game: The game, spelled like Breakout or MsPacman.
+        agent: Who plays. q_learning: a network that learns any game from nothing (PQN), from random to good. scripted:
+            players of every skill that read the emulator's RAM (Breakout and Pong), in a fiftieth of the time.
+        num_steps: Rows of the log in all; each of its 50 buffers has a fiftieth of them.
+        run: Number of the recording; each has one of its own.
         sticky_actions: Probability that the game repeats the previous action.
         max_steps: Steps after which an episode is cut off.
-        seed: The same seed gives the same store.
-        num_workers: Processes that play; by default one per core.
+        seed: Of the player and the game.
+        num_workers: Processes that play (scripted); by default one per core.
+        resume: Go on after the last whole buffer of a recording that was interrupted or killed.
+        learning: How q_learning learns.
     """
-    config = EnvironmentConfig.with_max_steps(max_steps, sticky_actions=sticky_actions)
-    store = collect(find_game(game), num_steps, out, config=config, seed=seed, num_workers=num_workers)
-    about = store.metadata
-    print(f"{out}: {len(store):,} steps in {store.num_episodes} episodes")
-    print(f"return: {about['mean_return']:.1f} on average, {about['max_return']:g} at most")
-    print(f"score:  {about['mean_score']:.1f} on average, {about['max_score']:g} at most")
+    # Imported here, because the processes that play import this file too, and have no use for PyTorch.
+    from atari_dt.collection.recorder import Player, record
+    from atari_dt.collection.scripted import ScriptedPlayer
+
+    found, environment = find_game(game), EnvironmentConfig.with_max_steps(max_steps, sticky_actions=sticky_actions)
+    if agent == "scripted" and learning != QLearningConfig():
+        raise InputError("the options of q_learning mean nothing to scripted players; leave them out")
+    if agent == "q_learning" and num_workers is not None:
+        raise InputError("--num-workers is for scripted players; --num-games says how many games q_learning plays")
+
+    def make_player() -> Player:
+        if agent == "scripted":
+            return ScriptedPlayer(found, environment, seed, num_workers)
+        from atari_dt.collection.q_learning import QLearningPlayer
+
+        return QLearningPlayer(found, environment, num_steps, learning, seed)
+
+    where = ("device", "compile")
+    settings = {k: v for k, v in dataclasses.asdict(learning).items() if agent == "q_learning" and k not in where}
+    buffers = record(
+        found,
+        make_player,
+        out,
+        agent=agent,
+        num_steps=num_steps,
+        environment=environment,
+        seed=seed,
+        settings=settings,
+        run=run,
+        resume=resume,
+    )
+    log = out / found.name / str(run) / "replay_logs"
+    print(log, len(buffers))
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

@@ -7,10 +7,10 @@ steps it learns from exactly these steps, towards Q(lambda) returns.
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,9 @@ from atari_dt.config import QLearningConfig
 from atari_dt.devices import enough_memory, find_device, find_precision, keep_freed_memory
 from atari_dt.environment import EnvironmentConfig, VectorGames
 from atari_dt.games import Game
+from atari_dt.model.original_checkpoint import LOADING_ERRORS
 from atari_dt.training.learner import compiler_sentence
+from replay_data import InputError
 
 BLOCK = 4  # pixels; the stride of the first convolution
 
@@ -160,7 +162,7 @@ class QLearningPlayer:
         self._actions = torch.zeros(steps, dtype=torch.int64, device=self._device)
         self._values = torch.zeros((steps[0] + 1, steps[1]), device=self._device)
 
-    def play(self) -> Iterator[Played]:
+    def play(self) -> Generator[Played, None, None]:
         """Play for ever; yield after every update.
 
         Raises:
@@ -197,24 +199,32 @@ class QLearningPlayer:
                 values |= {"epsilon": epsilon, "learning_rate": learning_rate, **clock.shares()}
                 yield Played(finished, steps.actions.size, values)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> bytes:
         """What `restore` goes on from; the games themselves are not part of it."""
-        return {
-            "model": {name: value.detach().clone() for name, value in self._model.state_dict().items()},
-            "optimizer": _cloned(self._optimizer.state_dict()),
+        content = io.BytesIO()
+        state = {
+            "model": self._model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
             "generator": self._generator.get_state(),
-            "played": self._played,
-            "optimizer_steps": self._optimizer_steps,
-            "starts": self._starts,
+            "counts": [self._played, self._optimizer_steps, self._starts],
         }
+        torch.save(state, content)
+        return content.getvalue()
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`, with new games."""
-        self._model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._generator.set_state(state["generator"])
-        self._played, self._optimizer_steps = state["played"], state["optimizer_steps"]
-        self._starts = state["starts"]
+    def restore(self, state: bytes) -> None:
+        """Go on from a `state`, with new games.
+
+        Raises:
+            InputError: if it is damaged, or of another player.
+        """
+        try:
+            content = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
+            self._model.load_state_dict(content["model"])
+            self._optimizer.load_state_dict(content["optimizer"])
+            self._generator.set_state(content["generator"])
+            self._played, self._optimizer_steps, self._starts = content["counts"]
+        except LOADING_ERRORS as error:
+            raise InputError("the player's checkpoint is damaged; the recording cannot go on from it") from error
 
     def _epsilon(self) -> float:
         exploring = self._config.exploration_fraction * self._num_steps
@@ -280,7 +290,10 @@ class _Clock:
     """Which share of the time went where."""
 
     def __init__(self) -> None:
-        self._start, self._seconds = time.perf_counter(), dict.fromkeys(("emulator", "network", "learner", "recorder"), 0.0)
+        self._start, self._seconds = (
+            time.perf_counter(),
+            dict.fromkeys(("emulator", "network", "learner", "recorder"), 0.0),
+        )
 
     @contextmanager
     def time(self, part: str) -> Iterator[None]:
@@ -291,12 +304,3 @@ class _Clock:
     def shares(self) -> dict[str, float]:
         whole = time.perf_counter() - self._start
         return {f"{part}_share": seconds / whole for part, seconds in self._seconds.items()}
-
-
-def _cloned(value: Any) -> Any:
-    """The same nest of dicts and lists with copies of its tensors."""
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {key: _cloned(item) for key, item in value.items()}
-    return [_cloned(item) for item in value] if isinstance(value, list) else value

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from atari_dt.collection.recorder import Played
 from atari_dt.environment import EnvironmentConfig, SingleGame, action_meanings
 from atari_dt.games import Game
 from replay_data import InputError, StoreWriter, TrajectoryStore
@@ -144,13 +145,8 @@ def collect(
         InputError: if no player knows the game, a number is too small, or ``out`` exists.
         OSError: if writing fails; nothing is left then.
     """
-    if game.name not in PLAYERS:
-        raise InputError(f"no scripted player for {game.name}; there is one for {' and '.join(PLAYERS)}")
-    cores = available_cores()
-    num_workers = cores if num_workers is None else num_workers
-    if num_workers > (most := max(8, 2 * cores)):
-        raise InputError(f"num_workers must be at most {most} on {cores} cores, not {num_workers}")
-    for name, value, least in (("num_steps", num_steps, 1), ("num_workers", num_workers, 1), ("seed", seed, 0)):
+    num_workers = _check(game, num_workers)
+    for name, value, least in (("num_steps", num_steps, 1), ("seed", seed, 0)):
         if value < least:
             raise InputError(f"{name} must be at least {least}, not {value}")
     check_free_space(out, num_steps * 84 * 84)
@@ -187,20 +183,73 @@ def collect(
     return TrajectoryStore.open(out)
 
 
-def _episodes(game: Game, config: EnvironmentConfig, seed: int, num_workers: int) -> Generator[Episode, None, None]:
-    """Yield episodes 0, 1, 2, … for ever, in order, played ahead by ``num_workers`` processes."""
+class ScriptedPlayer:
+    """Plays whole episodes over an even spread of skills, for `atari_dt.collection.recorder.record`.
+
+    Args:
+        game: one of `PLAYERS`.
+        config: how it is played.
+        seed: the same seed gives the same episodes, also where a recording goes on.
+        num_workers: processes that play; by default one for each core this process may use.
+
+    Raises:
+        InputError: if no player knows the game, or a number is out of range.
+    """
+
+    def __init__(self, game: Game, config: EnvironmentConfig, seed: int, num_workers: int | None = None):
+        self._workers = _check(game, num_workers)
+        self._game, self._config, self._seed = game, config, seed
+        self._episodes = 0
+
+    def play(self) -> Generator[Played, None, None]:
+        """Play for ever."""
+        with closing(_episodes(self._game, self._config, self._seed, self._workers, self._episodes)) as episodes:
+            for episode in episodes:
+                skill = _skill(self._episodes)
+                self._episodes += 1
+                yield Played([(episode, {"skill": skill})], len(episode), {})
+
+    def state(self) -> bytes:
+        """How many episodes have been played."""
+        return str(self._episodes).encode()
+
+    def restore(self, state: bytes) -> None:
+        """Go on with the episode that follows."""
+        self._episodes = int(state)
+
+
+def _check(game: Game, num_workers: int | None) -> int:
+    """Return the number of workers.
+
+    Raises:
+        InputError: if it is out of range, or no player knows the game.
+    """
+    if game.name not in PLAYERS:
+        raise InputError(f"no scripted player for {game.name}; there is one for {' and '.join(PLAYERS)}")
+    cores = available_cores()
+    num_workers = cores if num_workers is None else num_workers
+    if not 1 <= num_workers <= (most := max(8, 2 * cores)):
+        raise InputError(f"num_workers must be at least 1 and at most {most} on {cores} cores, not {num_workers}")
+    return num_workers
+
+
+def _skill(index: int) -> float:
     golden_ratio = (5**0.5 - 1) / 2  # its multiples fill [0, 1] evenly, however many are taken
-    seeds = np.random.SeedSequence(seed)
+    return (index + 0.5) * golden_ratio % 1
+
+
+def _episodes(
+    game: Game, config: EnvironmentConfig, seed: int, num_workers: int, index: int = 0
+) -> Generator[Episode, None, None]:
+    """Yield episodes ``index``, … for ever, in order, played ahead by ``num_workers`` processes."""
     # Spawned, not forked: a fork copies the locks of threads that do not exist in the child.
     pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
     ahead: list[Future[Episode]] = []
-    index = 0
 
     def submit() -> None:
         nonlocal index
-        skill = (index + 0.5) * golden_ratio % 1
-        episode_seed = int(seeds.spawn(1)[0].generate_state(1)[0] >> 1)
-        ahead.append(pool.submit(play_episode, game, config, skill, episode_seed))
+        episode_seed = int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1)[0] >> 1)
+        ahead.append(pool.submit(play_episode, game, config, _skill(index), episode_seed))
         index += 1
 
     try:
