@@ -23,8 +23,8 @@ b-1 and the first of file b; nothing in the first file). ``add_count`` is the nu
 
 Logs that this project records have ``recording_ckpt.{b}.json`` too, which other readers pass over: ``recording`` (who
 played, and how), ``rows`` (R), ``raw_rewards`` (the ``rows`` whose reward was clipped, and its ``values`` before) and
-``episodes``, those that end in this buffer (the ``row`` of its last step, its ``steps``, ``return``, ``score``, and what
-the player adds, such as the steps ``played`` by then, in all games).
+``episodes``, those that end in this buffer (the ``row`` of the last step, ``steps``, ``return``, ``score``, and what
+the player adds, such as the steps ``played`` by then in all games).
 """
 
 from __future__ import annotations
@@ -317,8 +317,8 @@ class _Rows:
 
     def __getitem__(self, part: slice) -> _Rows:
         first_row = self.first_row + (part.start or 0)
-        arrays = (self.frames, self.actions, self.rewards, self.raw_rewards, self.terminals)
-        return _Rows(*(array[part] for array in arrays), self.path, first_row)  # type: ignore[arg-type]
+        values = self.rewards[part], self.raw_rewards[part], self.terminals[part]
+        return _Rows(self.frames[part], self.actions[part], *values, self.path, first_row)
 
 
 class _Cutter:

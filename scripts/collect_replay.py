@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ from atari_dt.config import QLearningConfig
 from atari_dt.environment import EnvironmentConfig
 from atari_dt.games import find_game
 from replay_data import InputError
+from replay_data.files import write_whole
 
 
 def main(
@@ -75,8 +77,19 @@ def main(
         run=run,
         resume=resume,
     )
-    log = out / found.name / str(run) / "replay_logs"
-    print(log, len(buffers))
+    from atari_dt.experiments.recording import bytes_per_step, recording_figure, recording_table
+
+    directory = out / found.name / str(run)
+    size, per_row = bytes_per_step(directory / "replay_logs", buffers)
+    write_whole(directory / "returns.png", recording_figure(found, buffers))
+    print(recording_table(buffers))
+    rows = buffers[0].rows
+    print(f"{directory}: {len(buffers)} buffers of {rows:,} rows, {size / 1e6:,.0f} MB, {per_row:.0f} bytes a row")
+    print(f"figure: {directory / 'returns.png'}")
+    print(
+        f"next:   python scripts/build_dataset.py --source dopamine --path {shlex.quote(str(out))} --game {found.name} "
+        f"--run {run} --selection even --num-steps {num_steps // 3} --out data/{found.name.lower()}"
+    )
 
 
 if __name__ == "__main__":

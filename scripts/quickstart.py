@@ -23,7 +23,10 @@ What to try next
   clone    {python} scripts/train.py --data {out}/data --out {runs}/cloning --context-length 10 --conditioning none \\
              {size} --final-tokens {tokens_10}
            {python} scripts/evaluate.py {runs}/cloning
-  Pong     {python} scripts/collect_replay.py --game Pong --num-steps 60000 --out {runs}/pong"""
+  Pong     {python} scripts/collect_replay.py --agent scripted --game Pong --num-steps 60000 --out {runs}/log
+           {python} scripts/build_dataset.py --source dopamine --path {runs}/log --game Pong --selection all \\
+             --out {runs}/pong
+  learn    {python} scripts/collect_replay.py --num-steps 1500000 --out {runs}/log"""
 
 
 def main(

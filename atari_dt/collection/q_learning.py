@@ -50,11 +50,14 @@ class QNetwork(nn.Module):
         self.conv3 = nn.Conv2d(64, 64, 3)  # to 7×7
         self.linear = nn.Linear(7 * 7 * 64, 512)
         self.values = nn.Linear(512, num_actions)
-        self.norms = nn.ModuleList(nn.LayerNorm(size) for size in (20 * 20 * 32, 9 * 9 * 64, 7 * 7 * 64, 512))
+        self.norm1 = nn.LayerNorm(20 * 20 * 32)
+        self.norm2 = nn.LayerNorm(9 * 9 * 64)
+        self.norm3 = nn.LayerNorm(7 * 7 * 64)
+        self.norm4 = nn.LayerNorm(512)
         self._dtype = dtype
         for layer in (self.conv1, self.conv2, self.conv3, self.linear, self.values):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            nn.init.constant_(_bias(layer), 0)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @staticmethod
@@ -65,23 +68,28 @@ class QNetwork(nn.Module):
 
     def forward(self, blocks: Tensor) -> Tensor:
         """Return values, float32 ``[N, A]``, of states that `blocks` rearranged."""
-        x = self._convolve(self.conv1, blocks.to(self._dtype), scale=1 / 255)
-        x = self._normalise(0, x).view(-1, 10, 2, 10, 64)
-        x = self._convolve(self.conv2, x.transpose(2, 3).reshape(-1, 10, 10, 128))
-        x = self._normalise(1, x).view(-1, 9, 9, 64)
-        x = self._normalise(2, self._convolve(self.conv3, x))
-        x = self._normalise(3, F.linear(x, self.linear.weight.to(x.dtype), self.linear.bias.to(x.dtype)))
-        return F.linear(x, self.values.weight.to(x.dtype), self.values.bias.to(x.dtype)).float()
+        x = _convolve(self.conv1, blocks.to(self._dtype), scale=1 / 255)
+        x = _normalise(self.norm1, x).view(-1, 10, 2, 10, 64)
+        x = _convolve(self.conv2, x.transpose(2, 3).reshape(-1, 10, 10, 128))
+        x = _normalise(self.norm2, x).view(-1, 9, 9, 64)
+        x = _normalise(self.norm3, _convolve(self.conv3, x))
+        x = _normalise(self.norm4, F.linear(x, self.linear.weight.to(x.dtype), _bias(self.linear).to(x.dtype)))
+        return F.linear(x, self.values.weight.to(x.dtype), _bias(self.values).to(x.dtype)).float()
 
-    @staticmethod
-    def _convolve(layer: nn.Conv2d, x: Tensor, scale: float = 1.0) -> Tensor:
-        """Convolve ``[N, height, width, channels]`` and flatten what comes out, in that order."""
-        x = F.conv2d(x.permute(0, 3, 1, 2), (layer.weight * scale).to(x.dtype), layer.bias.to(x.dtype))
-        return x.permute(0, 2, 3, 1).flatten(1)
 
-    def _normalise(self, index: int, x: Tensor) -> Tensor:
-        norm = self.norms[index]
-        return F.relu(F.layer_norm(x, x.shape[1:], norm.weight.to(x.dtype), norm.bias.to(x.dtype)))
+def _bias(layer: nn.Conv2d | nn.Linear | nn.LayerNorm) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
+def _convolve(layer: nn.Conv2d, x: Tensor, scale: float = 1.0) -> Tensor:
+    """Convolve ``[N, height, width, channels]`` and flatten what comes out, in that order."""
+    x = F.conv2d(x.permute(0, 3, 1, 2), (layer.weight * scale).to(x.dtype), _bias(layer).to(x.dtype))
+    return x.permute(0, 2, 3, 1).flatten(1)
+
+
+def _normalise(layer: nn.LayerNorm, x: Tensor) -> Tensor:
+    return F.relu(F.layer_norm(x, x.shape[1:], layer.weight.to(x.dtype), _bias(layer).to(x.dtype)))
 
 
 def lambda_returns(
@@ -186,18 +194,18 @@ class QLearningPlayer:
                         steps.frames[t] = states[:, -1]
                     with clock.time("emulator"):
                         lives = self._games.lives
-                        states, rewards, ended = self._games.step(actions)
+                        states, rewards, over = self._games.step(actions)
                     steps.actions[t], steps.rewards[t] = actions, rewards
-                    steps.terminal[t], steps.cut[t] = self._games.game_over, ended & ~self._games.game_over
-                    steps.lost_life[t] = (self._games.lives < lives) & ~ended
+                    steps.terminal[t], steps.cut[t] = self._games.game_over, over & ~self._games.game_over
+                    steps.lost_life[t] = (self._games.lives < lives) & ~over
                 with clock.time("learner"):
                     learning_rate, values = self._learn(steps, states)
                 with clock.time("recorder"):
                     finished = episodes.add(steps.frames, steps.actions, steps.rewards, steps.terminal, steps.cut)
-                finished = [(episode, {"played": self._played + at}) for episode, at in finished]
+                ended = [(episode, {"played": float(self._played + at)}) for episode, at in finished]
                 self._played += steps.actions.size
                 values |= {"epsilon": epsilon, "learning_rate": learning_rate, **clock.shares()}
-                yield Played(finished, steps.actions.size, values)
+                yield Played(ended, steps.actions.size, values)
 
     def state(self) -> bytes:
         """What `restore` goes on from; the games themselves are not part of it."""

@@ -45,7 +45,7 @@ class Played:
         values: numbers to show.
     """
 
-    episodes: list[tuple[Episode, Mapping[str, float]]]
+    episodes: Sequence[tuple[Episode, Mapping[str, float]]]
     steps: int
     values: Mapping[str, float]
 

@@ -230,7 +230,7 @@ def quickstart_figure(evaluation: Evaluation, metrics: Sequence[dict[str, float]
     accuracy.set_ylabel("action accuracy", color="tab:purple")
     for axes in (right, accuracy):
         axes.spines["top"].set_visible(False)
-    return _png(figure)
+    return png(figure)
 
 
 def write_evaluation(out: Path, evaluation: Evaluation, video_targets: Sequence[int] | None = None) -> None:
@@ -260,9 +260,9 @@ def write_evaluation(out: Path, evaluation: Evaluation, video_targets: Sequence[
         (directory / "scores.json").write_text(json.dumps(evaluation_json(evaluation), indent=2) + "\n")
         summaries = []
         for name, figure in (("sweep", sweep), ("scores", scores)):
-            png = _png(figure)
-            (directory / f"{name}.png").write_bytes(png)
-            summaries.append(_image(name, png))
+            content = png(figure)
+            (directory / f"{name}.png").write_bytes(content)
+            summaries.append(_image(name, content))
         for i in range(len(evaluation.return_multiples)):
             values, label = np.concatenate(evaluation.scores(i)), evaluation.label(i)
             summaries.append(tensorboard.histogram(f"evaluation/scores/{label}", values, "auto"))
@@ -336,7 +336,8 @@ def check_writable(path: Path, named: Path | None = None) -> None:
         ) from error
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Draw a figure as the content of a PNG file."""
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120)
     return image.getvalue()
