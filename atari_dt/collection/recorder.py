@@ -319,20 +319,16 @@ class _Checkpoint:
         path = paths[-1]
         try:
             about = json.loads((path / "progress.json").read_text())
-            with np.load(path / "episodes.npz", allow_pickle=False) as arrays:
+            with (path / "episodes.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 frames, actions, raw, lengths, terminal = (
                     arrays[name] for name in ("frames", "actions", "raw_rewards", "lengths", "terminal")
                 )
-            ends = np.cumsum(lengths)[:-1]
-            pieces = (np.split(array, ends) for array in (frames, actions, raw))
-            episodes = (
-                [
-                    (Episode(f, a, r.clip(-1, 1), r, bool(last)), details)
-                    for f, a, r, last, details in zip(*pieces, terminal, about.pop("details"), strict=True)
-                ]
-                if len(lengths)
-                else []
-            )
+            details, ends = about.pop("details"), np.cumsum(lengths)
+            parts = [slice(end - length, end) for length, end in zip(lengths, ends, strict=True)]
+            episodes = [
+                (Episode(frames[part], actions[part], raw[part].clip(-1, 1), raw[part], bool(last)), each)
+                for part, last, each in zip(parts, terminal, details, strict=True)
+            ]
             return cls(**about, episodes=episodes, player=(path / "player").read_bytes())
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise InputError(
@@ -388,7 +384,7 @@ class _BufferWriter:
         self._recent: deque[tuple[int, Episode, Mapping[str, float]]] = deque()  # that go beyond the last whole buffer
         self._thread = ThreadPoolExecutor(1)
         self._tasks: deque[Future[None]] = deque()
-        self._complete = checkpoint.whole
+        self._complete, self._failed = checkpoint.whole, False
         if checkpoint.episodes:
             self.add(checkpoint.episodes, checkpoint.played, lambda: checkpoint.player or b"")
 
@@ -428,6 +424,9 @@ class _BufferWriter:
     def _write(
         self, episodes: Sequence[tuple[Episode, Mapping[str, float]]], played: int, snapshot: bytes | None
     ) -> None:
+        if self._failed:  # an episode is missing already
+            return
+        self._failed = True
         for episode, details in episodes:
             self._recent.append((self._log.add_count, episode, details))
             self._log.append(
@@ -441,8 +440,11 @@ class _BufferWriter:
             limit = self._log.num_complete * self._rows - 1
             while self._recent and self._recent[0][0] + PADDING + len(self._recent[0][1]) <= limit:
                 self._recent.popleft()
-        if snapshot is None:
-            return
+        if snapshot is not None:
+            self._show_buffers(played, snapshot)
+        self._failed = False
+
+    def _show_buffers(self, played: int, snapshot: bytes) -> None:
         self._log.flush()
         whole = self._log.num_complete
         left = list(self._recent) if whole < NUM_BUFFERS else []

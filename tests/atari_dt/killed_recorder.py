@@ -1,0 +1,105 @@
+"""Record, and be killed again and again in the middle of writing: ``python killed_recorder.py OUT SEED``.
+
+Every session goes on from the one before and dies by SIGKILL at its k-th rename or fsync, k drawn at random, until one
+gets to the end. Prints how many there were. No threads run in this process, so that it can fork.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atari_dt.collection.recorder import Played, record
+from atari_dt.environment import EnvironmentConfig
+from atari_dt.games import find_game
+from replay_data.episode import Episode
+from tests.replay_data.recordings import random_episode
+
+STEPS = 50 * 40
+
+
+def episode(index: int) -> Episode:
+    """Short and long ones (a buffer has 40 rows), ended by the game or a time limit."""
+    rng = np.random.default_rng(index)
+    return random_episode(rng, int(rng.choice([1, 5, 30, 38, 150])), terminal=bool(rng.random() < 0.7))
+
+
+class NumberedEpisodes:
+    """Plays episode 0, 1, 2, …, sometimes several at once, sometimes none."""
+
+    def __init__(self) -> None:
+        self.index = 0
+
+    def play(self) -> Generator[Played, None, None]:
+        while True:
+            numbers = range(self.index, self.index + self.index % 4)
+            self.index = numbers.stop + (not numbers)
+            played = numbers or range(self.index - 1, self.index)
+            yield Played([], 1, {})
+            yield Played([(episode(i), {"index": i}) for i in played], len(played), {"loss": 0.5})
+
+    def state(self) -> bytes:
+        return str(self.index).encode()
+
+    def restore(self, state: bytes) -> None:
+        self.index = int(state)
+
+
+def play(out: Path) -> None:
+    record(
+        find_game("Breakout"),
+        NumberedEpisodes,
+        out,
+        agent="numbered",
+        num_steps=STEPS,
+        environment=EnvironmentConfig(),
+        seed=0,
+        settings={},
+        resume=True,
+        show_progress=False,
+    )
+
+
+def killed_at(operation: int) -> None:
+    """Let this process die instead of doing its k-th rename or fsync."""
+    left = operation
+
+    def deadly(function: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return call
+
+    for name in ("rename", "replace", "fsync"):
+        setattr(os, name, deadly(getattr(os, name)))
+
+
+def main(out: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    for session in range(1, 1000):
+        child = os.fork()
+        if not child:
+            killed_at(rng.randrange(200))
+            play(out)
+            os._exit(0)
+        rng.random()
+        _, status = os.waitpid(child, 0)
+        if status == 0:
+            print(session)
+            return
+        assert os.WTERMSIG(status) == signal.SIGKILL, status
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,296 @@
+"""Recordings against the episodes that were played, whatever kills the recorder."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from atari_dt.collection import recorder as module
+from atari_dt.collection.recorder import OpenEpisodes, Player, read_recording, record
+from atari_dt.collection.scripted import ScriptedPlayer, play_episode
+from atari_dt.environment import EnvironmentConfig, rom_sha256
+from atari_dt.games import find_game
+from replay_data import InputError, ReplayFormatError, TrajectoryStore
+from replay_data.dopamine_log import DopamineLog
+from replay_data.episode import Episode
+from replay_data.files import held
+from replay_data.selection import Selection, build_store
+from tests.atari_dt import killed_recorder
+from tests.atari_dt.killed_recorder import NumberedEpisodes, episode
+from tests.replay_data.recordings import circular_memory
+
+ROOT = Path(__file__).parents[2]
+BREAKOUT = find_game("Breakout")
+
+
+def record_here(out: Path, make_player: Callable[[], Player] = NumberedEpisodes, **options: Any) -> Any:
+    standard: dict[str, Any] = {"agent": "numbered", "num_steps": killed_recorder.STEPS, "seed": 0, "settings": {}}
+    standard |= {"environment": EnvironmentConfig(), "show_progress": False}
+    return record(BREAKOUT, make_player, out, **{**standard, **options})
+
+
+def read(out: Path) -> list[Episode]:
+    log = DopamineLog(out, "Breakout", 1, 4)
+    return [found for buffer in log.parts.values() for found in buffer.episodes()]
+
+
+def same(found: Episode, played: Episode) -> bool:
+    arrays = zip(
+        (found.frames, found.actions, found.rewards, found.raw_rewards),
+        (played.frames, played.actions, played.rewards, played.raw_rewards),
+        strict=True,
+    )
+    return found.terminal == played.terminal and all(np.array_equal(a, b) for a, b in arrays if b is not None)
+
+
+def files(out: Path) -> dict[str, bytes]:
+    directory = out / "Breakout" / "1" / "replay_logs"
+    return {file.name: file.read_bytes() for file in directory.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("recordings") / "undisturbed"
+    record_here(out)
+    return out
+
+
+def test_a_recording_holds_what_was_played(undisturbed: Path) -> None:
+    """Whole episodes in order, as Dopamine's circular memory would have held them; and the JSON files' sums."""
+    found = read(undisturbed)
+    assert len(found) > 20
+    assert all(same(each, episode(i)) for i, each in enumerate(found))
+    memories = circular_memory([episode(i) for i in range(len(found) + 5)], 40)
+    log = DopamineLog(undisturbed, "Breakout", 1, 4)
+    assert list(log.parts) == list(range(50))
+    for buffer, memory in zip(log.parts.values(), memories, strict=False):
+        assert np.array_equal(buffer.rewards(39), memory["reward"][:39])
+        assert np.array_equal(buffer.terminal_rows(39), np.flatnonzero(memory["terminal"][:39]))
+
+    buffers = read_recording(undisturbed / "Breakout" / "1")
+    listed = [each for buffer in buffers for each in buffer.episodes]
+    assert [each["index"] for each in listed] == list(range(len(found)))
+    end = 0
+    for number, buffer in enumerate(buffers):
+        assert buffer.recording["agent"] == "numbered"
+        assert buffer.recording["rom_sha256"] == rom_sha256(BREAKOUT, EnvironmentConfig())
+        for each in buffer.episodes:
+            played = episode(each["index"])
+            assert played.raw_rewards is not None
+            assert each["steps"] == len(played)
+            assert (each["return"], each["score"]) == (played.rewards.sum(), played.raw_rewards.sum())
+            end += 3 + len(played)
+            assert divmod(end, 40)[0] == number
+            assert each["row"] == (end - 1) % 40
+    events = EventAccumulator(str(undisturbed / "Breakout" / "1" / "tensorboard"))
+    events.Reload()
+    assert len(events.Scalars("score")) >= len(found)
+    assert events.Scalars("loss")[0].value == 0.5
+
+
+def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_been(undisturbed: Path, tmp_path: Path) -> None:
+    """Sessions that die at random renames and fsyncs leave, together, the very bytes of one that never died."""
+    command = [sys.executable, "-m", "tests.atari_dt.killed_recorder", tmp_path / "out", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 10  # sessions
+    assert files(tmp_path / "out") == files(undisturbed)
+    assert [path.name for path in (tmp_path / "out/Breakout/1/checkpoints").iterdir()] == ["buffers-50"]
+
+
+def test_scripted_players_are_recorded_and_resumed(tmp_path: Path) -> None:
+    game, environment = BREAKOUT, EnvironmentConfig.with_max_steps(90, sticky_actions=0.5)
+    seed = 3
+
+    class Interrupted(ScriptedPlayer):
+        def play(self) -> Any:
+            for number, part in enumerate(super().play()):
+                if number == 6:
+                    raise KeyboardInterrupt
+                yield part
+
+    def recorded(player: type[ScriptedPlayer], **options: Any) -> Any:
+        return record_here(
+            tmp_path,
+            lambda: player(game, environment, seed, 1),
+            agent="scripted",
+            num_steps=1000,
+            environment=environment,
+            seed=seed,
+            **options,
+        )
+
+    with pytest.raises(KeyboardInterrupt, match=r"of 50 buffers are in .*Breakout/1; --resume goes on"):
+        recorded(Interrupted)
+    before = files(tmp_path)
+    buffers = recorded(ScriptedPlayer, resume=True)
+    assert before.items() <= files(tmp_path).items()
+    played = []
+    for index in range(8):
+        skill = (index + 0.5) * (5**0.5 - 1) / 2 % 1
+        number = int(np.random.SeedSequence(seed).spawn(index + 1)[index].generate_state(1)[0] >> 1)
+        played.append(play_episode(game, environment, skill, number))
+    found = read(tmp_path)
+    assert len(found) >= 8
+    assert all(same(*pair) for pair in zip(found, played, strict=False))
+    assert sum(len(buffer.episodes) for buffer in buffers) == len(found)
+
+    assert recorded(ScriptedPlayer, resume=True)[-1].episodes == buffers[-1].episodes  # it is complete
+    log = DopamineLog(tmp_path, "Breakout", 1, 4)
+    out = tmp_path / "store"
+    names = ["NOOP", "FIRE", "RIGHT", "LEFT"]
+    selection = Selection.of("all")
+    build_store(out, log, selection, game="Breakout", action_meanings=names, about={}, show_progress=False)
+    store = TrajectoryStore.open(out)
+    assert store.metadata["sticky_actions"] == 0.5
+    assert store.metadata["source"]["recording"]["agent"] == "scripted"
+    assert store.raw_rewards is not None
+    scores = [float(each.raw_rewards.sum()) for each in found if each.raw_rewards is not None]
+    assert store.metadata["max_score"] == max(scores)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 3), st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(0, 2**32))
+def test_steps_of_parallel_games_become_episodes(num_games: int, blocks: list[int], seed: int) -> None:
+    """Against a recount, step by step."""
+    rng = np.random.default_rng(seed)
+    gathered = OpenEpisodes(num_games)
+    running: list[list[Any]] = [[] for _ in range(num_games)]
+    for steps in blocks:
+        shape = (steps, num_games)
+        frames = rng.integers(256, size=(*shape, 84, 84), dtype=np.uint8)
+        actions = rng.integers(18, size=shape, dtype=np.uint8)
+        rewards = rng.integers(-9, 10, size=shape).astype(np.float32)
+        terminal, cut = rng.random(shape) < 0.2, rng.random(shape) < 0.1
+        found = gathered.add(frames, actions, rewards, terminal, cut)
+        for t in range(steps):
+            for game in range(num_games):
+                running[game].append((frames[t, game], actions[t, game], rewards[t, game]))
+                if terminal[t, game] or cut[t, game]:
+                    ended, at = found.pop(0)
+                    expected = [np.array(column) for column in zip(*running[game], strict=True)]
+                    assert at == t * num_games + game + 1
+                    assert ended.raw_rewards is not None
+                    for array, column in zip((ended.frames, ended.actions, ended.raw_rewards), expected, strict=True):
+                        assert np.array_equal(array, column)
+                    assert np.array_equal(ended.rewards, expected[2].clip(-1, 1))
+                    assert ended.terminal == terminal[t, game]
+                    running[game] = []
+        assert not found
+
+
+def test_what_cannot_be_recorded_is_refused(undisturbed: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="num_steps must be at least 250, not 249"):
+        record_here(tmp_path, num_steps=249)
+    for field in ({"run": -1}, {"seed": -1}):
+        with pytest.raises(InputError, match="must be at least 0"):
+            record_here(tmp_path, **field)
+    with pytest.raises(InputError, match="GB free"):
+        record_here(tmp_path, num_steps=10**15)
+    with pytest.raises(InputError, match=r"exists already; choose another --out or --run"):
+        record_here(undisturbed)
+    with pytest.raises(InputError, match=r"other settings: seed \(0 there, 1 now\), epochs \(None there, 2 now\)"):
+        record_here(undisturbed, resume=True, seed=1, settings={"epochs": 2})
+    (tmp_path / "Breakout" / "1").mkdir(parents=True)
+    (tmp_path / "Breakout" / "1" / "thesis.tex").write_text("")
+    with pytest.raises(InputError, match="no recording that could be resumed"):
+        record_here(tmp_path, resume=True)
+    assert (tmp_path / "Breakout" / "1" / "thesis.tex").exists()
+
+
+def interrupted_after(buffers: int) -> Callable[[], Player]:
+    class Interrupted(NumberedEpisodes):
+        def play(self) -> Any:
+            for part in super().play():
+                yield part
+                if self.index > buffers:
+                    raise KeyboardInterrupt
+
+    return Interrupted
+
+
+def test_what_is_left_when_it_cannot_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt, match="nothing was kept"):
+        record_here(tmp_path, interrupted_after(0))
+    assert not list((tmp_path / "Breakout").iterdir())
+
+    with pytest.raises(KeyboardInterrupt, match="buffers are in"):
+        record_here(tmp_path, interrupted_after(10))
+    there = files(tmp_path)
+    assert 0 < len(there) < 50 * 7
+    assert len(there) % 7 == 0
+    with held(tmp_path / "Breakout" / "1", "recording in"):
+        with pytest.raises(InputError, match="another command is recording in"):
+            record_here(tmp_path, resume=True)
+
+    full = count()
+    append = module.DopamineLogWriter.append
+
+    def filling(*arguments: Any, **options: Any) -> None:
+        if next(full) == 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path))
+        append(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.DopamineLogWriter, "append", filling)
+        with pytest.raises(OSError, match="No space left"):
+            record_here(tmp_path, resume=True)
+    after = files(tmp_path)
+    assert there.items() <= after.items()
+    assert len(after) % 7 == 0
+    assert len(after) > len(there)
+
+    checkpoint = next((tmp_path / "Breakout/1/checkpoints").iterdir())
+    for name in ("progress.json", "episodes.npz"):
+        content = (checkpoint / name).read_bytes()
+        (checkpoint / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(InputError, match=r"is damaged .* its buffers can be used"):
+            record_here(tmp_path, resume=True)
+        (checkpoint / name).write_bytes(content)
+    record_here(tmp_path, resume=True)
+    assert all(same(each, episode(i)) for i, each in enumerate(read(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"raw_rewards": {"rows": [0], "values": []}}, "contradict each other"),
+        ({"raw_rewards": {"rows": [4, 3], "values": [2, 2]}}, "of no rows of the buffer"),
+        ({"raw_rewards": {"rows": [40], "values": [2]}}, "of no rows of the buffer"),
+        ({"raw_rewards": {"rows": [0], "values": [7]}}, "not those that were clipped"),
+        ({"raw_rewards": {"rows": [3], "values": [float("nan")]}}, "contradict each other"),
+        ({"rows": 41}, "it is of 41 rows, the buffer has 40"),
+        ({"episodes": None}, "TypeError"),
+    ],
+)
+def test_damaged_json_files_are_named(undisturbed: Path, tmp_path: Path, change: Any, message: str) -> None:
+    directory = tmp_path / "Breakout" / "1" / "replay_logs"
+    directory.mkdir(parents=True)
+    for name, content in files(undisturbed).items():
+        (directory / name).write_bytes(content)
+    path = directory / "recording_ckpt.7.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    if message == "not those that were clipped":
+        path = directory / "recording_ckpt.0.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ReplayFormatError, match=rf"recording_ckpt.\d.json is damaged .*{message}.*copy it again"):
+        read(tmp_path)
+    path.write_text("{")
+    with pytest.raises(ReplayFormatError, match="copy it again"):
+        read(tmp_path)
+    for file in directory.glob("recording_ckpt.*"):
+        file.unlink()
+    assert all(each.raw_rewards is None for each in read(tmp_path))
