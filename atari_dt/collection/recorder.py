@@ -15,7 +15,7 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -185,20 +185,21 @@ def record(
         "versions": {"ale_py": ale_py.__version__, "numpy": np.__version__},
     }
     _check_recording(directory, recording, resume)
-    check_free_space(directory, num_steps * BYTES_PER_STEP)
-    with _recording_directory(directory, recording), ExitStack() as stack:
-        checkpoint = _Checkpoint.read(directory)
-        settle_log(directory / "replay_logs", checkpoint.stage, checkpoint.whole)
-        if checkpoint.whole < NUM_BUFFERS:
-            player = make_player()
-            if checkpoint.player is not None:
-                player.restore(checkpoint.player)
-            writer = stack.enter_context(_BufferWriter(directory, rows, recording, checkpoint))
-            try:
-                _play(player, writer, directory, checkpoint, num_steps, game.name, show_progress)
-            except KeyboardInterrupt:
-                there = f"{writer.whole} of {NUM_BUFFERS} buffers are in {directory}; --resume goes on after them"
-                raise KeyboardInterrupt(there if writer.whole else "nothing was kept") from None
+    try:
+        with _recording_directory(directory, recording):
+            checkpoint = _Checkpoint.read(directory)
+            check_free_space(directory, (NUM_BUFFERS - checkpoint.whole) * rows * BYTES_PER_STEP)
+            settle_log(directory / "replay_logs", checkpoint.stage, checkpoint.whole)
+            if checkpoint.whole < NUM_BUFFERS:
+                player = make_player()
+                if checkpoint.player is not None:
+                    player.restore(checkpoint.player)
+                with _BufferWriter(directory, rows, recording, checkpoint) as writer:
+                    _play(player, writer, directory, checkpoint, num_steps, game.name, show_progress)
+    except KeyboardInterrupt:
+        whole = len(read_recording(directory))
+        there = f"{whole} of {NUM_BUFFERS} buffers are in {directory}; --resume goes on after them"
+        raise KeyboardInterrupt(there if whole else "nothing was kept") from None
     return read_recording(directory)
 
 
@@ -251,8 +252,8 @@ def _play(
 def _check_recording(directory: Path, recording: Mapping[str, Any], resume: bool) -> None:
     """Raise InputError if there is a recording already, or, to be resumed, one with other settings."""
     path = directory / "recording.json"
-    if not directory.exists() or not any(directory.iterdir()):
-        return
+    if not directory.exists() or all(entry.name.startswith(".recording") for entry in directory.iterdir()):
+        return  # it was killed, if anything, before it had written anything
     if not resume:
         raise InputError(
             f"{directory} exists already; choose another --out or --run, delete it, or go on from it with --resume"
@@ -274,6 +275,7 @@ def _check_recording(directory: Path, recording: Mapping[str, Any], resume: bool
 @contextmanager
 def _recording_directory(directory: Path, recording: Mapping[str, Any]) -> Iterator[None]:
     """Make and hold the directory of a recording; remove it again if no buffer was completed."""
+    made = [parent for parent in (directory.parent, directory.parent.parent) if not parent.exists()]
     directory.mkdir(parents=True, exist_ok=True)
     with held(directory, "recording in"):
         try:
@@ -283,6 +285,9 @@ def _recording_directory(directory: Path, recording: Mapping[str, Any]) -> Itera
         except BaseException:
             if not any(directory.glob("checkpoints/buffers-*")):
                 shutil.rmtree(directory, ignore_errors=True)
+                for parent in made:
+                    with suppress(OSError):  # somebody else's files are in it
+                        parent.rmdir()
             raise
 
 
@@ -366,11 +371,10 @@ class _BufferWriter:
 
     Attributes:
         add_count: rows added to the log, written or not.
-        whole: buffers that are there.
     """
 
     def __init__(self, directory: Path, rows: int, recording: Mapping[str, Any], checkpoint: _Checkpoint):
-        self.add_count, self.whole = checkpoint.add_count, checkpoint.whole
+        self.add_count = checkpoint.add_count
         self._directory, self._rows = directory, rows
         self._log = DopamineLogWriter(
             directory / "replay_logs",
@@ -457,7 +461,6 @@ class _BufferWriter:
             player=snapshot,
         ).write(self._directory)
         self._log.publish()
-        self.whole = whole
 
 
 def _raw(episode: Episode) -> npt.NDArray[np.float32]:

@@ -228,7 +228,8 @@ def _check(game: Game, num_workers: int | None) -> int:
         raise InputError(f"no scripted player for {game.name}; there is one for {' and '.join(PLAYERS)}")
     cores = available_cores()
     num_workers = cores if num_workers is None else num_workers
-    if not 1 <= num_workers <= (most := max(8, 2 * cores)):
+    most = max(8, 2 * cores)
+    if not 1 <= num_workers <= most:
         raise InputError(f"num_workers must be at least 1 and at most {most} on {cores} cores, not {num_workers}")
     return num_workers
 

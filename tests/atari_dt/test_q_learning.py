@@ -82,8 +82,8 @@ def test_returns_are_the_mixture_of_all_n_step_returns(steps: int, discount: flo
         weights = [(1 - decay) * decay**n for n in range(len(n_step) - 1)]
         weights.append(1 - sum(weights))
         expected.append(sum(w * g for w, g in zip(weights, n_step, strict=True)))
-    arrays = (torch.from_numpy(array)[:, None] for array in (rewards, values, terminal, cut))
-    found = lambda_returns(*arrays, discount, decay)  # type: ignore[misc]
+    r, v, ends, cuts = (torch.from_numpy(array)[:, None] for array in (rewards, values, terminal, cut))
+    found = lambda_returns(r, v, ends, cuts, discount, decay)
     torch.testing.assert_close(found, torch.tensor(expected).double()[:, None], rtol=1e-9, atol=1e-9)
 
 
@@ -220,7 +220,7 @@ def test_numbers_that_cannot_be_are_refused(tmp_path: Path) -> None:
         QLearningConfig(minibatch_size=100)
     for field in ({"num_games": 0}, {"discount": 1.5}, {"learning_rate": 0.0}, {"grad_norm_clip": float("inf")}):
         with pytest.raises(InputError, match="must"):
-            QLearningConfig(**field)  # type: ignore[arg-type]
+            QLearningConfig(**field)
     with pytest.raises(InputError, match="no device 'tpu'"):
         QLearningPlayer(
             find_game("Pong"), EnvironmentConfig(), 1000, QLearningConfig(num_games=2, device="tpu"), seed=0

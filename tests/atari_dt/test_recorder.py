@@ -18,13 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from atari_dt.collection import recorder as module
 from atari_dt.collection.recorder import OpenEpisodes, Player, read_recording, record
 from atari_dt.collection.scripted import ScriptedPlayer, play_episode
 from atari_dt.environment import EnvironmentConfig, rom_sha256
 from atari_dt.games import find_game
 from replay_data import InputError, ReplayFormatError, TrajectoryStore
-from replay_data.dopamine_log import DopamineLog
+from replay_data.dopamine_log import DopamineLog, DopamineLogWriter
 from replay_data.episode import Episode
 from replay_data.files import held
 from replay_data.selection import Selection, build_store
@@ -53,7 +52,9 @@ def same(found: Episode, played: Episode) -> bool:
         (played.frames, played.actions, played.rewards, played.raw_rewards),
         strict=True,
     )
-    return found.terminal == played.terminal and all(np.array_equal(a, b) for a, b in arrays if b is not None)
+    return found.terminal == played.terminal and all(
+        a is not None and b is not None and np.array_equal(a, b) for a, b in arrays
+    )
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -84,10 +85,10 @@ def test_a_recording_holds_what_was_played(undisturbed: Path) -> None:
     listed = [each for buffer in buffers for each in buffer.episodes]
     assert [each["index"] for each in listed] == list(range(len(found)))
     end = 0
-    for number, buffer in enumerate(buffers):
-        assert buffer.recording["agent"] == "numbered"
-        assert buffer.recording["rom_sha256"] == rom_sha256(BREAKOUT, EnvironmentConfig())
-        for each in buffer.episodes:
+    for number, recorded in enumerate(buffers):
+        assert recorded.recording["agent"] == "numbered"
+        assert recorded.recording["rom_sha256"] == rom_sha256(BREAKOUT, EnvironmentConfig())
+        for each in recorded.episodes:
             played = episode(each["index"])
             assert played.raw_rewards is not None
             assert each["steps"] == len(played)
@@ -103,7 +104,7 @@ def test_a_recording_holds_what_was_played(undisturbed: Path) -> None:
 
 def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_been(undisturbed: Path, tmp_path: Path) -> None:
     """Sessions that die at random renames and fsyncs leave, together, the very bytes of one that never died."""
-    command = [sys.executable, "-m", "tests.atari_dt.killed_recorder", tmp_path / "out", "1"]
+    command = [sys.executable, "-m", "tests.atari_dt.killed_recorder", str(tmp_path / "out"), "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 10  # sessions
@@ -184,8 +185,9 @@ def test_steps_of_parallel_games_become_episodes(num_games: int, blocks: list[in
                     expected = [np.array(column) for column in zip(*running[game], strict=True)]
                     assert at == t * num_games + game + 1
                     assert ended.raw_rewards is not None
-                    for array, column in zip((ended.frames, ended.actions, ended.raw_rewards), expected, strict=True):
-                        assert np.array_equal(array, column)
+                    assert np.array_equal(ended.frames, expected[0])
+                    assert np.array_equal(ended.actions, expected[1])
+                    assert np.array_equal(ended.raw_rewards, expected[2])
                     assert np.array_equal(ended.rewards, expected[2].clip(-1, 1))
                     assert ended.terminal == terminal[t, game]
                     running[game] = []
@@ -195,9 +197,9 @@ def test_steps_of_parallel_games_become_episodes(num_games: int, blocks: list[in
 def test_what_cannot_be_recorded_is_refused(undisturbed: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="num_steps must be at least 250, not 249"):
         record_here(tmp_path, num_steps=249)
-    for field in ({"run": -1}, {"seed": -1}):
-        with pytest.raises(InputError, match="must be at least 0"):
-            record_here(tmp_path, **field)
+    for field in ("run", "seed"):
+        with pytest.raises(InputError, match=f"{field} must be at least 0"):
+            record_here(tmp_path, NumberedEpisodes, **{field: -1})
     with pytest.raises(InputError, match="GB free"):
         record_here(tmp_path, num_steps=10**15)
     with pytest.raises(InputError, match=r"exists already; choose another --out or --run"):
@@ -225,7 +227,7 @@ def interrupted_after(buffers: int) -> Callable[[], Player]:
 def test_what_is_left_when_it_cannot_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt, match="nothing was kept"):
         record_here(tmp_path, interrupted_after(0))
-    assert not list((tmp_path / "Breakout").iterdir())
+    assert not list(tmp_path.iterdir())
 
     with pytest.raises(KeyboardInterrupt, match="buffers are in"):
         record_here(tmp_path, interrupted_after(10))
@@ -237,7 +239,7 @@ def test_what_is_left_when_it_cannot_go_on(tmp_path: Path, monkeypatch: pytest.M
             record_here(tmp_path, resume=True)
 
     full = count()
-    append = module.DopamineLogWriter.append
+    append = DopamineLogWriter.append
 
     def filling(*arguments: Any, **options: Any) -> None:
         if next(full) == 20:
@@ -245,7 +247,7 @@ def test_what_is_left_when_it_cannot_go_on(tmp_path: Path, monkeypatch: pytest.M
         append(*arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(module.DopamineLogWriter, "append", filling)
+        patched.setattr(DopamineLogWriter, "append", filling)
         with pytest.raises(OSError, match="No space left"):
             record_here(tmp_path, resume=True)
     after = files(tmp_path)

@@ -367,15 +367,20 @@ def test_behaviour_cloning_is_evaluated_once(
     ("command", "message"),
     [
         ("collect_replay.py --game Breakot --out {tmp}/new", "unknown game 'Breakot'; did you mean Breakout"),
-        ("collect_replay.py --game Qbert --out {tmp}/new", "no scripted player for Qbert"),
-        ("collect_replay.py --num-steps 0 --out {tmp}/new", "num_steps must be at least 1"),
+        ("collect_replay.py --agent scripted --game Qbert --out {tmp}/new", "no scripted player for Qbert"),
+        ("collect_replay.py --num-steps 0 --out {tmp}/new", "num_steps must be at least 250, not 0"),
         ("collect_replay.py --seed -1 --out {tmp}/new", "seed must be at least 0"),
-        ("collect_replay.py --num-workers 0 --out {tmp}/new", "num_workers must be at least 1"),
-        ("collect_replay.py --num-workers 5000 --out {tmp}/new", "num_workers must be at most"),
-        ("collect_replay.py --num-steps 99999999999 --out {tmp}/new", "{tmp}/new needs 705600.0 GB, but"),
+        ("collect_replay.py --agent scripted --num-workers 0 --out {tmp}/new", "num_workers must be at least 1 and at"),
+        ("collect_replay.py --agent scripted --num-workers 5000 --out {tmp}/new", "and at most"),
+        ("collect_replay.py --agent scripted --num-games 8 --out {tmp}/new", "mean nothing to scripted players"),
+        ("collect_replay.py --num-workers 2 --out {tmp}/new", "--num-games says how many games q_learning plays"),
+        ("collect_replay.py --num-games 3 --minibatch-size 128 --out {tmp}/new", "minibatch_size (128) must divide"),
+        ("collect_replay.py --device tpu --out {tmp}/new", "there is no device 'tpu' here"),
+        ("collect_replay.py --num-steps 99999999999 --out {tmp}/new", "Breakout/1 needs 25000.0 GB, but"),
         ("collect_replay.py --sticky-actions 2 --out {tmp}/new", "sticky_actions is a probability"),
-        ("collect_replay.py --out {store}", "exists already"),
-        ("collect_replay.py --out {store}/metadata.json/x", "since {store}/metadata.json is a file"),
+        ("collect_replay.py --out {log}", "/Breakout/1 exists already; choose another --out or --run"),
+        ("collect_replay.py --resume --out {log}", "is no recording that could be resumed"),
+        ("collect_replay.py --out {store}/metadata.json/x", "Not a directory; check that the path is right"),
         ("build_dataset.py --source dopamine --path {tmp}/nowhere --out {tmp}/new", "no directory {tmp}/nowhere"),
         (
             "build_dataset.py --source dopamine --path {log} --game Pong --out {tmp}/new",
@@ -499,7 +504,7 @@ def limit_file_size() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "collect_replay.py --num-steps 100 --out {tmp}/new",
+        "collect_replay.py --agent scripted --num-steps 100000 --out {tmp}/new",
         "build_dataset.py --source dopamine --path {log} --selection all --out {tmp}/new",
         "train.py --data {store} --out {tmp}/new --batch-size 4",
         "evaluate.py {store}/../run --return-multiples 1 --max-steps 900 --episodes 3 --out {tmp}/new",
@@ -537,7 +542,11 @@ def long_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("early", [True, False])
 @pytest.mark.parametrize(
     "script",
-    ["collect_replay.py --num-steps 1000000", "build_dataset.py --source dopamine --path {log} --selection all"],
+    [
+        "collect_replay.py --agent scripted",
+        "collect_replay.py --num-games 4",
+        "build_dataset.py --source dopamine --path {log} --selection all",
+    ],
 )
 def test_an_interrupted_command_leaves_nothing(
     tmp_path: Path, long_log: Path, number: signal.Signals, early: bool, script: str
@@ -554,7 +563,8 @@ def test_an_interrupted_command_leaves_nothing(
         preexec_fn=hear_interrupts,
     )
     for _ in range(600):
-        if any(path.name == "frames.npy" and path.stat().st_size > 10**6 for path in tmp_path.rglob("*")):
+        sizes = {path.name.split("_ckpt")[0]: path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()}
+        if sizes.get("frames.npy", 0) > 10**6 or sizes.get("$store$_observation", 0) > 50_000:
             break
         if early and list(tmp_path.iterdir()):
             time.sleep(0.3 if name == "collect_replay.py" else 0)
