@@ -107,7 +107,10 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class QLearningConfig:
-    """The player that learns by itself: PQN (Gallici et al. 2024, arXiv:2407.04811), with its settings for Atari."""
+    """The player that learns by itself: PQN (Gallici et al. 2024, arXiv:2407.04811), with its settings for Atari.
+
+    Games and steps between updates are our choice for a few cores; the authors' are 128 × 32.
+    """
 
     num_games: int = 32
     """Games played at once."""
@@ -118,7 +121,7 @@ class QLearningConfig:
     minibatch_size: int = 128
     """Steps in one step of the optimiser."""
     learning_rate: float = 2.5e-4
-    """Of RAdam at the start; it falls linearly to 0."""
+    """Of RAdam at the start; it falls linearly to 0, where it stays once as many steps were played as the log has."""
     discount: float = 0.99
     """Of the return that Q estimates."""
     trace_decay: float = 0.65

@@ -33,7 +33,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,14 +99,23 @@ class DopamineLog:
         for number, elements in files.items():
             for element in _ELEMENTS:
                 if element not in elements:
+                    killed = any(self.directory.glob(f"{_STAGE}*/{_path(Path(), element, number)}"))
                     raise ReplayFormatError(
                         f"{_path(self.directory, element, number)} is missing; a buffer needs its observation, action, "
-                        "reward and terminal files: copy the missing one, or remove the buffer's other files"
+                        "reward and terminal files: "
+                        + (
+                            "the recording was killed when it was to be shown, go on with it by --resume"
+                            if killed
+                            else "copy the missing one, or remove the buffer's other files"
+                        )
                     )
         self.parts = {number: LogBuffer(self.directory, number, num_actions) for number in sorted(files)}
         self.num_parts = max(NUM_BUFFERS, *(number + 1 for number in self.parts))
         recorded = [buffer.recorded for buffer in self.parts.values() if buffer.recorded is not None]
         self.recording: Mapping[str, Any] | None = recorded[0].recording if recorded else None
+        if len(recorded) < len(self.parts):  # raw rewards are known of all episodes, or of none
+            for buffer in self.parts.values():
+                buffer.recorded = None
         for number, buffer in self.parts.items():
             if (following := self.parts.get(number + 1)) and buffer.leads_to(following):
                 buffer.following, following.preceding = following, buffer
@@ -119,7 +128,7 @@ class LogBuffer:
         number: b.
         rows: R.
         fresh: rows from the start that are in the order they were played.
-        recorded: what the JSON file beside it says, if there is one.
+        recorded: what the JSON file beside it says; None where one of the log's buffers has none.
         preceding, following: the buffers that end where this one begins and go on where it ends, or None.
         exhausted: whether `visit` would yield nothing any more.
     """
@@ -699,6 +708,7 @@ class DopamineLogWriter:
         self._link: dict[str, npt.NDArray[Any]] = _zero_rows(1)
         self._buffer: _BufferFiles | None = None
         self._complete: list[int] = []
+        self._committed = False
         self._episodes: list[tuple[int, dict[str, Any]]] = []  # that end in buffers which are not complete
 
     def __enter__(self) -> DopamineLogWriter:
@@ -708,14 +718,19 @@ class DopamineLogWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if self._buffer is not None and error is not None:
-                self._buffer.close()
-            elif error is None:
+            if error is None:
                 self._complete_last()
                 self.publish()
         finally:
-            if self.stage is not None:
-                shutil.rmtree(self.stage, ignore_errors=True)
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Drop the buffer that is not complete, and those that are held, unless `publish` has begun to show them."""
+        if self._buffer is not None:
+            self._buffer.close()
+            self._buffer = None
+        if self.stage is not None and not self._committed:
+            shutil.rmtree(self.stage, ignore_errors=True)
 
     def _complete_last(self) -> None:
         if self.add_count and self.add_count % self.rows == 0:
@@ -800,6 +815,7 @@ class DopamineLogWriter:
             if self.stage is None:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 self.stage = Path(tempfile.mkdtemp(prefix=_STAGE, dir=self.directory))
+                sync(self.directory)
             return _BufferFiles(self.directory, self.stage, number, self.rows)
 
     def _save(self) -> None:
@@ -820,50 +836,66 @@ class DopamineLogWriter:
         """Buffers that are complete, those included that were there and those that are held."""
         return (self.add_count + 1) // self.rows
 
-    def flush(self) -> None:
-        """Wait until the buffers that are held are on the disk."""
-        if self.stage is not None:
-            with naming(self.directory, self.directory):
-                for file in _files_of(self.stage, self._complete):
-                    sync(file)
-                sync(self.stage)
+    def publish(self, commit: Callable[[], None] | None = None) -> None:
+        """Show the buffers that are held.
 
-    def publish(self) -> None:
-        """Show the buffers that are held."""
-        if self.stage is not None and self._complete:
-            self.flush()
-            with naming(self.directory, self.directory):
-                _publish(self.directory, self.stage, self._complete)
-            self._complete = []
+        Args:
+            commit: called when they are on the disk, and before the first is shown; they are safe from then on, because
+                `settle_log` can show them too.
+        """
+        if self.stage is None or not self._complete:
+            return
+        with naming(self.directory, self.directory):
+            for file in _files(self.stage, self._complete):
+                if file.exists():
+                    sync(file)
+            sync(self.stage)
+        if commit is not None:
+            commit()
+        self._committed = True
+        with naming(self.directory, self.directory):
+            _publish(self.directory, self.stage, self._complete)
+        self._committed, self._complete = False, []
 
 
 _STAGE = ".partial-"
 
 
 def settle_log(directory: Path, stage: str | None, whole: int) -> None:
-    """Bring a log whose writer was killed into order.
+    """Bring a log that is recorded here into order after its writer was killed.
 
     Args:
         directory: the ``replay_logs`` directory.
         stage: name of the writer's hidden directory, whose buffers below ``whole`` were complete.
         whole: so many buffers are there afterwards.
+
+    Raises:
+        ReplayFormatError: if one of these lacks a file.
     """
-    if not directory.is_dir():
-        return
     with naming(directory, directory):
         if stage is not None and (directory / stage).is_dir():
             _publish(directory, directory / stage, range(whole))
+        for path in _files(directory, range(whole)):
+            if not path.exists():
+                raise ReplayFormatError(f"{path} is missing; copy it back, or record anew")
         for left in directory.glob(f"{_STAGE}*"):
             shutil.rmtree(left)
 
 
-def _files_of(stage: Path, numbers: Collection[int]) -> list[Path]:
-    return sorted(file for file in stage.iterdir() if int(file.name.split("_ckpt.")[1].split(".")[0]) in numbers)
+def _files(directory: Path, numbers: Iterable[int]) -> Iterator[Path]:
+    """The files of buffers in the order in which they are shown, the frames last."""
+    for number in numbers:
+        yield _recorded_path(directory, number)
+        for name in ("add_count", "invalid_range"):
+            yield directory / f"{name}_ckpt.{number}.gz"
+        for element in reversed(_ELEMENTS):
+            yield _path(directory, element, number)
 
 
-def _publish(directory: Path, stage: Path, numbers: Collection[int]) -> None:
-    for file in _files_of(stage, numbers):
-        file.rename(directory / file.name)
+def _publish(directory: Path, stage: Path, numbers: Iterable[int]) -> None:
+    for file in _files(stage, numbers):
+        if file.exists():
+            file.rename(directory / file.name)
     sync(directory)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +27,9 @@ from atari_dt.experiments.recording import bytes_per_step
 from atari_dt.games import Game, find_game
 from atari_dt.training.learner import autocast
 from replay_data.dopamine_log import NUM_BUFFERS
+from replay_data.parallel import signals_ignored
 
+T = TypeVar("T")
 PARTS = ("emulator", "network", "learner", "recorder")
 
 
@@ -33,7 +39,7 @@ def main(
     rounds: int = 2,
     learning: tyro.conf.OmitArgPrefixes[QLearningConfig] = QLearningConfig(),  # noqa: B008
 ) -> None:
-    """Take turns: the emulators alone, a plain loop, and the player with its recorder; each after a warm-up.
+    """Take turns: the emulators alone, a plain loop, and the player with its recorder; each in a process of its own.
 
     Args:
         game: What is played.
@@ -46,9 +52,11 @@ def main(
     updates = max(2, num_steps // (learning.num_games * learning.steps_per_update))
     emulator, plain, ours, shares, size = [], [], [], [], 0.0
     for _ in range(rounds):
-        emulator.append(play_at_random(found, learning, updates))
-        plain.append(play_plainly(found, learning, updates))
-        speed, parts, size = play_and_record(found, learning, updates)
+        emulator.append(alone(play_at_random, found, learning, updates))
+        plain.append(alone(play_plainly, found, learning, updates))
+        os.environ["OMP_WAIT_POLICY"] = "passive"  # as collect_replay.py sets it
+        speed, parts, size = alone(play_and_record, found, learning, updates)
+        del os.environ["OMP_WAIT_POLICY"]
         ours.append(speed)
         shares.append(parts)
     sizes = f"{learning.num_games} games, {learning.epochs} epochs in minibatches of {learning.minibatch_size}"
@@ -61,6 +69,14 @@ def main(
     print(f"against the plain loop  {np.median(ratios):.2f} times")
     for part, share in zip(PARTS, np.median(shares, axis=0), strict=True):
         print(f"{part:23s} {share:.0%}")
+
+
+def alone(contestant: Callable[[Game, QLearningConfig, int], T], *arguments: Any) -> T:
+    """Call it in a process of its own, with the environment's variables as they are now."""
+    with signals_ignored():  # by the process, which inherits it; the parent ends it by SIGTERM
+        pool = multiprocessing.get_context("spawn").Pool(1, signal.signal, (signal.SIGTERM, signal.SIG_DFL))
+    with pool:
+        return pool.apply(contestant, arguments)
 
 
 def play_at_random(game: Game, learning: QLearningConfig, updates: int) -> float:

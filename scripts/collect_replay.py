@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
+import os
 import shlex
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -36,7 +36,7 @@ def main(
         out: Directory that holds recordings; 0.1 KB a step.
         game: The game, spelled like Breakout or MsPacman.
         agent: Who plays. q_learning: a network that learns any game from nothing (PQN), from random to good. scripted:
-            players of every skill that read the emulator's RAM (Breakout and Pong), in a fiftieth of the time.
+            players of every skill that read the emulator's RAM (Breakout and Pong), several times as fast.
         num_steps: Rows of the log in all; each of its 50 buffers has a fiftieth of them.
         run: Number of the recording; each has one of its own.
         sticky_actions: Probability that the game repeats the previous action.
@@ -55,16 +55,20 @@ def main(
         raise InputError("the options of q_learning mean nothing to scripted players; leave them out")
     if agent == "q_learning" and num_workers is not None:
         raise InputError("--num-workers is for scripted players; --num-games says how many games q_learning plays")
+    settings: dict[str, Any] = {}
+    if agent == "q_learning":
+        # PyTorch's threads would otherwise spin while they wait, on the cores that the emulators' threads play on. This
+        # is read when PyTorch is loaded, by the import below.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        from atari_dt.collection.q_learning import QLearningPlayer, recorded_settings
+
+        settings = recorded_settings(learning)
 
     def make_player() -> Player:
         if agent == "scripted":
             return ScriptedPlayer(found, environment, seed, num_workers)
-        from atari_dt.collection.q_learning import QLearningPlayer
-
         return QLearningPlayer(found, environment, num_steps, learning, seed)
 
-    where = ("device", "compile")
-    settings = {k: v for k, v in dataclasses.asdict(learning).items() if agent == "q_learning" and k not in where}
     buffers = record(
         found,
         make_player,

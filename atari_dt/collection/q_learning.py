@@ -7,10 +7,12 @@ steps it learns from exactly these steps, towards Q(lambda) returns.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +76,7 @@ class QNetwork(nn.Module):
         x = _normalise(self.norm2, x).view(-1, 9, 9, 64)
         x = _normalise(self.norm3, _convolve(self.conv3, x))
         x = _normalise(self.norm4, F.linear(x, self.linear.weight.to(x.dtype), _bias(self.linear).to(x.dtype)))
-        return F.linear(x, self.values.weight.to(x.dtype), _bias(self.values).to(x.dtype)).float()
+        return self.values(x.float())  # bfloat16 has 1/32 between values of 4 to 8: actions would tie
 
 
 def _bias(layer: nn.Conv2d | nn.Linear | nn.LayerNorm) -> Tensor:
@@ -123,7 +125,8 @@ def lambda_returns(
 def rectification(step: int, beta2: float = 0.999) -> float:
     """The factor that RAdam puts on Adam's learning rate in step 1, 2, … (Liu et al. 2020, algorithm 2).
 
-    While the variance of Adam's step cannot be estimated, in steps 1 to 5, it is 0: they only collect averages.
+    While the variance of Adam's step cannot be estimated, in steps 1 to 5, it is 0: they only collect averages. (There
+    they are steps along the average gradient, with the learning rate of Adam.)
     """
     rho_inf = 2 / (1 - beta2) - 1
     rho = rho_inf - 2 * step * beta2**step / (1 - beta2**step)
@@ -145,11 +148,12 @@ class QLearningPlayer:
         seed: of the network, the games and the exploration.
 
     Raises:
-        InputError: if the device is not there.
+        InputError: if the device is not there, or has too little memory.
     """
 
     def __init__(self, game: Game, environment: EnvironmentConfig, num_steps: int, config: QLearningConfig, seed: int):
         self._config, self._num_steps, self._seed = config, num_steps, seed
+        self._sizes = f"num_games ({config.num_games}) or steps_per_update ({config.steps_per_update})"
         self._device = find_device(config.device)
         dtype = find_precision(config.precision, self._device)
         if self._device.type == "cpu":
@@ -160,15 +164,20 @@ class QLearningPlayer:
             torch.manual_seed(seed)
             self._model = QNetwork(self._num_actions, dtype).to(self._device)
         self._network: Callable[[Tensor], Tensor] = self._model
+        self._loss: Callable[..., Tensor] = self._minibatch_loss
+        self._returns: Callable[..., Tensor] = lambda_returns
         if config.compile == "on" or (config.compile == "auto" and self._device.type == "cuda" and has_triton()):
-            self._network = torch.compile(self._model, dynamic=False)
+            self._network, self._loss, self._returns = (
+                torch.compile(function, dynamic=False) for function in (self._network, self._loss, self._returns)
+            )
         self._optimizer = torch.optim.Adam(self._model.parameters(), fused=True)
-        self._generator = torch.Generator(self._device).manual_seed(seed)
+        self._generator = torch.Generator(self._device)
         self._played = self._optimizer_steps = self._starts = 0
         steps = (config.steps_per_update, config.num_games)
-        self._blocks = torch.zeros((steps[0] + 1, steps[1], 21, 21, 64), dtype=torch.uint8, device=self._device)
-        self._actions = torch.zeros(steps, dtype=torch.int64, device=self._device)
-        self._values = torch.zeros((steps[0] + 1, steps[1]), device=self._device)
+        with enough_memory(self._device, self._sizes):
+            self._blocks = torch.zeros((steps[0] + 1, steps[1], 21, 21, 64), dtype=torch.uint8, device=self._device)
+            self._actions = torch.zeros(steps, dtype=torch.int64, device=self._device)
+            self._values = torch.zeros((steps[0] + 1, steps[1]), device=self._device)
 
     def play(self) -> Generator[Played, None, None]:
         """Play for ever; yield after every update.
@@ -177,11 +186,11 @@ class QLearningPlayer:
             InputError: if memory runs out.
             FloatingPointError: if the loss is no longer finite.
         """
-        sizes = f"num_games ({self._config.num_games}) or steps_per_update ({self._config.steps_per_update})"
-        seeds = np.random.SeedSequence([self._seed, self._starts]).generate_state(self._config.num_games)
+        seeds = np.random.SeedSequence([self._seed, self._starts]).generate_state(self._config.num_games + 1)
+        self._generator.manual_seed(int(seeds[-1]))
         self._starts += 1
-        with enough_memory(self._device, sizes), compiler_sentence():
-            states = self._games.reset((seeds >> 1).astype(np.int64))
+        with enough_memory(self._device, self._sizes), compiler_sentence():
+            states = self._games.reset((seeds[:-1] >> 1).astype(np.int64))
             episodes = OpenEpisodes(self._config.num_games)
             while True:
                 clock = _Clock()
@@ -208,12 +217,11 @@ class QLearningPlayer:
                 yield Played(ended, steps.actions.size, values)
 
     def state(self) -> bytes:
-        """What `restore` goes on from; the games themselves are not part of it."""
+        """What `restore` goes on from, on any device; the games and the generator begin anew."""
         content = io.BytesIO()
         state = {
             "model": self._model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "generator": self._generator.get_state(),
             "counts": [self._played, self._optimizer_steps, self._starts],
         }
         torch.save(state, content)
@@ -229,7 +237,6 @@ class QLearningPlayer:
             content = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
             self._model.load_state_dict(content["model"])
             self._optimizer.load_state_dict(content["optimizer"])
-            self._generator.set_state(content["generator"])
             self._played, self._optimizer_steps, self._starts = content["counts"]
         except LOADING_ERRORS as error:
             raise InputError("the player's checkpoint is damaged; the recording cannot go on from it") from error
@@ -260,15 +267,13 @@ class QLearningPlayer:
         rewards = torch.from_numpy(steps.rewards.clip(-1, 1)).to(self._device)
         terminal = torch.from_numpy(steps.terminal | steps.lost_life).to(self._device)
         cut = torch.from_numpy(steps.cut).to(self._device)
-        returns = lambda_returns(rewards, self._values, terminal, cut, config.discount, config.trace_decay).flatten()
+        returns = self._returns(rewards, self._values, terminal, cut, config.discount, config.trace_decay).flatten()
         blocks, actions, known = self._blocks[:-1].flatten(0, 1), self._actions.flatten(), (~cut).flatten()
         loss = torch.zeros((), device=self._device)
         for _ in range(config.epochs):
             order = torch.randperm(len(actions), device=self._device, generator=self._generator)
             for minibatch in order.split(config.minibatch_size):
-                values = self._network(blocks.index_select(0, minibatch))
-                errors = values.gather(1, actions[minibatch, None]).squeeze(1) - returns[minibatch]
-                minibatch_loss = 0.5 * (errors.square() * known[minibatch]).mean()
+                minibatch_loss = self._loss(*(x.index_select(0, minibatch) for x in (blocks, actions, returns, known)))
                 self._optimizer.zero_grad()
                 minibatch_loss.backward()
                 nn.utils.clip_grad_norm_(self._model.parameters(), config.grad_norm_clip)
@@ -281,6 +286,18 @@ class QLearningPlayer:
         if not np.isfinite(mean_loss):
             raise FloatingPointError("the loss is no longer finite; lower the learning rate")
         return learning_rate, {"loss": mean_loss, "mean_value": float(self._values[:-1].mean())}
+
+    def _minibatch_loss(self, blocks: Tensor, actions: Tensor, returns: Tensor, known: Tensor) -> Tensor:
+        errors = self._model(blocks).gather(1, actions[:, None]).squeeze(1) - returns
+        return 0.5 * (errors.square() * known).mean()
+
+
+def recorded_settings(config: QLearningConfig) -> dict[str, Any]:
+    """What a recording says of how its player learns: all but where; the precision is the one that is computed in."""
+    settings = dataclasses.asdict(config)
+    precision = find_precision(config.precision, find_device(settings.pop("device")))
+    del settings["compile"]
+    return {**settings, "precision": "bf16" if precision == torch.bfloat16 else "fp32"}
 
 
 class _Steps:
@@ -298,10 +315,8 @@ class _Clock:
     """Which share of the time went where."""
 
     def __init__(self) -> None:
-        self._start, self._seconds = (
-            time.perf_counter(),
-            dict.fromkeys(("emulator", "network", "learner", "recorder"), 0.0),
-        )
+        self._start = time.perf_counter()
+        self._seconds = dict.fromkeys(("emulator", "network", "learner", "recorder"), 0.0)
 
     @contextmanager
     def time(self, part: str) -> Iterator[None]:

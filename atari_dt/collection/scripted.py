@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from atari_dt.collection.recorder import Played
+from atari_dt.collection.recorder import PackedEpisode, Played
 from atari_dt.environment import EnvironmentConfig, SingleGame, action_meanings
 from atari_dt.games import Game
 from replay_data import InputError, StoreWriter, TrajectoryStore
@@ -207,15 +207,22 @@ class ScriptedPlayer:
             for episode in episodes:
                 skill = _skill(self._episodes)
                 self._episodes += 1
-                yield Played([(episode, {"skill": skill})], len(episode), {})
+                yield Played([(PackedEpisode.pack(episode), {"skill": skill})], len(episode), {})
 
     def state(self) -> bytes:
         """How many episodes have been played."""
         return str(self._episodes).encode()
 
     def restore(self, state: bytes) -> None:
-        """Go on with the episode that follows."""
-        self._episodes = int(state)
+        """Go on with the episode that follows.
+
+        Raises:
+            InputError: if the state is damaged.
+        """
+        try:
+            self._episodes = int(state)
+        except ValueError as error:
+            raise InputError("the player's checkpoint is damaged; the recording cannot go on from it") from error
 
 
 def _check(game: Game, num_workers: int | None) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from atari_dt.collection.recorder import Played, record
+from atari_dt.collection.recorder import PackedEpisode, Played, record
 from atari_dt.environment import EnvironmentConfig
 from atari_dt.games import find_game
 from replay_data.episode import Episode
@@ -43,7 +43,7 @@ class NumberedEpisodes:
             self.index = numbers.stop + (not numbers)
             played = numbers or range(self.index - 1, self.index)
             yield Played([], 1, {})
-            yield Played([(episode(i), {"index": i}) for i in played], len(played), {"loss": 0.5})
+            yield Played([(PackedEpisode.pack(episode(i)), {"index": i}) for i in played], len(played), {"loss": 0.5})
 
     def state(self) -> bytes:
         return str(self.index).encode()

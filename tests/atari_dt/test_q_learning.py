@@ -114,7 +114,7 @@ def test_recorded_episodes_are_what_the_emulator_plays(name: str, max_steps: int
     """Each game, played again from its seed with the recorded actions, one episode after the other."""
     game, environment = find_game(name), EnvironmentConfig.with_max_steps(max_steps)
     player = QLearningPlayer(game, environment, 100_000, SMALL, seed=5)
-    played = [episode for part in rounds(player, 25) for episode in part.episodes]
+    played = [(episode.unpack(), details) for part in rounds(player, 25) for episode, details in part.episodes]
     seeds = np.random.SeedSequence([5, 0]).generate_state(2) >> 1
     ends = [int(details["played"]) for _, details in played]
     assert ends == sorted(ends)
@@ -144,9 +144,7 @@ def test_a_seed_gives_the_same_episodes_and_a_state_goes_on_with_new_ones() -> N
     players = [QLearningPlayer(game, environment, 2000, SMALL, seed) for seed in (1, 1, 2)]
     first, same, other = ([e for part in rounds(player, 3) for e, _ in part.episodes] for player in players)
     assert len(first) >= 2
-    assert all(
-        (a.frames == b.frames).all() and (a.actions == b.actions).all() for a, b in zip(first, same, strict=True)
-    )
+    assert all(a.frames == b.frames and (a.actions == b.actions).all() for a, b in zip(first, same, strict=True))
     assert any((a.actions != b.actions).any() for a, b in zip(first, other, strict=True))
 
     state = players[0].state()
@@ -205,7 +203,7 @@ def test_it_learns_which_action_is_right(monkeypatch: pytest.MonkeyPatch) -> Non
     )
     player = QLearningPlayer(find_game("Breakout"), EnvironmentConfig(), 8 * 20 * 30, config, seed=0)
     played = rounds(player, 30)
-    scores = [float(episode.rewards.mean()) for part in played for episode, _ in part.episodes]
+    scores = [float(episode.raw_rewards.mean()) / 5 for part in played for episode, _ in part.episodes]
     assert np.mean(scores[:16]) < 0.5
     assert np.mean(scores[-16:]) > 0.9
     # A lost life (after steps 10 and 20 of 30) or game (after step 30) ends the return; an episode is 30 steps.

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from atari_dt.collection.recorder import OpenEpisodes, Player, read_recording, record
+from atari_dt.collection.recorder import OpenEpisodes, PackedEpisode, Player, read_recording, record
 from atari_dt.collection.scripted import ScriptedPlayer, play_episode
 from atari_dt.environment import EnvironmentConfig, rom_sha256
 from atari_dt.games import find_game
@@ -181,7 +181,9 @@ def test_steps_of_parallel_games_become_episodes(num_games: int, blocks: list[in
             for game in range(num_games):
                 running[game].append((frames[t, game], actions[t, game], rewards[t, game]))
                 if terminal[t, game] or cut[t, game]:
-                    ended, at = found.pop(0)
+                    packed, at = found.pop(0)
+                    ended = packed.unpack()
+                    assert same(PackedEpisode.pack(ended).unpack(), ended)
                     expected = [np.array(column) for column in zip(*running[game], strict=True)]
                     assert at == t * num_games + game + 1
                     assert ended.raw_rewards is not None
@@ -197,9 +199,9 @@ def test_steps_of_parallel_games_become_episodes(num_games: int, blocks: list[in
 def test_what_cannot_be_recorded_is_refused(undisturbed: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="num_steps must be at least 250, not 249"):
         record_here(tmp_path, num_steps=249)
-    for field in ("run", "seed"):
-        with pytest.raises(InputError, match=f"{field} must be at least 0"):
-            record_here(tmp_path, NumberedEpisodes, **{field: -1})
+    for field, value in (("run", -1), ("seed", -1), ("seed", 2**63)):
+        with pytest.raises(InputError, match=f"{field} must (be at least 0|lie between)"):
+            record_here(tmp_path, NumberedEpisodes, **{field: value})
     with pytest.raises(InputError, match="GB free"):
         record_here(tmp_path, num_steps=10**15)
     with pytest.raises(InputError, match=r"exists already; choose another --out or --run"):
