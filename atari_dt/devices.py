@@ -54,7 +54,12 @@ def synchronize(device: torch.device) -> None:
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure the FLOP/s of a large matrix product: the most that any network of ours could compute with."""
+    """Measure the FLOP/s of a large matrix product: the most that any network of ours could compute with.
+
+    For bfloat16 on hardware that does not compute in it, that is a product in float32.
+    """
+    if find_precision("auto", device) == torch.float32:
+        dtype = torch.float32
     size = 8192 if device.type == "cuda" else 1024
     matrix = torch.full((size, size), 0.5, device=device, dtype=dtype)
     best = float("inf")

@@ -92,7 +92,7 @@ def main(
     print(f"figure: {directory / 'returns.png'}")
     print(
         f"next:   python scripts/build_dataset.py --source dopamine --path {shlex.quote(str(out))} --game {found.name} "
-        f"--run {run} --selection even --num-steps {num_steps // 3} --out data/{found.name.lower()}"
+        f"--run {run} --selection even --num-steps {min(500_000, num_steps // 3)} --out data/{found.name.lower()}"
     )
 
 

@@ -1,7 +1,8 @@
 """Record, and be killed again and again in the middle of writing: ``python killed_recorder.py OUT SEED``.
 
-Every session goes on from the one before and dies by SIGKILL at its k-th rename or fsync, k drawn at random, until one
-gets to the end. Prints how many there were. No threads run in this process, so that it can fork.
+Every session goes on from the one before and dies by SIGKILL at its k-th rename, fsync or removal, k drawn at random,
+until one gets to the end. Each leaves whole buffers, and at most one that does not have its frames yet. Prints how many
+sessions there were. No threads run in this process, so that it can fork.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import random
 import signal
 import sys
+from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from replay_data.episode import Episode
 from tests.replay_data.recordings import random_episode
 
 STEPS = 50 * 40
+FILES = 7  # of a buffer
 
 
 def episode(index: int) -> Episode:
@@ -68,7 +71,7 @@ def play(out: Path) -> None:
 
 
 def killed_at(operation: int) -> None:
-    """Let this process die instead of doing its k-th rename or fsync."""
+    """Let this process die instead of doing its k-th rename, fsync or removal."""
     left = operation
 
     def deadly(function: Any) -> Any:
@@ -81,8 +84,13 @@ def killed_at(operation: int) -> None:
 
         return call
 
-    for name in ("rename", "replace", "fsync"):
+    for name in ("rename", "replace", "fsync", "unlink", "rmdir"):
         setattr(os, name, deadly(getattr(os, name)))
+
+
+def names(out: Path) -> list[str]:
+    """Files that readers of the log see."""
+    return [path.name for path in out.glob("Breakout/1/replay_logs/*_ckpt.*")]
 
 
 def main(out: Path, seed: int) -> None:
@@ -99,6 +107,10 @@ def main(out: Path, seed: int) -> None:
             print(session)
             return
         assert os.WTERMSIG(status) == signal.SIGKILL, status
+        shown = Counter(name.rsplit("_ckpt.")[1].split(".")[0] for name in names(out))
+        with_frames = {name.rsplit("_ckpt.")[1].split(".")[0] for name in names(out) if "observation" in name}
+        assert all(shown[number] == FILES for number in with_frames), shown
+        assert len(shown) <= len(with_frames) + 1, shown
 
 
 if __name__ == "__main__":

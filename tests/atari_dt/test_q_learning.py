@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,59 @@ def test_it_learns_which_action_is_right(monkeypatch: pytest.MonkeyPatch) -> Non
     assert ends[9::10].all()
     assert ends.sum() == len(ends) // 10 * 8
     assert {len(episode) for part in played for episode, _ in part.episodes} == {30}
+
+
+class CutGames(ToyGames):
+    """Every 30th step is the last one before a time limit."""
+
+    def step(self, actions: npt.NDArray[np.int64]) -> Any:
+        states, rewards, over = super().step(actions)
+        self.game_over = np.zeros_like(over)
+        return states, rewards, over
+
+
+def test_an_update_is_that_of_the_publication(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut steps teach nothing, the learning rate falls linearly, and gradients are clipped."""
+    monkeypatch.setattr(module, "VectorGames", CutGames)
+    known, loss = [], QLearningPlayer._minibatch_loss
+
+    def spied(self: QLearningPlayer, *arguments: torch.Tensor) -> torch.Tensor:
+        known.append(arguments[3])
+        return loss(self, *arguments)
+
+    monkeypatch.setattr(QLearningPlayer, "_minibatch_loss", spied)
+    moved = []
+    for clip in (10.0, 1e-12):  # far below the epsilon in Adam's denominator
+        config = QLearningConfig(2, 30, 2, 12, precision="fp32", device="cpu", compile="off", grad_norm_clip=clip)
+        player = QLearningPlayer(find_game("Breakout"), EnvironmentConfig(), 600, config, seed=0)
+        before = [parameter.detach().clone() for parameter in player._model.parameters()]
+        rates = [part.values["learning_rate"] for part in rounds(player, 4)]
+        assert rates == pytest.approx([2.5e-4 * (1 - 60 * update / 600) for update in range(4)])
+        pairs = zip(before, player._model.parameters(), strict=True)
+        moved.append(max(float((a - b).detach().abs().max()) for a, b in pairs))
+    assert moved[0] > 1e-4
+    assert moved[1] < 1e-6
+    assert len(known) == 2 * 4 * 2 * 5
+    assert sum(int(part.sum()) for part in known) == 2 * 4 * 2 * (60 - 2)
+
+    blocks = torch.randint(256, (3, 21, 21, 64), dtype=torch.uint8)
+    arguments = blocks, torch.tensor([0, 1, 2]), torch.tensor([0.5, 1.0, -1.0]), torch.tensor([True, False, True])
+    values = player._model(blocks)
+    expected = 0.5 * ((values[0, 0] - 0.5) ** 2 + (values[2, 2] + 1) ** 2) / 3
+    torch.testing.assert_close(loss(player, *arguments), expected)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_a_gpu_computes_compiles_as_a_whole(precision: Any) -> None:
+    """No part of it falls back to Python; what a compiler then makes of it is PyTorch's business."""
+    config = dataclasses.replace(SMALL, precision=precision)
+    player = QLearningPlayer(find_game("Breakout"), EnvironmentConfig(), 1000, config, seed=0)
+    blocks = torch.randint(256, (4, 21, 21, 64), dtype=torch.uint8)
+    batch = blocks, torch.tensor([0, 1, 2, 3]), torch.randn(4), torch.tensor([True, True, False, True])
+    steps = torch.randn(5, 2), torch.randn(6, 2), torch.rand(5, 2) < 0.3, torch.rand(5, 2) < 0.1, 0.99, 0.65
+    for function, arguments in ((player._minibatch_loss, batch), (player._model, batch[:1]), (lambda_returns, steps)):
+        compiled = torch.compile(function, fullgraph=True, dynamic=False, backend="aot_eager")
+        torch.testing.assert_close(compiled(*arguments), function(*arguments))
 
 
 def test_numbers_that_cannot_be_are_refused(tmp_path: Path) -> None:

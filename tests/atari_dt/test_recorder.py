@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from atari_dt.collection.q_learning import QLearningPlayer
 from atari_dt.collection.recorder import OpenEpisodes, PackedEpisode, Player, read_recording, record
 from atari_dt.collection.scripted import ScriptedPlayer, play_episode
+from atari_dt.config import QLearningConfig
 from atari_dt.environment import EnvironmentConfig, rom_sha256
 from atari_dt.games import find_game
 from replay_data import InputError, ReplayFormatError, TrajectoryStore
@@ -74,10 +77,10 @@ def test_a_recording_holds_what_was_played(undisturbed: Path) -> None:
     found = read(undisturbed)
     assert len(found) > 20
     assert all(same(each, episode(i)) for i, each in enumerate(found))
-    memories = circular_memory([episode(i) for i in range(len(found) + 5)], 40)
+    memories = islice(circular_memory([episode(i) for i in range(len(found) + 5)], 40), 50)
     log = DopamineLog(undisturbed, "Breakout", 1, 4)
     assert list(log.parts) == list(range(50))
-    for buffer, memory in zip(log.parts.values(), memories, strict=False):
+    for buffer, memory in zip(log.parts.values(), memories, strict=True):
         assert np.array_equal(buffer.rewards(39), memory["reward"][:39])
         assert np.array_equal(buffer.terminal_rows(39), np.flatnonzero(memory["terminal"][:39]))
 
@@ -102,14 +105,95 @@ def test_a_recording_holds_what_was_played(undisturbed: Path) -> None:
     assert events.Scalars("loss")[0].value == 0.5
 
 
-def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_been(undisturbed: Path, tmp_path: Path) -> None:
-    """Sessions that die at random renames and fsyncs leave, together, the very bytes of one that never died."""
-    command = [sys.executable, "-m", "tests.atari_dt.killed_recorder", str(tmp_path / "out"), "1"]
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_been(undisturbed: Path, tmp_path: Path, seed: str) -> None:
+    """Sessions that die at random moments leave whole buffers, and together the very bytes of one that never died."""
+    command = [sys.executable, "-m", "tests.atari_dt.killed_recorder", str(tmp_path / "out"), seed]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 10  # sessions
     assert files(tmp_path / "out") == files(undisturbed)
     assert [path.name for path in (tmp_path / "out/Breakout/1/checkpoints").iterdir()] == ["buffers-50"]
+
+
+class LearningPlayer(QLearningPlayer):
+    """A small one, which keeps the episodes that it has played; interrupted after `rounds`."""
+
+    rounds = 1_000_000
+    played: ClassVar[list[Episode]] = []
+
+    def __init__(self) -> None:
+        config = QLearningConfig(2, 32, 1, 32, precision="fp32", device="cpu")
+        super().__init__(BREAKOUT, EnvironmentConfig.with_max_steps(50), 1000, config, seed=1)
+
+    def play(self) -> Any:
+        for part in islice(super().play(), self.rounds):
+            self.played.extend(episode.unpack() for episode, _ in part.episodes)
+            yield part
+        raise KeyboardInterrupt
+
+
+def test_a_learning_player_is_recorded_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it played up to some episode before the interruption, and all that it played after it."""
+    environment = EnvironmentConfig.with_max_steps(50)
+    options: dict[str, Any] = {"agent": "q_learning", "num_steps": 1000, "environment": environment}
+    monkeypatch.setattr(LearningPlayer, "played", [])
+    monkeypatch.setattr(LearningPlayer, "rounds", 8)
+    with pytest.raises(KeyboardInterrupt, match="buffers are in"):
+        record_here(tmp_path, LearningPlayer, **options)
+    first = list(LearningPlayer.played)
+    LearningPlayer.played.clear()
+    monkeypatch.setattr(LearningPlayer, "rounds", 1000)
+    record_here(tmp_path, LearningPlayer, resume=True, **options)
+    second = list(LearningPlayer.played)
+    found = read(tmp_path)
+    kept = next(i for i, each in enumerate(found) if i == len(first) or not same(each, first[i]))
+    assert len(first) // 2 < kept < len(found)
+    assert all(same(*pair) for pair in zip(found[kept:], second, strict=False))
+    ends = [each["played"] for part in read_recording(tmp_path / "Breakout" / "1") for each in part.episodes]
+    assert len(ends) == len(found)
+    assert ends == sorted(set(ends))
+
+
+@pytest.mark.parametrize("renames", [0, 1, 9])
+def test_what_fails_after_a_checkpoint_loses_nothing(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    """The buffers that the checkpoint speaks of are not shown yet, or half of them, when the disk fails."""
+    left, rename = count(renames, -1), Path.rename
+
+    def failing(path: Path, target: Path) -> Path:
+        if "_ckpt." in path.name and next(left) == 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", failing)
+        with pytest.raises(OSError, match="Input/output error"):
+            record_here(tmp_path)
+    record_here(tmp_path, resume=True)
+    assert files(tmp_path) == files(undisturbed)
+
+
+def test_buffers_without_a_checkpoint_are_left_alone(tmp_path: Path) -> None:
+    record_here(tmp_path)
+    there = files(tmp_path)
+    directory = tmp_path / "Breakout" / "1"
+    lost = directory / "replay_logs" / "$store$_action_ckpt.49.gz"
+    content = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(ReplayFormatError, match=r"action_ckpt.49.gz is missing; copy it back"):
+        record_here(tmp_path, resume=True)
+    (directory / "replay_logs" / ".partial-x").mkdir()
+    (directory / "replay_logs" / ".partial-x" / lost.name).touch()
+    with pytest.raises(ReplayFormatError, match=r"the recording was killed .* go on with it by --resume"):
+        read(tmp_path)
+    shutil.rmtree(directory / "replay_logs" / ".partial-x")
+    lost.write_bytes(content)
+    shutil.rmtree(directory / "checkpoints")
+    with pytest.raises(InputError, match="no checkpoint to go on from; its buffers can be used"):
+        record_here(tmp_path, resume=True)
+    assert files(tmp_path) == there
 
 
 def test_scripted_players_are_recorded_and_resumed(tmp_path: Path) -> None:
@@ -260,9 +344,11 @@ def test_what_is_left_when_it_cannot_go_on(tmp_path: Path, monkeypatch: pytest.M
     checkpoint = next((tmp_path / "Breakout/1/checkpoints").iterdir())
     for name in ("progress.json", "episodes.npz"):
         content = (checkpoint / name).read_bytes()
-        (checkpoint / name).write_bytes(content[: len(content) // 2])
-        with pytest.raises(InputError, match=r"is damaged .* its buffers can be used"):
-            record_here(tmp_path, resume=True)
+        at = len(content) // 2
+        for damage in (content[:at], b"", content[:at] + b"\0\0\0" + content[at + 3 :]):
+            (checkpoint / name).write_bytes(damage)
+            with pytest.raises(InputError, match=r"is damaged .* its buffers can be used"):
+                record_here(tmp_path, resume=True)
         (checkpoint / name).write_bytes(content)
     record_here(tmp_path, resume=True)
     assert all(same(each, episode(i)) for i, each in enumerate(read(tmp_path)))
@@ -295,6 +381,5 @@ def test_damaged_json_files_are_named(undisturbed: Path, tmp_path: Path, change:
     path.write_text("{")
     with pytest.raises(ReplayFormatError, match="copy it again"):
         read(tmp_path)
-    for file in directory.glob("recording_ckpt.*"):
-        file.unlink()
+    path.unlink()
     assert all(each.raw_rewards is None for each in read(tmp_path))

@@ -7,12 +7,14 @@ import json
 import os
 import resource
 import runpy
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -22,6 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from atari_dt.config import ModelConfig
 from atari_dt.model import DatasetInfo, DecisionTransformer
 from replay_data import TrajectoryStore
+from replay_data.dopamine_log import DopamineLog
 from tests.conftest import DATA, write_store
 from tests.replay_data.flaky_server import serving
 from tests.replay_data.recordings import indices_in_truth, random_episode, write_log
@@ -309,6 +312,43 @@ def test_build_dataset_makes_the_papers_draw(
     options = f"--source dopamine --path {tmp_path / 'pong'} --game Seaquest --selection even --num-steps 1"
     assert call(monkeypatch, "build_dataset.py", *options.split(), "--out", tmp_path / "seaquest") == 0
     assert "DOWNLEFTFIRE never occurs; is this Seaquest?" in capsys.readouterr().out
+
+
+def test_collect_replay_sums_up_what_it_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its table against the log's own episodes; the command that it names next; and once more when it is complete."""
+    small = ("--num-games", 4, "--steps-per-update", 32, "--minibatch-size", 64, "--epochs", 1, "--max-steps", 15)
+    command = ("--out", tmp_path / "own", "--num-steps", 3000, "--device", "cpu", *small)
+    assert call(monkeypatch, "collect_replay.py", *command) == 0
+    printed = capsys.readouterr().out
+    log = tmp_path / "own" / "Breakout" / "1" / "replay_logs"
+    table = [line.split() for line in printed.splitlines()[1:11]]
+    episodes = [
+        found
+        for buffer in DopamineLog(tmp_path / "own", "Breakout", 1, 4).parts.values()
+        for found in buffer.episodes()
+    ]
+    assert [line[0] for line in table] == [f"{first}-{first + 4}" for first in range(0, 50, 5)]
+    assert sum(int(line[1]) for line in table) == len(episodes)
+    scores = [float(episode.raw_rewards.sum()) for episode in episodes if episode.raw_rewards is not None]
+    of_tenths = [(int(line[1]), float(line[4])) for line in table]
+    assert sum(number * mean for number, mean in of_tenths) / len(scores) == pytest.approx(np.mean(scores), abs=0.06)
+    assert max(float(line[5]) for line in table) == max(scores)
+    size = sum(path.stat().st_size for path in log.iterdir())
+    assert f"50 buffers of 60 rows, {size / 1e6:,.0f} MB, {size / 3000:.0f} bytes a row" in printed
+    picture = cv2.imread(str(log.parent / "returns.png"))
+    assert picture is not None
+    assert picture.std() > 10
+
+    following = shlex.split(next(line for line in printed.splitlines() if line.startswith("next:")))[2:]
+    assert call(monkeypatch, Path(following[0]).name, *following[1:-1], tmp_path / "store") == 0
+    store = TrajectoryStore.open(tmp_path / "store")
+    assert store.metadata["source"]["recording"]["precision"] == "fp32"
+    assert len(store) >= 1000
+    capsys.readouterr()
+    assert call(monkeypatch, "collect_replay.py", *command, "--resume") == 0
+    assert capsys.readouterr().out == printed
 
 
 def test_what_download_replay_fetches_is_built_from(
