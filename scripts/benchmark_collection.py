@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import tyro
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -67,7 +68,7 @@ def main(
     print(f"the player, recording   {np.median(ours):,.0f} steps/s, {size:.0f} bytes a row")
     ratios = [a / b for a, b in zip(ours, plain, strict=True)]
     print(f"against the plain loop  {np.median(ratios):.2f} times")
-    for part, share in zip(PARTS, np.median(shares, axis=0), strict=True):
+    for part, share in zip((*PARTS, "writer (beside them)"), np.median(shares, axis=0), strict=True):
         print(f"{part:23s} {share:.0%}")
 
 
@@ -119,9 +120,12 @@ def play_and_record(game: Game, learning: QLearningConfig, updates: int) -> tupl
             show_progress=False,
         )
         size = bytes_per_step(Path(directory) / game.name / "1" / "replay_logs", recorded)[1]
+        events = EventAccumulator(str(Path(directory) / game.name / "1" / "tensorboard"))
+        events.Reload()
+        writer = events.Scalars("writer_share")[-1].value
     assert len(recorded) == NUM_BUFFERS
     speed = (len(times) - 1) * steps / (times[-1] - times[0])
-    return speed, np.mean(shares[1:], axis=0).tolist(), size
+    return speed, [*np.mean(shares[1:], axis=0).tolist(), writer], size
 
 
 def play_plainly(game: Game, learning: QLearningConfig, updates: int) -> float:
