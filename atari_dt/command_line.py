@@ -30,27 +30,26 @@ def run(main: Callable[..., None], parse: bool = True) -> None:
             tyro.cli(main)
         else:
             main()
+        return
     except (InputError, FloatingPointError) as error:
         # Of the processes that torchrun started on a machine, the first one says what all have met.
         if os.environ.get("LOCAL_RANK", "0") != "0" and not isinstance(error, OfOneProcess):
             sys.exit(1)
-        _fail(str(error), 1)
+        message, status = str(error), 1
     except BrokenPipeError:  # whoever read the output has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        _fail(_explain(error), 1)
+        message, status = _explain(error), 1
     except KeyboardInterrupt as interruption:
-        _fail(f"interrupted; {interruption}" if str(interruption) else "interrupted", 130)
+        message, status = f"interrupted; {interruption}" if str(interruption) else "interrupted", 130
+    # Said when the exception is gone, and with it what it held: a progress bar would otherwise have the last word.
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _fail(message: str, status: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(status)
 
 
 def _explain(error: OSError) -> str:

@@ -20,7 +20,9 @@ import pytest
 import torch
 from ale_py import roms
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tqdm import tqdm
 
+from atari_dt import command_line
 from atari_dt.config import ModelConfig
 from atari_dt.model import DatasetInfo, DecisionTransformer
 from replay_data import TrajectoryStore
@@ -312,6 +314,26 @@ def test_build_dataset_makes_the_papers_draw(
     options = f"--source dopamine --path {tmp_path / 'pong'} --game Seaquest --selection even --num-steps 1"
     assert call(monkeypatch, "build_dataset.py", *options.split(), "--out", tmp_path / "seaquest") == 0
     assert "DOWNLEFTFIRE never occurs; is this Seaquest?" in capsys.readouterr().out
+
+
+def test_the_sentence_comes_after_what_a_progress_bar_had_to_say(capsys: pytest.CaptureFixture[str]) -> None:
+    """An interruption within the bar's constructor leaves a bar that nobody closes."""
+
+    def main() -> None:
+        bar = tqdm(total=2, desc="reading")
+        bar.update()
+        raise KeyboardInterrupt("nothing was kept")
+
+    previous = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            command_line.run(main, parse=False)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert stop.value.code == 130
+    *before, last = capsys.readouterr().err.splitlines()
+    assert any("reading" in line for line in before)
+    assert last == "error: interrupted; nothing was kept"
 
 
 def test_collect_replay_sums_up_what_it_recorded(
