@@ -143,6 +143,11 @@ def evaluation_table(evaluation: Evaluation) -> str:
     if paper is not None:
         mean, std = paper.decision_transformer if evaluation.conditioned else paper.behaviour_cloning
         add_score("paper, 3 seeds", mean, f" ± {std:.1f}", "", "")
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as text, each column aligned to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 

@@ -1,0 +1,224 @@
+"""One run: a config in, a directory out.
+
+The directory has ``experiment.json`` (what was asked for), ``training`` (what `atari_dt.training.train` writes: config,
+metrics, checkpoints), ``evaluation`` (scores and figures), ``costs.json`` (what it took, here and now), and, written
+last, ``result.json``: what tables and figures are made of, the same for the same config on the same machine, whatever
+interrupted the run meanwhile. ``python -m atari_dt.experiments.run DIRECTORY`` does, or goes on with, what a
+directory's ``experiment.json`` says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import statistics
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from atari_dt.command_line import run as run_command
+from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.evaluation import PROTOCOLS
+from atari_dt.evaluation.protocol import ProtocolName
+from atari_dt.experiments.evaluation import Evaluation, evaluate_runs
+from atari_dt.experiments.report import write_evaluation
+from atari_dt.training import train
+from replay_data import InputError, TrajectoryStore
+from replay_data.files import write_whole
+
+CURVE = ("update", "loss", "action_accuracy", "validation_loss", "validation_accuracy")
+"""What of a line of ``metrics.jsonl`` goes into a result: all that does not depend on the machine's speed."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the trained model plays."""
+
+    return_multiples: tuple[float, ...] = (1.0,)
+    """Target returns, as multiples of the dataset's largest return; they mean nothing to behaviour cloning."""
+    target_returns: tuple[float, ...] = ()
+    """Target returns as numbers, in the dataset's reward units."""
+    protocol: ProtocolName = "dopamine"
+    """`dopamine`: as the data was made; `original`: as the original code evaluates."""
+    episodes: int = 16
+    """Episodes under each target return."""
+    max_steps: int = 27_000
+    """Steps after which an episode is cut off."""
+    evaluation_seed: int = 0
+    """Of the emulator, the no-ops and the action sampling."""
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise InputError(f"episodes must be at least 1, not {self.episodes}")
+        if not self.return_multiples and not self.target_returns:
+            raise InputError("give at least one return multiple or target return")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what a run finds.
+
+    Attributes:
+        data: the store.
+        model, training, evaluation: as they say.
+        threads: of PyTorch on a CPU; their number decides in which order it adds.
+    """
+
+    data: Path
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    threads: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads."""
+        content: dict[str, Any] = json.loads(json.dumps({**dataclasses.asdict(self), "data": str(self.data)}))
+        return content
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> RunConfig:
+        """Read what `to_json` gave.
+
+        Raises:
+            InputError: if it is something else.
+        """
+        try:
+            parts = {"model": ModelConfig, "training": TrainingConfig, "evaluation": EvaluationConfig}
+            configs: dict[str, Any] = {
+                name: kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in content[name].items()})
+                for name, kind in parts.items()
+            }
+            return cls(data=Path(content["data"]), threads=int(content["threads"]), **configs)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"this is no config of a run ({type(error).__name__}: {error})") from error
+
+
+def read_config(directory: Path) -> RunConfig:
+    """Read a run's ``experiment.json``.
+
+    Raises:
+        InputError: if it is not there, or damaged.
+    """
+    path = directory / "experiment.json"
+    try:
+        return RunConfig.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{directory} is no run ({path.name} cannot be read)") from error
+
+
+def execute(directory: Path, show_progress: bool = True) -> dict[str, Any]:
+    """Do what a directory's ``experiment.json`` says, or what of it is not done yet.
+
+    Args:
+        directory: of the run.
+        show_progress: progress bars on standard error.
+
+    Returns:
+        What ``result.json`` holds: the ``config``, the ``dataset`` and its ``data_digest``, the ``curve`` (`CURVE` of
+        each line of the metrics), the episodes under each of the ``targets`` and the ``random_scores``.
+
+    Raises:
+        InputError: if the config asks for what cannot be, or the data is not there.
+        FloatingPointError: if the training diverges.
+        OSError: if something cannot be written.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM; the run can be gone on with.
+    """
+    path = directory / "result.json"
+    if path.exists():
+        return read_result(directory)
+    config = read_config(directory)
+    torch.set_num_threads(config.threads)
+    store = TrajectoryStore.open(config.data)
+    training = directory / "training"
+    train(store, training, config.model, config.training, resume=True, show_progress=show_progress)
+    evaluation, steps_per_s = _evaluate(training, config, show_progress)
+    shutil.rmtree(directory / "evaluation", ignore_errors=True)  # of a session that was killed before its result
+    write_evaluation(directory / "evaluation", evaluation, video_targets=())
+
+    lines = [json.loads(line) for line in (training / "metrics.jsonl").read_text().splitlines()]
+    made = json.loads((training / "config.json").read_text())
+    costs = {
+        "seconds_per_update": config.training.batch_size / statistics.median(line["contexts_per_s"] for line in lines),
+        "evaluation_steps_per_s": steps_per_s,
+        **{name: made[name] for name in ("dtype", "versions", "hardware")},
+    }
+    write_whole(directory / "costs.json", json.dumps(costs, indent=2) + "\n")
+    result = {
+        "config": config.to_json(),
+        "data_digest": store.digest,
+        "dataset": dataclasses.asdict(evaluation.datasets[0]),
+        "curve": [{name: line[name] for name in CURVE if name in line} for line in lines],
+        "targets": [
+            {
+                "return_multiple": multiple,
+                "target_return": played.target_return if evaluation.conditioned else None,
+                "scores": played.scores.tolist(),
+                "returns": played.returns.tolist(),
+                "lengths": played.lengths.tolist(),
+            }
+            for multiple, played in zip(evaluation.return_multiples, evaluation.results[0], strict=True)
+        ],
+        "random_scores": evaluation.random.scores.tolist(),
+    }
+    write_whole(path, json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def _evaluate(training: Path, config: RunConfig, show_progress: bool) -> tuple[Evaluation, float]:
+    """Let the trained model and a random player play; return what they did, and the steps/s of both together."""
+    asked, conditioned = config.evaluation, config.model.conditioning == "return"
+    start = time.perf_counter()
+    evaluation = evaluate_runs(
+        [training],
+        return_multiples=asked.return_multiples if conditioned else None,
+        targets=asked.target_returns if conditioned else None,
+        episodes=asked.episodes,
+        max_steps=asked.max_steps,
+        seed=asked.evaluation_seed,
+        protocol=PROTOCOLS[asked.protocol],
+        device=config.training.device,
+        show_progress=show_progress,
+    )
+    steps = sum(int(played.lengths.sum()) for played in (*evaluation.results[0], evaluation.random))
+    return evaluation, steps / (time.perf_counter() - start)
+
+
+def read_result(directory: Path) -> dict[str, Any]:
+    """Read a run's ``result.json``.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    path = directory / "result.json"
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} cannot be read; remove it, and the run is evaluated anew") from error
+
+
+def _end_with_parent() -> None:
+    """End when standard input does: whoever started this process has ended, however that came about."""
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> None:
+    """Do the run whose directory is the command line's argument; progress is in its files."""
+    _end_with_parent()
+    execute(Path(sys.argv[1]), show_progress=False)
+
+
+if __name__ == "__main__":
+    run_command(main, parse=False)
