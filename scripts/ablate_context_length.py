@@ -63,7 +63,7 @@ def main() -> None:
     runs = ablation_runs(base, options.context_lengths, options.seeds)
     failures = run_sweep(runs, options.out, jobs=options.jobs, retry_failed=options.retry_failed)
 
-    if cells := ablation_cells(options.out, runs):
+    if cells := ablation_cells(options.out, runs, store.digest):
         finished = next(name for name in runs if name not in failures)
         random_scores = np.array(read_result(options.out / finished)["random_scores"])
         table = ablation_table(cells, store.game)

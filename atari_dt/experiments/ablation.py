@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from atari_dt.evaluation.scores import ScoreSummary, summarise
 from atari_dt.experiments.report import aligned, png
 from atari_dt.experiments.run import RunConfig, read_result
 from atari_dt.games import find_game
+from replay_data import InputError
 
 
 def ablation_runs(base: RunConfig, context_lengths: Sequence[int], seeds: Sequence[int]) -> dict[str, RunConfig]:
@@ -25,7 +25,12 @@ def ablation_runs(base: RunConfig, context_lengths: Sequence[int], seeds: Sequen
         base: all that they have in common. Where it has no limit of updates, the schedule is the paper's.
         context_lengths: K.
         seeds: of the training; the evaluation's is the same in all.
+
+    Raises:
+        InputError: if there is none of either, or one is out of range.
     """
+    if not context_lengths or not seeds:
+        raise InputError("an ablation needs at least one context length and one seed")
     runs = {}
     for length in context_lengths:
         model, training = dataclasses.replace(base.model, context_length=length), base.training
@@ -61,22 +66,26 @@ class Cell:
         return summarise(self.scores)
 
 
-def ablation_cells(out: Path, runs: Mapping[str, RunConfig]) -> list[Cell]:
-    """Gather the finished runs of a sweep by context length, ascending."""
-    found: dict[int, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+def ablation_cells(out: Path, runs: Mapping[str, RunConfig], data_digest: str) -> list[Cell]:
+    """Gather the finished runs of a sweep by context length, ascending.
+
+    Raises:
+        InputError: if one cannot be read, or was trained on other data.
+    """
+    found: dict[int, list[dict[str, Any]]] = {}
     for name, config in runs.items():
         if (out / name / "result.json").exists():
-            costs = json.loads((out / name / "costs.json").read_text())
-            found.setdefault(config.model.context_length, []).append((read_result(out / name), costs))
+            result = read_result(out / name)
+            if result["data_digest"] != data_digest:
+                raise InputError(f"{out / name} was trained on other data; choose another --out")
+            found.setdefault(config.model.context_length, []).append(result)
     return [
         Cell(
             length,
-            [np.array(result["targets"][-1]["scores"]) for result, _ in results],
-            np.array([result["curve"][-1].get("validation_loss", np.nan) for result, _ in results]),
-            *(
-                float(np.median([costs[name] for _, costs in results]))
-                for name in ("seconds_per_update", "evaluation_steps_per_s")
-            ),
+            [np.array(result["targets"][-1]["scores"]) for result in results],
+            np.array([result["curve"][-1].get("validation_loss", np.nan) for result in results]),
+            float(np.median([result["costs"]["seconds_per_update"] for result in results])),
+            float(np.median([result["costs"]["evaluation_steps_per_s"] for result in results])),
         )
         for length, results in sorted(found.items())
     ]

@@ -113,16 +113,15 @@ def read_config(directory: Path) -> RunConfig:
         raise InputError(f"{directory} is no run ({path.name} cannot be read)") from error
 
 
-def execute(directory: Path, show_progress: bool = True) -> dict[str, Any]:
+def execute(directory: Path, show_progress: bool = True) -> None:
     """Do what a directory's ``experiment.json`` says, or what of it is not done yet.
 
     Args:
         directory: of the run.
         show_progress: progress bars on standard error.
 
-    Returns:
-        What ``result.json`` holds: the ``config``, the ``dataset`` and its ``data_digest``, the ``curve`` (`CURVE` of
-        each line of the metrics), the episodes under each of the ``targets`` and the ``random_scores``.
+    What ``result.json`` holds: the ``config``, the ``dataset`` and its ``data_digest``, the ``curve`` (`CURVE` of each
+    line of the metrics), the episodes under each of the ``targets`` and the ``random_scores``.
 
     Raises:
         InputError: if the config asks for what cannot be, or the data is not there.
@@ -132,7 +131,7 @@ def execute(directory: Path, show_progress: bool = True) -> dict[str, Any]:
     """
     path = directory / "result.json"
     if path.exists():
-        return read_result(directory)
+        return
     config = read_config(directory)
     torch.set_num_threads(config.threads)
     store = TrajectoryStore.open(config.data)
@@ -168,7 +167,6 @@ def execute(directory: Path, show_progress: bool = True) -> dict[str, Any]:
         "random_scores": evaluation.random.scores.tolist(),
     }
     write_whole(path, json.dumps(result, indent=2) + "\n")
-    return result
 
 
 def _evaluate(training: Path, config: RunConfig, show_progress: bool) -> tuple[Evaluation, float]:
@@ -191,16 +189,19 @@ def _evaluate(training: Path, config: RunConfig, show_progress: bool) -> tuple[E
 
 
 def read_result(directory: Path) -> dict[str, Any]:
-    """Read a run's ``result.json``.
+    """Read a run's ``result.json``, with what is in ``costs.json`` as ``costs``.
 
     Raises:
-        InputError: if it cannot be read.
+        InputError: if one cannot be read.
     """
     path = directory / "result.json"
     try:
-        return dict(json.loads(path.read_text()))
+        result = dict(json.loads(path.read_text()))
+        path = directory / "costs.json"
+        return {**result, "costs": dict(json.loads(path.read_text()))}
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path} cannot be read; remove it, and the run is evaluated anew") from error
+        advice = f"remove {directory / 'result.json'}, and the run is evaluated anew"
+        raise InputError(f"{path} cannot be read; {advice}") from error
 
 
 def _end_with_parent() -> None:
