@@ -19,10 +19,12 @@ from replay_data import InputError
 
 
 def ablation_runs(base: RunConfig, context_lengths: Sequence[int], seeds: Sequence[int]) -> dict[str, RunConfig]:
-    """The runs of every context length with every seed, by name; the cosine of each ends with its last update.
+    """The runs of every context length with every seed, by name.
 
     Args:
-        base: all that they have in common. Where it has no limit of updates, the schedule is the paper's.
+        base: all that they have in common. Where it has a limit of updates, all make so many, however many epochs that
+            is, warm up for as many as ``base`` does, and the cosine ends with the last; otherwise the schedule is the
+            paper's, in tokens.
         context_lengths: K.
         seeds: of the training; the evaluation's is the same in all.
 
@@ -35,8 +37,12 @@ def ablation_runs(base: RunConfig, context_lengths: Sequence[int], seeds: Sequen
     for length in context_lengths:
         model, training = dataclasses.replace(base.model, context_length=length), base.training
         if training.max_updates is not None:
-            tokens = training.max_updates * training.batch_size * length
-            training = dataclasses.replace(training, final_tokens=tokens)
+            training = dataclasses.replace(
+                training,
+                epochs=max(training.epochs, training.max_updates),
+                warmup_tokens=max(1, training.warmup_tokens * length // base.model.context_length),
+                final_tokens=training.max_updates * training.batch_size * length,
+            )
         for seed in seeds:
             config = dataclasses.replace(base, model=model, training=dataclasses.replace(training, seed=seed))
             runs[f"K{length}-seed{seed}"] = config
