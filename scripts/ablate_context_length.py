@@ -4,14 +4,15 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import tyro
 
 from atari_dt.command_line import run
 from atari_dt.config import ModelConfig, TrainingConfig, preset
+from atari_dt.evaluation import target_returns
 from atari_dt.experiments.ablation import ablation_cells, ablation_figure, ablation_runs, ablation_table
-from atari_dt.experiments.run import EvaluationConfig, RunConfig, read_result
+from atari_dt.experiments.run import EvaluationConfig, RunConfig
 from atari_dt.experiments.sweep import run_sweep
+from atari_dt.model import DatasetInfo
 from replay_data import InputError, TrajectoryStore
 from replay_data.files import write_whole
 
@@ -61,14 +62,15 @@ def main() -> None:
             raise InputError(f"{name} would be the same in all runs; use --context-lengths, --seeds or --max-updates")
     base = RunConfig(store.path.resolve(), options.model, options.training, options.evaluation, options.threads)
     runs = ablation_runs(base, options.context_lengths, options.seeds)
+    if options.model.conditioning == "return":
+        target_returns(DatasetInfo.of(store), options.evaluation.return_multiples)  # before hours of training
+    ablation_cells(options.out, runs, store.digest)
     failures = run_sweep(runs, options.out, jobs=options.jobs, retry_failed=options.retry_failed)
 
     if cells := ablation_cells(options.out, runs, store.digest):
-        finished = next(name for name in runs if name not in failures)
-        random_scores = np.array(read_result(options.out / finished)["random_scores"])
         table = ablation_table(cells, store.game)
         write_whole(options.out / "table.txt", table + "\n")
-        write_whole(options.out / "figure.png", ablation_figure(cells, store.game, random_scores))
+        write_whole(options.out / "figure.png", ablation_figure(cells, store.game))
         print(table)
         print(f"figure: {options.out / 'figure.png'}")
     if failures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +57,19 @@ class Cell:
     Attributes:
         context_length: K.
         scores: ``[seeds][episodes]`` under the last target return.
+        random_scores: float64 ``[episodes]``, of a random player.
         validation_losses: float64 ``[seeds]``, of the last checkpoint, in nats; NaN where nothing was held out.
         seconds_per_update, evaluation_steps_per_s: medians over the seeds.
     """
 
     context_length: int
     scores: Sequence[npt.NDArray[np.float64]]
+    random_scores: npt.NDArray[np.float64]
     validation_losses: npt.NDArray[np.float64]
     seconds_per_update: float
     evaluation_steps_per_s: float
 
-    @property
+    @cached_property
     def summary(self) -> ScoreSummary:
         """Statistics of the scores."""
         return summarise(self.scores)
@@ -89,7 +92,8 @@ def ablation_cells(out: Path, runs: Mapping[str, RunConfig], data_digest: str) -
         Cell(
             length,
             [np.array(result["targets"][-1]["scores"]) for result in results],
-            np.array([result["curve"][-1].get("validation_loss", np.nan) for result in results]),
+            np.array(results[0]["random_scores"]),
+            np.array([result["curve"][-1]["validation_loss"] if result["curve"] else np.nan for result in results]),
             float(np.median([result["costs"]["seconds_per_update"] for result in results])),
             float(np.median([result["costs"]["evaluation_steps_per_s"] for result in results])),
         )
@@ -111,6 +115,10 @@ def ablation_table(cells: Sequence[Cell], game: str) -> str:
         summary = cell.summary
         interval = "" if summary.interval is None else f"{summary.interval[0]:.1f} to {summary.interval[1]:.1f}"
         spread = "" if summary.std_of_seeds is None else f" ± {summary.std_of_seeds:.1f}"
+        losses = cell.validation_losses
+        loss = "" if np.isnan(losses).any() else f"{losses.mean():.3f}"
+        if loss and len(losses) > 1:
+            loss += f" ± {losses.std():.3f}"
         rows.append(
             [
                 f"{cell.context_length}",
@@ -119,7 +127,7 @@ def ablation_table(cells: Sequence[Cell], game: str) -> str:
                 f"{summary.interquartile_mean:.1f}",
                 interval,
                 "" if constants is None else f"{summary.normalised(*constants).mean:.1f}",
-                f"{cell.validation_losses.mean():.3f} ± {cell.validation_losses.std():.3f}",
+                loss,
                 f"{cell.seconds_per_update:.3g}",
                 f"{cell.evaluation_steps_per_s:.0f}",
             ]
@@ -127,7 +135,7 @@ def ablation_table(cells: Sequence[Cell], game: str) -> str:
     return aligned(rows)
 
 
-def ablation_figure(cells: Sequence[Cell], game: str, random_scores: npt.NDArray[np.float64]) -> bytes:
+def ablation_figure(cells: Sequence[Cell], game: str) -> bytes:
     """Draw score and validation loss over the context length; return a PNG file.
 
     A point is a seed. The line of the scores is their interquartile mean, with its 95% interval.
@@ -145,7 +153,8 @@ def ablation_figure(cells: Sequence[Cell], game: str, random_scores: npt.NDArray
         left.plot([place] * len(means), means, "o", color="tab:blue", markersize=4)
         right.plot([place] * len(means), cell.validation_losses, "o", color="tab:orange", markersize=4)
     right.plot(places, [cell.validation_losses.mean() for cell in cells], color="tab:orange", label="mean of the seeds")
-    left.axhline(random_scores.mean(), color="gray", linestyle=":", label=f"random player ({random_scores.mean():.1f})")
+    random = cells[0].random_scores.mean()
+    left.axhline(random, color="gray", linestyle=":", label=f"random player ({random:.1f})")
     left.set(ylabel=f"score in {game} (points)")
     right.set(ylabel="validation loss (nats)")
     for axes in (left, right):

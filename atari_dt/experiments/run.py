@@ -2,8 +2,8 @@
 
 The directory has ``experiment.json`` (what was asked for), ``training`` (what `atari_dt.training.train` writes: config,
 metrics, checkpoints), ``evaluation`` (scores and figures), ``costs.json`` (what it took, here and now), and, written
-last, ``result.json``: what tables and figures are made of, the same for the same config on the same machine, whatever
-interrupted the run meanwhile. ``python -m atari_dt.experiments.run DIRECTORY`` does, or goes on with, what a
+last, ``result.json``: what tables and figures are made of. On a machine's CPU that is the same for the same config,
+whatever interrupted the run meanwhile. ``python -m atari_dt.experiments.run DIRECTORY`` does, or goes on with, what a
 directory's ``experiment.json`` says.
 """
 
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
+import stat
 import statistics
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -22,19 +23,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import tyro
 
 from atari_dt.command_line import run as run_command
 from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.environment import EnvironmentConfig
 from atari_dt.evaluation import PROTOCOLS
 from atari_dt.evaluation.protocol import ProtocolName
 from atari_dt.experiments.evaluation import Evaluation, evaluate_runs
 from atari_dt.experiments.report import write_evaluation
 from atari_dt.training import train
 from replay_data import InputError, TrajectoryStore
-from replay_data.files import write_whole
+from replay_data.files import held, write_whole
 
-CURVE = ("update", "loss", "action_accuracy", "validation_loss", "validation_accuracy")
-"""What of a line of ``metrics.jsonl`` goes into a result: all that does not depend on the machine's speed."""
+CURVE = ("update", "validation_loss", "validation_accuracy")
+"""What of ``metrics.jsonl`` goes into a result: what depends neither on the machine's speed nor on interruptions, which
+add lines of the training loss."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,13 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.episodes < 1:
             raise InputError(f"episodes must be at least 1, not {self.episodes}")
+        if self.evaluation_seed < 0:
+            raise InputError(f"evaluation_seed must be at least 0, not {self.evaluation_seed}")
         if not self.return_multiples and not self.target_returns:
             raise InputError("give at least one return multiple or target return")
+        if not all(map(math.isfinite, (*self.return_multiples, *self.target_returns))):
+            raise InputError("return multiples and target returns must be finite numbers")
+        EnvironmentConfig.with_max_steps(self.max_steps)
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,10 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise InputError(f"threads must be at least 1, not {self.threads}")
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads."""
@@ -109,19 +122,15 @@ def read_config(directory: Path) -> RunConfig:
     path = directory / "experiment.json"
     try:
         return RunConfig.from_json(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{directory} is no run ({path.name} cannot be read)") from error
+    except (OSError, ValueError, InputError) as error:
+        raise InputError(f"{directory} is no run (its {path.name} cannot be read: {error})") from error
 
 
-def execute(directory: Path, show_progress: bool = True) -> None:
+def execute(directory: Path) -> None:
     """Do what a directory's ``experiment.json`` says, or what of it is not done yet.
 
-    Args:
-        directory: of the run.
-        show_progress: progress bars on standard error.
-
-    What ``result.json`` holds: the ``config``, the ``dataset`` and its ``data_digest``, the ``curve`` (`CURVE` of each
-    line of the metrics), the episodes under each of the ``targets`` and the ``random_scores``.
+    ``result.json`` gets the ``config``, the ``dataset`` and its ``data_digest``, the ``curve`` (`CURVE` at each
+    checkpoint), the episodes under each of the ``targets`` and the ``random_scores``.
 
     Raises:
         InputError: if the config asks for what cannot be, or the data is not there.
@@ -136,8 +145,8 @@ def execute(directory: Path, show_progress: bool = True) -> None:
     torch.set_num_threads(config.threads)
     store = TrajectoryStore.open(config.data)
     training = directory / "training"
-    train(store, training, config.model, config.training, resume=True, show_progress=show_progress)
-    evaluation, steps_per_s = _evaluate(training, config, show_progress)
+    train(store, training, config.model, config.training, resume=True, show_progress=False)
+    evaluation, steps_per_s = _evaluate(training, config)
     shutil.rmtree(directory / "evaluation", ignore_errors=True)  # of a session that was killed before its result
     write_evaluation(directory / "evaluation", evaluation, video_targets=())
 
@@ -153,7 +162,7 @@ def execute(directory: Path, show_progress: bool = True) -> None:
         "config": config.to_json(),
         "data_digest": store.digest,
         "dataset": dataclasses.asdict(evaluation.datasets[0]),
-        "curve": [{name: line[name] for name in CURVE if name in line} for line in lines],
+        "curve": [{name: line[name] for name in CURVE} for line in lines if "validation_loss" in line],
         "targets": [
             {
                 "return_multiple": multiple,
@@ -169,7 +178,7 @@ def execute(directory: Path, show_progress: bool = True) -> None:
     write_whole(path, json.dumps(result, indent=2) + "\n")
 
 
-def _evaluate(training: Path, config: RunConfig, show_progress: bool) -> tuple[Evaluation, float]:
+def _evaluate(training: Path, config: RunConfig) -> tuple[Evaluation, float]:
     """Let the trained model and a random player play; return what they did, and the steps/s of both together."""
     asked, conditioned = config.evaluation, config.model.conditioning == "return"
     start = time.perf_counter()
@@ -182,7 +191,7 @@ def _evaluate(training: Path, config: RunConfig, show_progress: bool) -> tuple[E
         seed=asked.evaluation_seed,
         protocol=PROTOCOLS[asked.protocol],
         device=config.training.device,
-        show_progress=show_progress,
+        show_progress=False,
     )
     steps = sum(int(played.lengths.sum()) for played in (*evaluation.results[0], evaluation.random))
     return evaluation, steps / (time.perf_counter() - start)
@@ -205,7 +214,9 @@ def read_result(directory: Path) -> dict[str, Any]:
 
 
 def _end_with_parent() -> None:
-    """End when standard input does: whoever started this process has ended, however that came about."""
+    """Where standard input is a pipe, end when it does: whoever holds its other end has ended, whatever the reason."""
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+        return
 
     def watch() -> None:
         while os.read(0, 1):
@@ -215,11 +226,16 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main() -> None:
-    """Do the run whose directory is the command line's argument; progress is in its files."""
+def main(directory: tyro.conf.Positional[Path]) -> None:
+    """Do a run, or what of it is not done yet; how far it is, is in its files.
+
+    Args:
+        directory: Of the run, with its experiment.json.
+    """
     _end_with_parent()
-    execute(Path(sys.argv[1]), show_progress=False)
+    with held(directory, "doing the run in"):
+        execute(directory)
 
 
 if __name__ == "__main__":
-    run_command(main, parse=False)
+    run_command(main)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,9 +18,9 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
-from atari_dt.devices import find_device
 from atari_dt.experiments.run import RunConfig, read_config
 from replay_data import InputError
 from replay_data.files import held, write_whole
@@ -41,16 +42,18 @@ def run_sweep(
         out: directory of the sweep; may hold an earlier session of it, and other runs.
         jobs: how many at once; by default as many as their threads fill the cores, one at a time on a GPU.
         retry_failed: try those again that failed before.
-        show_progress: a progress bar in updates/s on standard error.
+        show_progress: a progress bar of runs on standard error, with the updates of those under way.
 
     Returns:
         Of the runs that failed, why.
 
     Raises:
-        InputError: if a run is there with another config, or another command does this sweep.
+        InputError: if there are no runs, one is there with another config, or another command does this sweep.
         OSError: if the sweep's directory cannot be written.
         KeyboardInterrupt: on Ctrl-C; runs under way leave a checkpoint, and the same call goes on from there.
     """
+    if not runs:
+        raise InputError("a sweep needs at least one run")
     if jobs is None:
         jobs = max(1, available_cores() // max(config.threads for config in runs.values())) if _on_cpu(runs) else 1
     if jobs < 1:
@@ -58,7 +61,11 @@ def run_sweep(
     out.mkdir(parents=True, exist_ok=True)
     with held(out, "doing the sweep in"):
         for name, config in runs.items():
-            _prepare(out / name, config)
+            _check_same(out / name, config)
+        for name, config in runs.items():
+            if not (out / name / "experiment.json").exists():
+                (out / name).mkdir(exist_ok=True)
+                write_whole(out / name / "experiment.json", json.dumps(config.to_json(), indent=2) + "\n")
         waiting = [name for name in runs if not (out / name / "result.json").exists()]
         for name in waiting if retry_failed else ():
             (out / name / "failure.json").unlink(missing_ok=True)
@@ -69,6 +76,8 @@ def run_sweep(
 
 def read_failure(directory: Path) -> str | None:
     """Why a run failed, if it did."""
+    if (directory / "result.json").exists():
+        return None
     try:
         return str(json.loads((directory / "failure.json").read_text())["reason"])
     except FileNotFoundError:
@@ -78,19 +87,13 @@ def read_failure(directory: Path) -> str | None:
 
 
 def _on_cpu(runs: Mapping[str, RunConfig]) -> bool:
-    return all(find_device(config.training.device).type == "cpu" for config in runs.values())
+    devices = {config.training.device for config in runs.values()}
+    return devices <= {"cpu"} or (devices <= {"cpu", "auto"} and not torch.cuda.is_available())
 
 
-def _prepare(directory: Path, config: RunConfig) -> None:
-    """Write a run's config, or see that it is the one that is there.
-
-    Raises:
-        InputError: if it is another.
-    """
-    path = directory / "experiment.json"
-    if not path.exists():
-        directory.mkdir(exist_ok=True)
-        write_whole(path, json.dumps(config.to_json(), indent=2) + "\n")
+def _check_same(directory: Path, config: RunConfig) -> None:
+    """Raise InputError if a run is there that has another config."""
+    if not (directory / "experiment.json").exists():
         return
     there, now = (_flat(each.to_json()) for each in (read_config(directory), config))
     fields = [f"{name} ({there[name]} there, {now[name]} now)" for name in now if there[name] != now[name]]
@@ -121,8 +124,7 @@ def _do(names: Sequence[str], runs: Mapping[str, RunConfig], out: Path, jobs: in
                 for each in done:
                     each.result()
                     bar.update()
-                under_way = [f"{name} {update}" for name in names if (update := _progress(out / name))]
-                bar.set_postfix_str(", ".join(under_way))
+                bar.set_postfix_str(", ".join(map(_progress, children.running())))
         except BaseException as error:
             children.stop()
             pool.shutdown(cancel_futures=True)
@@ -134,24 +136,27 @@ def _do(names: Sequence[str], runs: Mapping[str, RunConfig], out: Path, jobs: in
 
 
 def _progress(directory: Path) -> str:
-    """How far a run under way is, or nothing."""
-    if any((directory / name).exists() for name in ("result.json", "failure.json")):
-        return ""
+    """The name of a run under way, and how far it is."""
     try:
         *_, line = (directory / "training" / "metrics.jsonl").read_text().splitlines()
-        return f"at update {json.loads(line)['update']}"
+        return f"{directory.name} at update {json.loads(line)['update']}"
     except (OSError, ValueError, KeyError):
-        return ""
+        return directory.name
 
 
 class _Children:
     """The processes of runs. They end when this one does, and Ctrl-C reaches only this one."""
 
     def __init__(self) -> None:
-        self._lock, self._running, self._stopped = threading.Lock(), set[subprocess.Popen[bytes]](), False
+        self._lock, self._stopped = threading.Lock(), False
+        self._running: dict[Path, subprocess.Popen[bytes]] = {}
 
     def do(self, directory: Path, threads: int) -> None:
-        """Do a run; if it fails, write why into its directory."""
+        """Do a run; if it fails, write why into its directory.
+
+        Raises:
+            KeyboardInterrupt: if somebody else has ended its process, as one who ends all of them does.
+        """
         with (directory / "log.txt").open("wb") as log:
             with self._lock:
                 if self._stopped:
@@ -164,26 +169,39 @@ class _Children:
                     env=os.environ | {"OMP_NUM_THREADS": str(threads)},
                     start_new_session=True,
                 )
-                self._running.add(process)
+                self._running[directory] = process
             with process:
                 status = process.wait()
         with self._lock:
-            self._running.discard(process)
-        if status and not self._stopped:
-            reason = _reason((directory / "log.txt").read_text(errors="replace"), status)
-            write_whole(directory / "failure.json", json.dumps({"reason": reason, "status": status}, indent=2) + "\n")
+            del self._running[directory]
+            stopped = self._stopped
+        if stopped or not status or (directory / "result.json").exists():
+            return
+        if status in (130, -signal.SIGINT, -signal.SIGTERM):
+            raise KeyboardInterrupt
+        reason = _reason((directory / "log.txt").read_text(errors="replace"), status)
+        write_whole(directory / "failure.json", json.dumps({"reason": reason, "status": status}, indent=2) + "\n")
+
+    def running(self) -> list[Path]:
+        """Directories of the runs under way."""
+        with self._lock:
+            return list(self._running)
 
     def stop(self) -> None:
         """Ask all to end; those that train leave a checkpoint."""
         with self._lock:
             self._stopped = True
-            for process in self._running:
+            for process in self._running.values():
                 process.terminate()
 
 
 def _reason(log: str, status: int) -> str:
-    """Why a process failed: its last words."""
+    """Why a process failed: the sentence that it ended with, or else the last exception's line."""
     if status < 0:
-        return f"it was killed by {signal.Signals(-status).name}{' (is memory full?)' if status == -9 else ''}"
-    last = next((line for line in reversed(log.splitlines()) if line.strip()), f"it ended with status {status}")
-    return last.removeprefix("error: ")
+        return f"it was ended by signal {-status}, {signal.strsignal(-status)}{'; is memory full?' * (status == -9)}"
+    lines = [line for line in log.splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith("error: ")] or [line for line in lines if _EXCEPTION.match(line)]
+    return [f"it ended with status {status}", *lines[-1:], *said][-1].removeprefix("error: ")
+
+
+_EXCEPTION = re.compile(r"[\w.]+(Error|Exception)\b")
