@@ -81,7 +81,12 @@ def main(
         run=run,
         resume=resume,
     )
-    from atari_dt.experiments.recording import bytes_per_step, recording_figure, recording_table
+    from atari_dt.experiments.recording import (
+        bytes_per_step,
+        recording_figure,
+        recording_table,
+        suggested_selection,
+    )
 
     directory = out / found.name / str(run)
     size, per_row = bytes_per_step(directory / "replay_logs", buffers)
@@ -92,7 +97,7 @@ def main(
     print(f"figure: {directory / 'returns.png'}")
     print(
         f"next:   python scripts/build_dataset.py --source dopamine --path {shlex.quote(str(out))} --game {found.name} "
-        f"--run {run} --selection even --num-steps {min(500_000, num_steps // 3)} --out data/{found.name.lower()}"
+        f"--run {run} {suggested_selection(buffers)} --out data/{found.name.lower()}"
     )
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from atari_dt.experiments.report import png
 from atari_dt.games import Game
-from replay_data.dopamine_log import RecordedBuffer
+from replay_data.dopamine_log import PADDING, RecordedBuffer
 
 _LINES = 10  # of the table
 _WINDOW = 100  # episodes of the moving average
@@ -54,6 +54,17 @@ def recording_figure(game: Game, buffers: Sequence[RecordedBuffer]) -> bytes:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     return png(figure)
+
+
+def suggested_selection(buffers: Sequence[RecordedBuffer]) -> str:
+    """Options of build_dataset.py: a third of the rows, at most the paper's 500,000, if every buffer has its share.
+
+    A buffer of few rows may have no whole episode; then all episodes are taken.
+    """
+    rows = buffers[0].rows
+    share = min(500_000 // len(buffers), rows // 3)
+    whole = [sum(e["steps"] for e in buffer.episodes if PADDING + e["steps"] <= e["row"] + 1) for buffer in buffers]
+    return f"--selection even --num-steps {share * len(buffers)}" if min(whole) >= share else "--selection all"
 
 
 def bytes_per_step(directory: Path, buffers: Sequence[RecordedBuffer]) -> tuple[int, float]:

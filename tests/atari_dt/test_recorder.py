@@ -24,6 +24,7 @@ from atari_dt.collection.recorder import OpenEpisodes, PackedEpisode, Player, re
 from atari_dt.collection.scripted import ScriptedPlayer, play_episode
 from atari_dt.config import QLearningConfig
 from atari_dt.environment import EnvironmentConfig, rom_sha256
+from atari_dt.experiments.recording import suggested_selection
 from atari_dt.games import find_game
 from replay_data import InputError, ReplayFormatError, TrajectoryStore
 from replay_data.dopamine_log import DopamineLog, DopamineLogWriter
@@ -222,6 +223,7 @@ def test_scripted_players_are_recorded_and_resumed(tmp_path: Path) -> None:
         recorded(Interrupted)
     before = files(tmp_path)
     buffers = recorded(ScriptedPlayer, resume=True)
+    assert suggested_selection(buffers) == "--selection all"  # of 90 steps, in buffers of 20 rows
     assert before.items() <= files(tmp_path).items()
     played = []
     for index in range(8):

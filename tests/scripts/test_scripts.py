@@ -367,6 +367,7 @@ def test_collect_replay_sums_up_what_it_recorded(
     assert call(monkeypatch, Path(following[0]).name, *following[1:-1], tmp_path / "store") == 0
     store = TrajectoryStore.open(tmp_path / "store")
     assert store.metadata["source"]["recording"]["precision"] == "fp32"
+    assert following[following.index("--selection") + 1] == "even"
     assert len(store) >= 1000
     capsys.readouterr()
     assert call(monkeypatch, "collect_replay.py", *command, "--resume") == 0
