@@ -85,6 +85,8 @@ class TrainingConfig:
     """The last so many checkpoints are kept."""
     validation_fraction: float = 0.0
     """Fraction of the episodes that is held out, for a validation loss and accuracy at every checkpoint."""
+    top_percent: float = 100.0
+    """Train on the best episodes only, by return, that make up this percentage of the steps: %BC of the paper."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Whether `torch.compile` compiles the network; `auto` does on a GPU."""
 
@@ -102,6 +104,7 @@ class TrainingConfig:
             0 <= self.validation_fraction < 1,
             f"validation_fraction must be at least 0 and less than 1, not {self.validation_fraction}",
         )
+        _check(0 < self.top_percent <= 100, f"top_percent must be above 0 and at most 100, not {self.top_percent}")
         _check(all(0 <= beta < 1 for beta in self.betas), f"betas lie between 0 and 1, not {self.betas}")
 
 

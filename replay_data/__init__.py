@@ -1,6 +1,6 @@
 """What was played: recordings, the trajectories made of them, the contexts cut from these. No torch, no ALE."""
 
-from replay_data.contexts import context_bounds, hold_out, window_starts
+from replay_data.contexts import best_episodes, context_bounds, hold_out, window_starts
 from replay_data.errors import InputError, ReplayFormatError
 from replay_data.trajectory_store import StoreWriter, TrajectoryStore
 
@@ -9,6 +9,7 @@ __all__ = [
     "ReplayFormatError",
     "StoreWriter",
     "TrajectoryStore",
+    "best_episodes",
     "context_bounds",
     "hold_out",
     "window_starts",

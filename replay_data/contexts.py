@@ -62,6 +62,32 @@ def hold_out(num_episodes: int, fraction: float, seed: int) -> npt.NDArray[np.bo
     return held
 
 
+def best_episodes(
+    episodes: npt.NDArray[np.bool_], returns: npt.NDArray[np.floating], episode_ends: IntArray, percent: float
+) -> npt.NDArray[np.bool_]:
+    """Of the chosen episodes, keep the best by return, for %BC (Chen et al. 2021, section 5.1).
+
+    As there, the percentage is one of steps: whole episodes are taken, the best first, for as long as they fit into
+    that many; the best is taken in any case.
+
+    Args:
+        episodes: bool ``[E]``, true for the chosen ones.
+        returns: float ``[E]``, of each episode; of equal ones the earlier comes first.
+        episode_ends: int64 ``[E]``, ascending; the exclusive end of each episode.
+        percent: of the chosen episodes' steps, above 0 and at most 100.
+
+    Returns:
+        bool ``[E]``, true for those kept.
+    """
+    lengths = np.diff(episode_ends, prepend=0)
+    ranked = np.flatnonzero(episodes)[np.argsort(-returns[episodes], kind="stable")]
+    steps = np.cumsum(lengths[ranked])
+    number = max(1, int(np.searchsorted(100 * steps, percent * steps[-1], side="right")))
+    kept = np.zeros_like(episodes)
+    kept[ranked[:number]] = True
+    return kept
+
+
 def window_starts(episodes: npt.NDArray[np.bool_], episode_ends: IntArray, stride: int = 1) -> IntArray:
     """Return the steps, int64 ``[M]``, that lie a multiple of ``stride`` after the start of a chosen episode.
 

@@ -129,8 +129,8 @@ def read_config(directory: Path) -> RunConfig:
 def execute(directory: Path) -> None:
     """Do what a directory's ``experiment.json`` says, or what of it is not done yet.
 
-    ``result.json`` gets the ``config``, the ``dataset`` and its ``data_digest``, the ``curve`` (`CURVE` at each
-    checkpoint), the episodes under each of the ``targets`` and the ``random_scores``.
+    ``result.json`` gets the ``config``, the ``dataset`` with its ``data_source`` and ``data_digest``, the ``curve``
+    (`CURVE` at each checkpoint), the episodes under each of the ``targets`` and the ``random_scores``.
 
     Raises:
         InputError: if the config asks for what cannot be, or the data is not there.
@@ -162,6 +162,7 @@ def execute(directory: Path) -> None:
         "config": config.to_json(),
         "data_digest": store.digest,
         "dataset": dataclasses.asdict(evaluation.datasets[0]),
+        "data_source": store.metadata["source"],
         "curve": [{name: line[name] for name in CURVE} for line in lines if "validation_loss" in line],
         "targets": [
             {

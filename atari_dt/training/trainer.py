@@ -33,7 +33,7 @@ from atari_dt.training.checkpoint import generator_state, read_checkpoint, resto
 from atari_dt.training.distributed import Ranks, process_group, shared
 from atari_dt.training.learner import Learner, compiler_sentence, flops_per_context
 from atari_dt.training.optimizer import learning_rate_multiplier
-from replay_data import InputError, TrajectoryStore, hold_out, window_starts
+from replay_data import InputError, TrajectoryStore, best_episodes, hold_out, window_starts
 from replay_data.files import held, write_whole
 from replay_data.parallel import available_cores
 
@@ -113,7 +113,10 @@ def _train(
 ) -> DecisionTransformer:
     fraction, num_episodes = config.validation_fraction, store.num_episodes
     held_out = hold_out(num_episodes, fraction, config.seed) if fraction else np.zeros(num_episodes, dtype=np.bool_)
-    windows = window_starts(~held_out, store.episode_ends)
+    returns = store.returns_to_go[np.concatenate([[0], store.episode_ends[:-1]])]
+    windows = window_starts(
+        best_episodes(~held_out, returns, store.episode_ends, config.top_percent), store.episode_ends
+    )
     validation_windows = window_starts(held_out, store.episode_ends, stride=model_config.context_length)
     if config.batch_size > len(windows):
         message = f"a batch of {config.batch_size} contexts is larger than the dataset of {len(windows)} steps"

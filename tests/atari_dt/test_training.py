@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -227,9 +228,18 @@ def test_one_epoch_draws_every_window_once(
         return batch(self, steps)
 
     monkeypatch.setattr(ContextLoader, "batch", record)
-    train(readable_store, tmp_path / "run", SMALL, TrainingConfig(epochs=1, batch_size=48), show_progress=False)
+    config = TrainingConfig(epochs=1, batch_size=48)
+    train(readable_store, tmp_path / "run", SMALL, config, show_progress=False)
     assert sorted(drawn) == list(range(200))
     assert drawn != sorted(drawn)
+
+    drawn.clear()
+    others = write_store(tmp_path / "store", [25] * 8)
+    train(others, tmp_path / "best", SMALL, dataclasses.replace(config, top_percent=30), show_progress=False)
+    returns = others.rewards.reshape(8, 25).sum(1)
+    best = sorted(range(8), key=lambda episode: -returns[episode])[:2]
+    assert returns[best].min() > np.delete(returns, best).max()
+    assert sorted(drawn) == [step for step in range(200) if step // 25 in best]
 
 
 def test_held_out_episodes_are_not_trained_on_but_predicted(readable_store: TrajectoryStore, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay_data import InputError, context_bounds, hold_out, window_starts
+from replay_data import InputError, best_episodes, context_bounds, hold_out, window_starts
 
 
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=8), context_length=st.integers(1, 15))
@@ -66,3 +66,26 @@ def test_held_out_episodes_and_the_others_share_no_step(
 def test_something_is_left_to_train_on(episodes: int) -> None:
     with pytest.raises(InputError, match="none be left to train on"):
         hold_out(episodes, 0.9, 0)
+
+
+@given(st.data())
+def test_the_best_episodes_are_taken_one_by_one_while_they_fit(data: st.DataObject) -> None:
+    lengths = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=12))
+    returns = data.draw(st.lists(st.integers(-3, 3), min_size=len(lengths), max_size=len(lengths)))
+    chosen = data.draw(st.lists(st.booleans(), min_size=len(lengths), max_size=len(lengths)).filter(any))
+    percent = data.draw(st.integers(1, 100))
+    left = [number for number, is_chosen in enumerate(chosen) if is_chosen]
+    budget = percent * sum(lengths[number] for number in left)  # in hundredths of a step
+    expected: list[int] = []
+    while left:
+        best = max(left, key=lambda number: returns[number])  # the first of equal ones
+        if expected and sum(lengths[number] for number in [*expected, best]) * 100 > budget:
+            break
+        expected.append(best)
+        left.remove(best)
+        if sum(lengths[number] for number in expected) * 100 > budget:
+            break
+    kept = best_episodes(np.array(chosen), np.array(returns, dtype=np.float32), np.cumsum(lengths), percent)
+    assert np.flatnonzero(kept).tolist() == sorted(expected)
+    if percent == 100:
+        assert kept.tolist() == chosen
