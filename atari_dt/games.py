@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ale_py import roms
@@ -12,24 +13,47 @@ from replay_data import InputError
 
 @dataclass(frozen=True)
 class PaperScores:
-    """What Chen et al. 2021 report of a game: points, mean ± standard deviation over 3 seeds.
+    """What Chen et al. 2021 report of a game, and which return they ask for in it.
 
-    The gamer-normalised scores of the paper are 100 · (score - random) / (gamer - random) with these two constants.
+    Attributes:
+        random, gamer: points; gamer-normalised scores are 100 · (score - random) / (gamer - random) with these.
+        decision_transformer, behaviour_cloning: points, mean and standard deviation over 3 seeds.
+        normalised: of each method in table 1, the gamer-normalised mean and, where it is given, the standard deviation
+            over 3 seeds. They were made of unrounded scores.
+        target_return: in clipped rewards.
+        return_multiple: what that is of the largest return in the paper's data, about.
     """
 
     random: float
     gamer: float
     decision_transformer: tuple[float, float]
     behaviour_cloning: tuple[float, float]
+    normalised: Mapping[str, tuple[float, float | None]]
+    target_return: float
+    return_multiple: float
+
+
+def _table_1(
+    dt: tuple[float, float], cql: float, qr_dqn: float, rem: float, bc: tuple[float, float]
+) -> dict[str, tuple[float, float | None]]:
+    return {"DT": dt, "CQL": (cql, None), "QR-DQN": (qr_dqn, None), "REM": (rem, None), "BC": bc}
 
 
 PAPER_SCORES = {
-    "breakout": PaperScores(2, 30, (76.9, 27.3), (40.9, 17.3)),
-    "qbert": PaperScores(164, 13455, (2215.8, 1523.7), (2464.1, 1948.2)),
-    "pong": PaperScores(-21, 15, (17.1, 2.9), (9.7, 7.2)),
-    "seaquest": PaperScores(68, 42055, (1129.3, 189.0), (968.6, 133.8)),
+    "breakout": PaperScores(
+        2, 30, (76.9, 27.3), (40.9, 17.3), _table_1((267.5, 97.5), 211.1, 17.1, 8.9, (138.9, 61.7)), 90, 1
+    ),
+    "qbert": PaperScores(
+        164, 13455, (2215.8, 1523.7), (2464.1, 1948.2), _table_1((15.4, 11.4), 104.2, 0.0, 0.0, (17.3, 14.7)), 2500, 5
+    ),
+    "pong": PaperScores(
+        -21, 15, (17.1, 2.9), (9.7, 7.2), _table_1((106.1, 8.1), 111.9, 18.0, 0.5, (85.2, 20.0)), 20, 1
+    ),
+    "seaquest": PaperScores(
+        68, 42055, (1129.3, 189.0), (968.6, 133.8), _table_1((2.5, 0.4), 1.7, 0.4, 0.7, (2.1, 0.3)), 1450, 5
+    ),
 }
-"""Chen et al. 2021, main results and appendix; by ROM id."""
+"""Chen et al. 2021, table 1 and appendix; by ROM id."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from atari_dt.evaluation.scores import ScoreSummary, summarise
 from atari_dt.experiments.report import aligned, png
-from atari_dt.experiments.run import RunConfig, read_result
+from atari_dt.experiments.run import RunConfig, limited, read_result
 from atari_dt.games import find_game
 from replay_data import InputError
 
@@ -23,9 +23,8 @@ def ablation_runs(base: RunConfig, context_lengths: Sequence[int], seeds: Sequen
     """The runs of every context length with every seed, by name.
 
     Args:
-        base: all that they have in common. Where it has a limit of updates, all make so many, however many epochs that
-            is, warm up for as many as ``base`` does, and the cosine ends with the last; otherwise the schedule is the
-            paper's, in tokens.
+        base: all that they have in common. Where it has a limit of updates, all make so many (see `limited`) and warm
+            up for as many as ``base`` does; otherwise the schedule is the paper's, in tokens.
         context_lengths: K.
         seeds: of the training; the evaluation's is the same in all.
 
@@ -36,14 +35,10 @@ def ablation_runs(base: RunConfig, context_lengths: Sequence[int], seeds: Sequen
         raise InputError("an ablation needs at least one context length and one seed")
     runs = {}
     for length in context_lengths:
-        model, training = dataclasses.replace(base.model, context_length=length), base.training
+        model, training = dataclasses.replace(base.model, context_length=length), limited(base.training, length)
         if training.max_updates is not None:
-            training = dataclasses.replace(
-                training,
-                epochs=max(training.epochs, training.max_updates),
-                warmup_tokens=max(1, training.warmup_tokens * length // base.model.context_length),
-                final_tokens=training.max_updates * training.batch_size * length,
-            )
+            warmup = max(1, training.warmup_tokens * length // base.model.context_length)
+            training = dataclasses.replace(training, warmup_tokens=warmup)
         for seed in seeds:
             config = dataclasses.replace(base, model=model, training=dataclasses.replace(training, seed=seed))
             runs[f"K{length}-seed{seed}"] = config

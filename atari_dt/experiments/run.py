@@ -113,6 +113,18 @@ class RunConfig:
             raise InputError(f"this is no config of a run ({type(error).__name__}: {error})") from error
 
 
+def limited(training: TrainingConfig, context_length: int) -> TrainingConfig:
+    """Where there is a limit of updates, so many are made, however many epochs that is, and the cosine ends with the
+    last; otherwise the schedule is the paper's, in tokens."""
+    if (updates := training.max_updates) is None:
+        return training
+    return dataclasses.replace(
+        training,
+        epochs=max(training.epochs, updates),
+        final_tokens=updates * training.batch_size * context_length,
+    )
+
+
 def read_config(directory: Path) -> RunConfig:
     """Read a run's ``experiment.json``.
 
