@@ -9,12 +9,11 @@ import tyro
 from atari_dt.command_line import run
 from atari_dt.config import ModelConfig, TrainingConfig, preset
 from atari_dt.evaluation import target_returns
-from atari_dt.experiments.ablation import ablation_cells, ablation_figure, ablation_runs, ablation_table
+from atari_dt.experiments.ablation import ablation_runs
 from atari_dt.experiments.run import EvaluationConfig, RunConfig
-from atari_dt.experiments.sweep import run_sweep
+from atari_dt.experiments.sweep_report import SweepOptions, sweep
 from atari_dt.model import DatasetInfo
 from replay_data import InputError, TrajectoryStore
-from replay_data.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Options:
     data: Path
     """The store."""
     out: Path
-    """Directory of all runs, and of table.txt and figure.png."""
+    """Directory of all runs, and of report.md and report.html."""
     context_lengths: tuple[int, ...] = (1, 2, 5, 10, 30, 50)
     """K."""
     seeds: tuple[int, ...] = (123, 231, 312)
@@ -40,10 +39,8 @@ class Options:
     """How it plays; the last target return is the one that is compared."""
     threads: int = 1
     """Of each run, on a CPU; results depend on it in their last digits."""
-    jobs: int | None = None
-    """Runs at once; by default as many as fill the cores with their threads, and one on a GPU."""
-    retry_failed: bool = False
-    """Try runs again that failed before."""
+    where: tyro.conf.OmitArgPrefixes[SweepOptions] = field(default_factory=SweepOptions)
+    """Where the runs are done."""
 
 
 def main() -> None:
@@ -64,18 +61,7 @@ def main() -> None:
     runs = ablation_runs(base, options.context_lengths, options.seeds)
     if options.model.conditioning == "return":
         target_returns(DatasetInfo.of(store), options.evaluation.return_multiples)  # before hours of training
-    ablation_cells(options.out, runs, store.digest)
-    failures = run_sweep(runs, options.out, jobs=options.jobs, retry_failed=options.retry_failed)
-
-    if cells := ablation_cells(options.out, runs, store.digest):
-        table = ablation_table(cells, store.game)
-        write_whole(options.out / "table.txt", table + "\n")
-        write_whole(options.out / "figure.png", ablation_figure(cells, store.game))
-        print(table)
-        print(f"figure: {options.out / 'figure.png'}")
-    if failures:
-        named = "; ".join(f"{name} ({reason})" for name, reason in failures.items())
-        raise InputError(f"{len(failures)} of {len(runs)} runs failed: {named}; --retry-failed tries them again")
+    sweep(runs, options.out, {base.data: store.digest}, options.where)
 
 
 if __name__ == "__main__":

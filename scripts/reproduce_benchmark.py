@@ -11,7 +11,7 @@ from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.evaluation import target_returns
 from atari_dt.experiments.benchmark import BenchmarkPreset, benchmark_preset, benchmark_runs, benchmark_stores
 from atari_dt.experiments.run import EvaluationConfig, RunConfig
-from atari_dt.experiments.sweep import run_sweep
+from atari_dt.experiments.sweep_report import SweepOptions, sweep
 from atari_dt.games import find_game
 from atari_dt.model import DatasetInfo
 from replay_data import InputError
@@ -46,10 +46,8 @@ class Options:
     """How it plays."""
     threads: int = 1
     """Of each run, on a CPU; results depend on it in their last digits."""
-    jobs: int | None = None
-    """Runs at once; by default as many as fill the cores with their threads, and one on a GPU."""
-    retry_failed: bool = False
-    """Try runs again that failed before."""
+    where: tyro.conf.OmitArgPrefixes[SweepOptions] = field(default_factory=SweepOptions)
+    """Where the runs are done."""
 
 
 def main() -> None:
@@ -76,8 +74,8 @@ def main() -> None:
             target_returns(DatasetInfo.of(stores[game.name, seed]), asked.evaluation.return_multiples)
         bases[game.name] = RunConfig(Path(), asked.model, asked.training, asked.evaluation, asked.threads)
     runs = benchmark_runs(bases, stores, options.top_percents)
-    failures = run_sweep(runs, options.out, jobs=options.jobs, retry_failed=options.retry_failed)
-    print(failures)
+    digests = {store.path.resolve(): store.digest for store in stores.values()}
+    sweep(runs, options.out, digests, options.where)
 
 
 if __name__ == "__main__":

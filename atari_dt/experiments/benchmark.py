@@ -1,4 +1,4 @@
-"""The paper's benchmark (Chen et al. 2021, table 1): its runs."""
+"""The paper's benchmark (Chen et al. 2021, table 1): its runs, tables and figure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from matplotlib.figure import Figure
+
 from atari_dt.config import Conditioning, ModelConfig, TrainingConfig, preset
+from atari_dt.evaluation.scores import ScoreSummary, gamer_normalised, summarise
+from atari_dt.experiments.report import png
+from atari_dt.experiments.results import Group, constants, interval, mean_and_spread, normalised
 from atari_dt.experiments.run import EvaluationConfig, RunConfig, limited
 from atari_dt.games import Game
 from replay_data import InputError, TrajectoryStore
@@ -87,3 +92,108 @@ def benchmark_runs(
                 training=limited(training, base.model.context_length),
             )
     return runs
+
+
+def table_1(groups: Sequence[Group]) -> list[list[str]]:
+    """Gamer-normalised scores in the shape of the paper's table 1, under a header, the published columns on the right.
+
+    Mean ± standard deviation of the seeds' means. Of the Decision Transformer's target returns, this shows the paper's
+    number and the paper's multiple of the largest return.
+    """
+    methods = [method for method in dict.fromkeys(group.method for group in groups) if not method.startswith("DT")]
+    published = ("DT", "CQL", "QR-DQN", "REM", "BC")
+    rows = [
+        ["game", "DT, paper's number", "DT, paper's multiple", *methods, *(f"published {name}" for name in published)]
+    ]
+    for game in dict.fromkeys(group.game for group in groups):
+        of_game = {group.method: group for group in groups if group.game == game}
+        number, multiple = (game.paper.target_return, game.paper.return_multiple) if game.paper else (None, 1.0)
+        cells = [game.name, "", ""]
+        if (transformer := of_game.get("DT")) is not None:
+            for i, target in enumerate(transformer.results[0]["targets"]):
+                value = mean_and_spread(normalised(game, transformer.summary(i)))
+                if target["return_multiple"] == multiple:
+                    cells[2] = value
+                elif target["return_multiple"] is None and target["target_return"] == number:
+                    cells[1] = value
+        for method in methods:
+            cells.append(mean_and_spread(normalised(game, of_game[method].summary())) if method in of_game else "")
+        for name in published:
+            mean, spread = game.paper.normalised[name] if game.paper else (None, None)
+            cells.append("" if mean is None else f"{mean:.1f}" + ("" if spread is None else f" ± {spread:.1f}"))
+        rows.append(cells)
+    return rows
+
+
+def score_rows(groups: Sequence[Group]) -> list[list[str]]:
+    """Scores in points of every method and target return of every game, under a header, with what they compare to.
+
+    Mean ± standard deviation of the seeds' means; the interquartile mean over all episodes with its 95% interval; and
+    the gamer-normalised mean.
+    """
+    lengths = {group.context_length for group in groups}
+    header = ["game", "method", "target return", "seeds", "episodes", "score", "IQM", "95% interval", "gamer %"]
+    rows = [header]
+    for game in dict.fromkeys(group.game for group in groups):
+        of_game = [group for group in groups if group.game == game]
+
+        def add(name: str, target: str, summary: ScoreSummary, seeds: str, game: Game = game) -> None:
+            percent = normalised(game, summary)
+            rows.append(
+                [
+                    *(game.name, name, target, seeds, str(summary.episodes), mean_and_spread(summary)),
+                    *(f"{summary.interquartile_mean:.1f}", interval(summary)),
+                    "" if percent is None else f"{percent.mean:.1f}",
+                ]
+            )
+
+        for group in of_game:
+            name = group.method if len(lengths) == 1 else f"{group.method}, K = {group.context_length}"
+            for i, target in enumerate(group.results[0]["targets"]):
+                asked, multiple = target["target_return"], target["return_multiple"]
+                times = "" if multiple is None else f" ({multiple:g}×)"
+                shown = "" if asked is None else f"{asked:g}{times}"
+                add(name, shown, group.summary(i), str(len(group.results)))
+        add("random player", "", summarise([of_game[0].random_scores]), "")
+        dataset, pair = of_game[0].results[0]["dataset"], constants(game)
+        for name, score in (("data, mean", dataset["mean_score"]), ("data, best", dataset["max_score"])):
+            if score is not None:
+                percent = "" if pair is None else f"{gamer_normalised(score, *pair):.1f}"
+                rows.append([game.name, name, "", "", "", f"{score:.1f}", "", "", percent])
+    return rows
+
+
+def benchmark_figure(groups: Sequence[Group]) -> bytes:
+    """Draw the scores of each game's methods; return a PNG file.
+
+    A point is a seed's mean, a bar the 95% interval of the interquartile mean over all episodes.
+    """
+    games = list(dict.fromkeys(group.game for group in groups))
+    figure = Figure(figsize=(max(5, 4.2 * len(games)), 4), layout="constrained")
+    for axes, game in zip(figure.subplots(1, len(games), squeeze=False)[0], games, strict=True):
+        of_game = [group for group in groups if group.game == game]
+        labels: list[str] = []
+        for group in of_game:
+            for i, target in enumerate(group.results[0]["targets"]):
+                place, summary = len(labels), group.summary(i)
+                asked = target["target_return"]
+                labels.append(group.method + ("" if asked is None else f"\nasked for {asked:g}"))
+                color = "tab:gray" if asked is None else "tab:blue"
+                if summary.interval is not None:
+                    axes.plot([place, place], summary.interval, color=color, linewidth=6, alpha=0.35)
+                axes.plot(place, summary.interquartile_mean, "_", color=color, markersize=18, markeredgewidth=2)
+                means = [scores.mean() for scores in group.scores(i)]
+                axes.plot([place] * len(means), means, "o", color=color, markersize=4)
+        dataset = of_game[0].results[0]["dataset"]
+        for value, name, color in (
+            (of_game[0].random_scores.mean(), "random player", "tab:red"),
+            (dataset["mean_score"], "mean of the data", "tab:green"),
+        ):
+            if value is not None:
+                axes.axhline(value, color=color, linestyle=":", label=f"{name} ({value:.1f})")
+        axes.set_xticks(range(len(labels)), labels, fontsize=8)
+        axes.set_xlim(-0.5, len(labels) - 0.5)
+        axes.set(ylabel="score (points)", title=game.name)
+        axes.legend(frameon=False, fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    return png(figure)

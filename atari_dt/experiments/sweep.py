@@ -7,7 +7,9 @@ or ``failure.json`` with the reason), so that a sweep that was killed goes on wh
 from __future__ import annotations
 
 import json
+import logging
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -15,6 +17,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +29,18 @@ from replay_data import InputError
 from replay_data.files import held, write_whole
 from replay_data.parallel import available_cores
 
+COMMANDS = "commands.txt"
+"""Of a sweep's directory: the commands that did its runs, a line for each."""
+
 
 def run_sweep(
     runs: Mapping[str, RunConfig],
     out: Path,
     *,
     jobs: int | None = None,
+    ray_address: str | None = None,
     retry_failed: bool = False,
+    command: str | None = None,
     show_progress: bool = True,
 ) -> dict[str, str]:
     """Do every run that is not finished, several at once, each in a process of its own.
@@ -40,22 +48,28 @@ def run_sweep(
     Args:
         runs: by name, which is that of its directory.
         out: directory of the sweep; may hold an earlier session of it, and other runs.
-        jobs: how many at once; by default as many as their threads fill the cores, one at a time on a GPU.
+        jobs: how many at once; by default as many as their threads fill the cores, one at a time on a GPU; on a cluster
+            all at once, as far as it has room.
+        ray_address: of a Ray cluster that does the runs; each asks it for a CPU per thread and, if it is to run on one,
+            a GPU. Its nodes have this project installed, and see ``out`` and the data at the same paths.
         retry_failed: try those again that failed before.
+        command: that does it, to be noted for the report.
         show_progress: a progress bar of runs on standard error, with the updates of those under way.
 
     Returns:
         Of the runs that failed, why.
 
     Raises:
-        InputError: if there are no runs, one is there with another config, or another command does this sweep.
+        InputError: if there are no runs, one is there with another config, another command does this sweep, or there is
+            no such cluster.
         OSError: if the sweep's directory cannot be written.
         KeyboardInterrupt: on Ctrl-C; runs under way leave a checkpoint, and the same call goes on from there.
     """
     if not runs:
         raise InputError("a sweep needs at least one run")
     if jobs is None:
-        jobs = max(1, available_cores() // max(config.threads for config in runs.values())) if _on_cpu(runs) else 1
+        all_at_once = len(runs) if ray_address else available_cores() // max(c.threads for c in runs.values())
+        jobs = max(1, all_at_once) if ray_address or _on_cpu(runs) else 1
     if jobs < 1:
         raise InputError(f"jobs must be at least 1, not {jobs}")
     out.mkdir(parents=True, exist_ok=True)
@@ -66,12 +80,24 @@ def run_sweep(
             if not (out / name / "experiment.json").exists():
                 (out / name).mkdir(exist_ok=True)
                 write_whole(out / name / "experiment.json", json.dumps(config.to_json(), indent=2) + "\n")
+        if command is not None:
+            _note(command, out / COMMANDS)
         waiting = [name for name in runs if not (out / name / "result.json").exists()]
         for name in waiting if retry_failed else ():
             (out / name / "failure.json").unlink(missing_ok=True)
         waiting = [name for name in waiting if not (out / name / "failure.json").exists()]
-        _do(waiting, runs, out, jobs, show_progress)
+        if waiting:
+            place = _Here() if ray_address is None else _Cluster(ray_address)
+            with closing(place):
+                _do(waiting, runs, out, place, jobs, show_progress)
     return {name: reason for name in runs if (reason := read_failure(out / name)) is not None}
+
+
+def _note(command: str, path: Path) -> None:
+    """Add a line to a file, if it is not there yet."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    if command not in lines:
+        write_whole(path, "\n".join([*lines, command]) + "\n")
 
 
 def read_failure(directory: Path) -> str | None:
@@ -110,29 +136,56 @@ def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _do(names: Sequence[str], runs: Mapping[str, RunConfig], out: Path, jobs: int, show_progress: bool) -> None:
+def _do(
+    names: Sequence[str],
+    runs: Mapping[str, RunConfig],
+    out: Path,
+    place: _Here | _Cluster,
+    jobs: int,
+    show_progress: bool,
+) -> None:
     """Do these runs, ``jobs`` at once."""
-    children = _Children()
+    for name in names:
+        (out / name / "log.txt").unlink(missing_ok=True)  # until it has begun
     with (
         ThreadPoolExecutor(jobs) as pool,
         tqdm(total=len(names), unit="run", desc="runs", disable=not show_progress) as bar,
     ):
         try:
-            pending = {pool.submit(children.do, out / name, runs[name].threads) for name in names}
+            pending = {pool.submit(_do_one, place, out.resolve() / name, runs[name]): name for name in names}
             while pending:
-                done, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
+                done, _ = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
                 for each in done:
                     each.result()
+                    del pending[each]
                     bar.update()
-                bar.set_postfix_str(", ".join(map(_progress, children.running())))
+                under_way = [out / name for name in pending.values() if (out / name / "log.txt").exists()]
+                more = f" and {len(under_way) - 4} more" if len(under_way) > 4 else ""
+                bar.set_postfix_str(", ".join(map(_progress, under_way[:4])) + more)
         except BaseException as error:
-            children.stop()
+            place.stop()
             pool.shutdown(cancel_futures=True)
             if isinstance(error, KeyboardInterrupt):
                 finished = sum((out / name / "result.json").exists() for name in runs)
                 message = f"{finished} of {len(runs)} runs are finished; the same command goes on"
                 raise KeyboardInterrupt(message) from None
             raise
+
+
+def _do_one(place: _Here | _Cluster, directory: Path, config: RunConfig) -> None:
+    """Do a run; if it fails, write why into its directory.
+
+    Raises:
+        KeyboardInterrupt: if somebody else has ended its process, as one who ends all of them does.
+    """
+    outcome = place.do(directory, config)
+    if outcome is None or (directory / "result.json").exists():
+        return
+    if outcome in (130, -signal.SIGINT, -signal.SIGTERM):
+        raise KeyboardInterrupt
+    if isinstance(outcome, int):
+        outcome = _reason((directory / "log.txt").read_text(errors="replace"), outcome)
+    write_whole(directory / "failure.json", json.dumps({"reason": outcome}, indent=2) + "\n")
 
 
 def _progress(directory: Path) -> str:
@@ -144,55 +197,111 @@ def _progress(directory: Path) -> str:
         return directory.name
 
 
-class _Children:
-    """The processes of runs. They end when this one does, and Ctrl-C reaches only this one."""
+def _start(directory: Path, threads: int) -> subprocess.Popen[bytes]:
+    """Begin a run in a process of its own, which ends when this one does, and which Ctrl-C does not reach."""
+    with (directory / "log.txt").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "atari_dt.experiments.run", str(directory)],
+            stdin=subprocess.PIPE,  # whose end is the sign that this process has ended
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            start_new_session=True,
+        )
+
+
+class _Here:
+    """This machine."""
 
     def __init__(self) -> None:
         self._lock, self._stopped = threading.Lock(), False
-        self._running: dict[Path, subprocess.Popen[bytes]] = {}
+        self._running: set[subprocess.Popen[bytes]] = set()
 
-    def do(self, directory: Path, threads: int) -> None:
-        """Do a run; if it fails, write why into its directory.
-
-        Raises:
-            KeyboardInterrupt: if somebody else has ended its process, as one who ends all of them does.
-        """
-        with (directory / "log.txt").open("wb") as log:
-            with self._lock:
-                if self._stopped:
-                    return
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "atari_dt.experiments.run", str(directory)],
-                    stdin=subprocess.PIPE,  # whose end is the sign that this process has ended
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-                    start_new_session=True,
-                )
-                self._running[directory] = process
-            with process:
-                status = process.wait()
+    def do(self, directory: Path, config: RunConfig) -> int | str | None:
+        """Do a run; return the exit status of its process, or None if all were asked to end."""
         with self._lock:
-            del self._running[directory]
-            stopped = self._stopped
-        if stopped or not status or (directory / "result.json").exists():
-            return
-        if status in (130, -signal.SIGINT, -signal.SIGTERM):
-            raise KeyboardInterrupt
-        reason = _reason((directory / "log.txt").read_text(errors="replace"), status)
-        write_whole(directory / "failure.json", json.dumps({"reason": reason, "status": status}, indent=2) + "\n")
-
-    def running(self) -> list[Path]:
-        """Directories of the runs under way."""
+            if self._stopped:
+                return None
+            process = _start(directory, config.threads)
+            self._running.add(process)
+        with process:
+            status = process.wait()
         with self._lock:
-            return list(self._running)
+            self._running.remove(process)
+            return None if self._stopped else status
 
     def stop(self) -> None:
         """Ask all to end; those that train leave a checkpoint."""
         with self._lock:
             self._stopped = True
-            for process in self._running.values():
+            for process in self._running:
                 process.terminate()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class _Cluster:
+    """A Ray cluster."""
+
+    def __init__(self, address: str) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise InputError('Ray is not installed; pip install "atari-dt[cluster]", on every node') from error
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"no Ray cluster answers at {address}; begin one with: ray start --head --port=6379"
+            ) from error
+        self._ray, self._lock, self._stopped = ray, threading.Lock(), False
+        self._has_gpus = ray.cluster_resources().get("GPU", 0) > 0
+        self._running: set[Any] = set()
+
+    def do(self, directory: Path, config: RunConfig) -> int | str | None:
+        """Do a run on a node; return the exit status of its process, or what went wrong with the node, or None if all
+        were asked to end."""
+        device = config.training.device
+        gpus = int(device.startswith("cuda") or (device == "auto" and self._has_gpus))
+        with self._lock:
+            if self._stopped:
+                return None
+            task = self._ray.remote(_run_on_node).options(num_cpus=config.threads, num_gpus=gpus)
+            running = task.remote(directory, config.threads)
+            self._running.add(running)
+        try:
+            outcome: int | str = self._ray.get(running)
+        except self._ray.exceptions.RayError as error:
+            outcome = f"Ray: {type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+        with self._lock:
+            self._running.remove(running)
+            return None if self._stopped else outcome
+
+    def stop(self) -> None:
+        """Ask all to end; those that train leave a checkpoint."""
+        with self._lock:
+            self._stopped = True
+            for running in self._running:
+                self._ray.cancel(running)
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        self._ray.shutdown()
+
+
+def _run_on_node(directory: Path, threads: int) -> int:
+    """In a worker of a Ray cluster: do a run; return its process's exit status."""
+    if not directory.is_dir():
+        raise InputError(f"{directory} is not there on node {platform.node()}; all nodes must see it")
+    process = _start(directory, threads)
+    with process:
+        try:
+            return process.wait()
+        except BaseException:  # Ray's cancelling
+            process.terminate()
+            process.wait()
+            raise
 
 
 def _reason(log: str, status: int) -> str:

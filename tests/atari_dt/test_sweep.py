@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from atari_dt.config import ModelConfig, TrainingConfig
-from atari_dt.experiments.ablation import ablation_cells, ablation_runs, ablation_table
+from atari_dt.experiments.ablation import ablation_rows, ablation_runs
+from atari_dt.experiments.results import read_groups
 from atari_dt.experiments.run import EvaluationConfig, RunConfig
 from atari_dt.experiments.sweep import _reason, run_sweep
 from replay_data import InputError, TrajectoryStore
@@ -124,13 +125,14 @@ def test_killed_interrupted_and_two_at_once_it_finds_the_same(
 
 
 def test_the_table_is_of_the_seeds_of_each_length(tmp_path: Path, base: RunConfig) -> None:
-    """Hand-made results of two seeds against sums by hand; Breakout's random player has 1.7 points, its human 30.5."""
+    """Hand-made results of two seeds against sums by hand; the paper's random player has 2 points, its gamer 30."""
     runs = ablation_runs(base, [1, 30], [5, 6])
     scores = {"K1-seed5": [1, 3], "K1-seed6": [5, 7], "K30-seed5": [10, 10], "K30-seed6": [20, 20]}
     for number, name in enumerate(runs):
         (tmp_path / name).mkdir()
         result = {
             "data_digest": "x",
+            "dataset": {"game": "Breakout"},
             "targets": [{"scores": [99]}, {"scores": scores[name]}],
             "random_scores": [1, 2],
             "curve": [{"validation_loss": 9.0}, {"validation_loss": 0.1 * number}],
@@ -138,11 +140,11 @@ def test_the_table_is_of_the_seeds_of_each_length(tmp_path: Path, base: RunConfi
         costs = {"seconds_per_update": number + 1, "evaluation_steps_per_s": 100 * number}
         (tmp_path / name / "result.json").write_text(json.dumps(result))
         (tmp_path / name / "costs.json").write_text(json.dumps(costs))
-    rows = [line.split() for line in ablation_table(ablation_cells(tmp_path, runs, "x"), "Breakout").splitlines()]
-    percent = [f"{100 * (mean - 1.7) / (30.5 - 1.7):.1f}" for mean in (4, 15)]
-    short = [[*row[:6], *row[-6:]] for row in rows[1:]]
-    assert short[0] == ["1", "2", "4.0", "±", "2.0", "4.0", percent[0], "0.050", "±", "0.050", "1.5", "50"]
-    assert short[1] == ["30", "2", "15.0", "±", "5.0", "15.0", percent[1], "0.250", "±", "0.050", "3.5", "250"]
+    rows = ablation_rows(read_groups(tmp_path, runs, {base.data: "x"})[::-1])[1:]
+    percent = [f"{100 * (mean - 2) / 28:.1f}" for mean in (4, 15)]
+    short = [[*row[:4], *row[5:]] for row in rows]
+    assert short[0] == ["1", "2", "4.0 ± 2.0", "4.0", percent[0], "0.050 ± 0.050", "1.5", "50"]
+    assert short[1] == ["30", "2", "15.0 ± 5.0", "15.0", percent[1], "0.250 ± 0.050", "3.5", "250"]
 
 
 def test_only_what_a_run_says_last_is_its_failure() -> None:
@@ -172,14 +174,15 @@ def test_a_run_that_fails_is_named_and_stops_no_other(
     assert run_sweep(runs, tmp_path, jobs=2, retry_failed=True, show_progress=False) == failures  # it is
     assert (tmp_path / "poisoned" / "log.txt").stat() != log
     runs = ablation_runs(base, [1, 2], [1])
-    assert [cell.context_length for cell in ablation_cells(tmp_path, runs, readable_store.digest)] == [1]
+    right, wrong = ({base.data: each.digest} for each in (readable_store, store))
+    assert [group.names for group in read_groups(tmp_path, runs, right)] == [("K1-seed1",)]
     with pytest.raises(InputError, match="K1-seed1 was trained on other data"):
-        ablation_cells(tmp_path, runs, store.digest)
+        read_groups(tmp_path, runs, wrong)
     (tmp_path / "K1-seed1" / "costs.json").write_text("{")
     with pytest.raises(
         InputError, match=r"costs.json cannot be read; remove .*result.json, and the run is evaluated anew"
     ):
-        ablation_cells(tmp_path, runs, readable_store.digest)
+        read_groups(tmp_path, runs, right)
 
     other = dataclasses.replace(poisoned, training=dataclasses.replace(poisoned.training, learning_rate=0.1))
     with pytest.raises(InputError, match=r"poisoned was begun with other settings: learning_rate \(1e\+30 there, 0"):

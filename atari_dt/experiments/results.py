@@ -1,0 +1,169 @@
+"""What the finished runs of a sweep found, gathered over their training seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from atari_dt.evaluation.scores import ScoreSummary, summarise
+from atari_dt.experiments.run import RunConfig, read_result
+from atari_dt.games import Game, find_game
+from replay_data import InputError
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished runs that differ in their training seed only, and in their data where each seed has a draw of its own.
+
+    Attributes:
+        names: of the runs.
+        config: of the first run.
+        results: of each run, what `read_result` returns.
+    """
+
+    names: tuple[str, ...]
+    config: RunConfig
+    results: tuple[dict[str, Any], ...]
+
+    @property
+    def game(self) -> Game:
+        """What was played."""
+        return find_game(self.results[0]["dataset"]["game"])
+
+    @property
+    def method(self) -> str:
+        """``DT``, ``BC``, ``10%BC``, or ``DT on the best 10%``."""
+        percent, conditioned = self.config.training.top_percent, self.config.model.conditioning == "return"
+        if percent == 100:
+            return "DT" if conditioned else "BC"
+        return f"DT on the best {percent:g}%" if conditioned else f"{percent:g}%BC"
+
+    @property
+    def context_length(self) -> int:
+        """K."""
+        return self.config.model.context_length
+
+    def scores(self, target: int = -1) -> list[npt.NDArray[np.float64]]:
+        """Points under a target return, ``[seeds][episodes]``."""
+        return [np.array(result["targets"][target]["scores"], dtype=np.float64) for result in self.results]
+
+    def summary(self, target: int = -1) -> ScoreSummary:
+        """Statistics of the scores under a target return."""
+        return self._summaries[target]
+
+    @cached_property
+    def _summaries(self) -> list[ScoreSummary]:
+        return [summarise(self.scores(target)) for target in range(len(self.results[0]["targets"]))]
+
+    @property
+    def random_scores(self) -> npt.NDArray[np.float64]:
+        """Points of a random player under the same conditions, ``[episodes]``."""
+        return np.array(self.results[0]["random_scores"], dtype=np.float64)
+
+    @property
+    def validation_losses(self) -> npt.NDArray[np.float64]:
+        """Of the last checkpoints, in nats, ``[seeds]``; NaN where nothing was held out."""
+        return np.array(
+            [result["curve"][-1]["validation_loss"] if result["curve"] else np.nan for result in self.results]
+        )
+
+    def cost(self, name: str) -> float:
+        """Median over the seeds of one of the numbers in ``costs.json``."""
+        return float(np.median([result["costs"][name] for result in self.results]))
+
+
+def read_groups(out: Path, runs: Mapping[str, RunConfig], digests: Mapping[Path, str] | None = None) -> list[Group]:
+    """Gather the finished runs of a sweep, in the order of ``runs``.
+
+    Args:
+        out: directory of the sweep.
+        runs: by name.
+        digests: of each run's data, to be compared with that of the data it was trained on.
+
+    Raises:
+        InputError: if a result cannot be read, or is of other data.
+    """
+    found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for name, config in runs.items():
+        if not (out / name / "result.json").exists():
+            continue
+        result = read_result(out / name)
+        if digests is not None and result["data_digest"] != digests[config.data]:
+            raise InputError(f"{out / name} was trained on other data; choose another --out")
+        alike = dataclasses.replace(config, data=Path(), training=dataclasses.replace(config.training, seed=0))
+        key = json.dumps([result["dataset"]["game"], alike.to_json()])
+        found.setdefault(key, []).append((name, result))
+    return [
+        Group(tuple(name for name, _ in members), runs[members[0][0]], tuple(result for _, result in members))
+        for members in found.values()
+    ]
+
+
+def constants(game: Game) -> tuple[float, float] | None:
+    """Points of a random player and of a human one: the paper's where it has the game, else those of the 57 games."""
+    return (game.paper.random, game.paper.gamer) if game.paper else game.random_and_human
+
+
+def mean_and_spread(summary: ScoreSummary | None, digits: int = 1) -> str:
+    """Mean over the seeds and, as the paper prints it, the standard deviation of their means."""
+    if summary is None:
+        return ""
+    spread = "" if summary.std_of_seeds is None else f" ± {summary.std_of_seeds:.{digits}f}"
+    return f"{summary.mean:.{digits}f}{spread}"
+
+
+def interval(summary: ScoreSummary) -> str:
+    """The 95% interval of the interquartile mean, where there is one."""
+    return "" if summary.interval is None else f"{summary.interval[0]:.1f} to {summary.interval[1]:.1f}"
+
+
+def normalised(game: Game, summary: ScoreSummary) -> ScoreSummary | None:
+    """A summary as gamer-normalised percentages, where the game's constants are known."""
+    pair = constants(game)
+    return None if pair is None else summary.normalised(*pair)
+
+
+def origins(groups: Iterable[Group]) -> list[str]:
+    """A sentence for each dataset, in which nobody can mistake it for another."""
+    sentences = []
+    for group in groups:
+        for result in group.results:
+            source, dataset = result["data_source"], result["dataset"]
+            sentence = (
+                f"{dataset['game']}: {dataset['steps']:,} steps in {dataset['episodes']:,} episodes "
+                f"{_played_by(source)}; returns of "
+                f"{dataset['mean_return']:.1f} on average and {dataset['max_return']:g} at most; "
+                f"SHA-256 {result['data_digest'][:12]}…"
+            )
+            if sentence not in sentences:
+                sentences.append(sentence)
+    return sentences
+
+
+def is_dqn_replay(groups: Sequence[Group]) -> bool:
+    """Whether all data says that it is of the DQN-replay dataset."""
+    sources = [result["data_source"] for group in groups for result in group.results]
+    return all(source["kind"] in ("dopamine", "rl_unplugged") and "recording" not in source for source in sources)
+
+
+def _played_by(source: Mapping[str, Any]) -> str:
+    """What a store's ``metadata["source"]`` says: who played, and which of the episodes were taken."""
+    recording = source.get("recording", source if source["kind"] == "scripted" else None)
+    if recording is not None:
+        who = "a player that learned the game" if recording.get("agent") == "q_learning" else "scripted players"
+        who += f", recorded with this project, seed {recording['seed']}"
+    elif source["kind"] == "rl_unplugged":
+        who = f"RL Unplugged, run {source['run']} (the experience of the DQN-replay dataset)"
+    elif source["kind"] == "dopamine":
+        who = f"a log in the format of the DQN-replay dataset, run {source['run']}"
+    else:
+        who = f"a source called {source['kind']!r}"
+    return f"of {who}" + (f" (selection: {source['selection']['kind']})" if "selection" in source else "")

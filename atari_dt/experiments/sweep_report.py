@@ -1,0 +1,324 @@
+"""The report of a sweep: ``report.md`` and ``report.html``, made from the files of its runs alone."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import json
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import markdown
+from matplotlib.figure import Figure
+
+from atari_dt.experiments.ablation import ablation_figure, ablation_rows
+from atari_dt.experiments.benchmark import benchmark_figure, score_rows, table_1
+from atari_dt.experiments.report import aligned, png
+from atari_dt.experiments.results import Group, is_dqn_replay, origins, read_groups
+from atari_dt.experiments.run import RunConfig, read_config
+from atari_dt.experiments.sweep import COMMANDS, read_failure, run_sweep
+from replay_data import InputError
+from replay_data.files import write_whole
+
+Rows = Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Where the runs of a sweep are done."""
+
+    jobs: int | None = None
+    """Runs at once; by default as many as fill the cores with their threads, and one on a GPU; on a cluster all."""
+    ray_address: str | None = None
+    """Do the runs on a Ray cluster, such as 127.0.0.1:6379, whose nodes share the directories DATA and OUT."""
+    retry_failed: bool = False
+    """Try runs again that failed before."""
+
+
+def sweep(runs: Mapping[str, RunConfig], out: Path, digests: Mapping[Path, str], options: SweepOptions) -> None:
+    """Do all runs, write the report and print its tables.
+
+    Args:
+        runs: by name.
+        out: directory of the sweep.
+        digests: of each run's data.
+        options: where they are done.
+
+    Raises:
+        InputError: if a run failed, naming each, after all others are done; or as `run_sweep` and `read_groups` say.
+        OSError: if something cannot be written.
+        KeyboardInterrupt: on Ctrl-C; the same call goes on.
+    """
+    read_groups(out, runs, digests)  # before hours of training
+    command = shlex.join(["python", *sys.argv])
+    failures = run_sweep(runs, out, **dataclasses.asdict(options), command=command)
+    read_groups(out, runs, digests)
+    print(write_report(out))
+    print(f"report: {out / 'report.html'}")
+    if failures:
+        named = "; ".join(f"{name} ({reason})" for name, reason in failures.items())
+        raise InputError(f"{len(failures)} of {len(runs)} runs failed: {named}; --retry-failed tries them again")
+
+
+def write_report(out: Path) -> str:
+    """Write ``report.md``, the same as one file ``report.html``, and the figures, of all runs in a sweep's directory.
+
+    Returns:
+        The tables as text, for a terminal.
+
+    Raises:
+        InputError: if there is no run, or one cannot be read.
+        OSError: if the report cannot be written.
+    """
+    runs = {path.parent.name: read_config(path.parent) for path in sorted(out.glob("*/experiment.json"))}
+    if not runs:
+        raise InputError(f"{out} has no runs; give the --out of a sweep")
+    groups = sorted(read_groups(out, runs), key=_order)
+    report = _Report()
+    games = list(dict.fromkeys(group.game.name for group in groups))
+    report.heading("Sweep" + (f": {', '.join(games)}" if games else ""), 1)
+    failures = {name: reason for name in runs if (reason := read_failure(out / name)) is not None}
+    finished = sum(len(group.names) for group in groups)
+    unfinished = len(runs) - finished - len(failures)
+    counts = f"{finished} of {len(runs)} runs are finished"
+    counts += f", {len(failures)} failed" * bool(failures) + f", {unfinished} are not finished" * bool(unfinished)
+    report.paragraph(f"{counts}.")
+    if groups:
+        _found(report, groups)
+        report.heading("Learning curves")
+        report.figure("curves", "Losses over updates", _curves(out, groups))
+    _made(report, out, runs, groups, failures)
+    report.write(out)
+    return "\n\n".join(report.tables)
+
+
+class _Report:
+    """A report that is being written: Markdown, the figures in it, and its main tables as text."""
+
+    def __init__(self) -> None:
+        self.tables: list[str] = []
+        self._parts: list[str] = []
+        self._figures: dict[str, bytes] = {}
+
+    def heading(self, text: str, level: int = 2) -> None:
+        self._parts.append(f"{'#' * level} {_escaped(text)}")
+
+    def paragraph(self, text: str) -> None:
+        self._parts.append(_escaped(text))
+
+    def bullets(self, items: Sequence[str]) -> None:
+        self._parts.append("\n".join(f"- {_escaped(item)}" for item in items))
+
+    def code(self, text: str) -> None:
+        self._parts.append(f"```\n{text}\n```")
+
+    def table(self, rows: Rows, caption: str = "", main: bool = False) -> None:
+        """A table under its header; a ``main`` one is also for the terminal."""
+        lines = [f"| {' | '.join(_escaped(cell).replace('|', '&#124;') for cell in row)} |" for row in rows]
+        numbers = [all(_NUMBER.match(row[column]) for row in rows[1:]) for column in range(len(rows[0]))]
+        lines.insert(1, f"|{'|'.join('---:' if each else '---' for each in numbers)}|")
+        self._parts.append("\n".join(lines))
+        if caption:
+            self._parts.append(f"*{_escaped(caption)}*")
+        if main:
+            self.tables.append(aligned(rows) + (f"\n{caption}" if caption else ""))
+
+    def figure(self, name: str, alt: str, content: bytes) -> None:
+        self._figures[f"{name}.png"] = content
+        self._parts.append(f"![{_escaped(alt)}](figures/{name}.png)")
+
+    def write(self, out: Path) -> None:
+        """Write all of it; the HTML file has the figures in it."""
+        text = "\n\n".join(self._parts) + "\n"
+        body = markdown.markdown(text, extensions=["tables", "fenced_code"])
+        (out / "figures").mkdir(exist_ok=True)
+        for name, content in self._figures.items():
+            write_whole(out / "figures" / name, content)
+            image = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+            body = body.replace(f'src="figures/{name}"', f'src="{image}"')
+        body = body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
+        title = self._parts[0].removeprefix("# ")
+        write_whole(out / "report.md", text)
+        write_whole(out / "report.html", _PAGE.format(title=title, body=body))
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }}
+h2 {{ border-bottom: 1px solid #ccc; margin-top: 2.5rem }}
+img {{ max-width: 100%; height: auto }}
+.table {{ overflow-x: auto }}
+table {{ border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums }}
+th, td {{ padding: 0.25rem 0.7rem; text-align: left; vertical-align: top }}
+td[style*="right"] {{ white-space: nowrap }}
+th {{ border-bottom: 2px solid #222 }}
+tr:nth-child(even) td {{ background: #f5f5f5 }}
+pre {{ background: #f5f5f5; padding: 0.7rem; white-space: pre-wrap }}
+</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
+_NUMBER = re.compile(r"[-\d.]|$")
+"""How the text of a cell begins that is a number, or empty; such columns are aligned to the right."""
+
+
+def _escaped(text: str) -> str:
+    """Text in which neither Markdown nor HTML finds a sign of its own."""
+    text = html.escape(text, quote=False)
+    return "".join(f"&#{ord(sign)};" if sign in "*`\\" else sign for sign in text.replace("\n", " "))
+
+
+def _order(group: Group) -> tuple[Any, ...]:
+    """DT before BC before %BC, ascending K, as the tables show them."""
+    config = group.config
+    conditioned = config.model.conditioning == "return"
+    return group.game.name, not conditioned, -config.training.top_percent, config.model.context_length
+
+
+def _found(report: _Report, groups: Sequence[Group]) -> None:
+    """Tables and figures of what was found, each where there is something to compare."""
+    comparable = is_dqn_replay(groups)
+    if len({(group.game, group.method) for group in groups}) > 1:
+        report.heading("Benchmark")
+        report.table(
+            table_1(groups),
+            "Gamer-normalised scores in percent, mean ± standard deviation of the seeds' means, in the shape of the "
+            "paper's table 1 (Chen et al. 2021). The published columns are of the DQN-replay dataset"
+            + ("." if comparable else "; the others are NOT, but of the data below, and not comparable with them."),
+            main=True,
+        )
+        report.figure("benchmark", "Scores of each method", benchmark_figure(groups))
+    by_method: dict[tuple[Any, str], list[Group]] = {}
+    for group in groups:
+        by_method.setdefault((group.game, group.method), []).append(group)
+    for (game, method), members in by_method.items():
+        if len({group.context_length for group in members}) > 1:
+            report.heading(f"Context length: {method} in {game.name}")
+            report.table(
+                ablation_rows(members),
+                "Score in points under the last target return and validation loss in nats, mean ± standard deviation "
+                "over the seeds; IQM: interquartile mean over all episodes.",
+                main=True,
+            )
+            name = f"context-length-{game.name}-{method}".replace("%", "").replace(" ", "-")
+            report.figure(name, "Score and validation loss over the context length", ablation_figure(members))
+    report.heading("Scores")
+    report.table(
+        score_rows(groups),
+        "In points: mean ± standard deviation of the seeds' means; IQM: interquartile mean over all episodes, with its "
+        "95% interval. Gamer-normalised with the paper's constants where it has the game.",
+        main=len({(group.game, group.method) for group in groups}) > 1,
+    )
+    report.heading("Data")
+    report.bullets(origins(groups))
+
+
+def _curves(out: Path, groups: Sequence[Group]) -> bytes:
+    """Draw the losses of all runs over their updates, training and, where episodes were held out, validation."""
+    games = list(dict.fromkeys(group.game for group in groups))
+    figure = Figure(figsize=(10, 3.5 * len(games)), layout="constrained")
+    for (left, right), game in zip(figure.subplots(len(games), 2, squeeze=False), games, strict=True):
+        of_game = [group for group in groups if group.game == game]
+        several = len({group.context_length for group in of_game}) > 1
+        for number, group in enumerate(of_game):
+            label = f"{group.method}, K = {group.context_length}" if several else group.method
+            for name, result in zip(group.names, group.results, strict=True):
+                lines = _metrics(out / name)
+                left.plot(
+                    [line["update"] for line in lines], [line["loss"] for line in lines], color=f"C{number}", alpha=0.6
+                )
+                curve = result["curve"]
+                places, losses = ([line[name] for line in curve] for name in ("update", "validation_loss"))
+                right.plot(places, losses, "o-", color=f"C{number}", markersize=3)
+            left.plot([], [], color=f"C{number}", label=label)
+        left.set(ylabel="training loss (nats)", title=f"{game.name}, training")
+        right.set(ylabel="validation loss (nats)", title=f"{game.name}, held-out episodes")
+        if not right.lines or not any(len(line.get_xdata()) for line in right.lines):
+            right.text(0.5, 0.5, "no episodes were held out", ha="center", transform=right.transAxes)
+        left.legend(frameon=False, fontsize=8)
+        for axes in (left, right):
+            axes.set_xlabel("update")
+            axes.spines[["top", "right"]].set_visible(False)
+    return png(figure)
+
+
+def _metrics(directory: Path) -> list[dict[str, float]]:
+    """The lines of a run's ``metrics.jsonl``, where it is still there."""
+    path = directory / "training" / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _made(
+    report: _Report,
+    out: Path,
+    runs: Mapping[str, RunConfig],
+    groups: Sequence[Group],
+    failures: Mapping[str, str],
+) -> None:
+    """How it was made: runs, commands, settings, versions."""
+    results = {name: result for group in groups for name, result in zip(group.names, group.results, strict=True)}
+    rows = [["run", "state", "updates", "s/update", "evaluation steps/s", "hardware"]]
+    for name in runs:
+        if name in failures:
+            rows.append([name, f"failed: {failures[name]}", "", "", "", ""])
+        elif name not in results:
+            rows.append([name, "not finished", "", "", "", ""])
+        else:
+            costs, lines = results[name]["costs"], _metrics(out / name)
+            hardware = costs["hardware"]
+            where = hardware["gpu"] or f"{hardware['cpu']}, {runs[name].threads} thread(s)"
+            rows.append(
+                [
+                    *(name, "finished", f"{lines[-1]['update']:,}" if lines else ""),
+                    *(f"{costs['seconds_per_update']:.3g}", f"{costs['evaluation_steps_per_s']:.0f}"),
+                    f"{where}, {costs['dtype']}",
+                ]
+            )
+    report.heading("Runs")
+    report.table(rows)
+    report.heading("Commands")
+    commands = out / COMMANDS
+    report.code(commands.read_text().strip() if commands.exists() else "python -m atari_dt.experiments.run RUN")
+    report.heading("Settings")
+    report.table(_settings(runs))
+    versions = sorted(
+        {", ".join(f"{k} {v}" for k, v in each["costs"]["versions"].items()) for each in results.values()}
+    )
+    if versions:
+        report.heading("Versions")
+        report.bullets(sorted(versions))
+
+
+def _settings(runs: Mapping[str, RunConfig]) -> list[list[str]]:
+    """Every field of the runs' configs; where they differ, each value with the runs that have it."""
+    rows = [["setting", "value", "runs"]]
+    for part in ("model", "training", "evaluation"):
+        values: dict[str, dict[str, list[str]]] = {}
+        for name, config in runs.items():
+            for field, value in config.to_json()[part].items():
+                values.setdefault(field, {}).setdefault(json.dumps(value), []).append(name)
+        for field, by_value in values.items():
+            for value, names in by_value.items():
+                rows.append([field, value, "all" if len(by_value) == 1 else ", ".join(names)])
+    for above, row in reversed(list(pairwise(rows))):
+        if row[0] == above[0]:
+            row[0] = ""
+    return rows

@@ -1,0 +1,22 @@
+"""Write the report of a sweep anew, from the files of its runs."""
+
+from pathlib import Path
+
+import tyro
+
+from atari_dt.command_line import run
+from atari_dt.experiments.sweep_report import write_report
+
+
+def main(sweep: tyro.conf.Positional[Path]) -> None:
+    """Write report.md, report.html and their figures of all runs in a sweep's directory; nothing is trained or played.
+
+    Args:
+        sweep: Directory that scripts/reproduce_benchmark.py or scripts/ablate_context_length.py wrote.
+    """
+    print(write_report(sweep))
+    print(f"report: {sweep / 'report.html'}")
+
+
+if __name__ == "__main__":
+    run(main)
