@@ -12,9 +12,11 @@ import os
 import platform
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import closing
@@ -250,8 +252,11 @@ class _Cluster:
         except ImportError as error:
             raise InputError('Ray is not installed; pip install "atari-dt[cluster]", on every node') from error
         try:
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            if port.isdecimal():  # Ray itself would wait for long
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"no Ray cluster answers at {address}; begin one with: ray start --head --port=6379"
             ) from error
@@ -297,8 +302,10 @@ def _run_on_node(directory: Path, threads: int) -> int:
     process = _start(directory, threads)
     with process:
         try:
+            while process.poll() is None:
+                time.sleep(0.5)  # Ray cancels between two lines of Python, never within a wait
             return process.wait()
-        except BaseException:  # Ray's cancelling
+        except BaseException:
             process.terminate()
             process.wait()
             raise

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from atari_dt.config import ModelConfig, TrainingConfig
-from atari_dt.experiments.ablation import ablation_rows, ablation_runs
+from atari_dt.experiments.ablation import ablation_runs
 from atari_dt.experiments.results import read_groups
 from atari_dt.experiments.run import EvaluationConfig, RunConfig
 from atari_dt.experiments.sweep import _reason, run_sweep
@@ -50,14 +56,49 @@ def undisturbed(base: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return out
 
 
+@contextmanager
+def cluster() -> Iterator[str]:
+    """A Ray cluster of two nodes with a CPU each on this machine; yields its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    # Sockets are made under the directory, and their paths must be short.
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as scratch, ExitStack() as nodes:
+        port = address.split(":")[1]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        head = ("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={scratch}")
+        for options in (head, (f"--address={address}",)):
+            node = subprocess.Popen(
+                ["ray", "start", "--block", "--num-cpus=1", "--object-store-memory=80000000", *options],
+                env={
+                    **os.environ,
+                    "RAY_USAGE_STATS_ENABLED": "0",
+                    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                },
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            nodes.callback(node.wait, 60)
+            nodes.callback(node.terminate)
+            assert node.stdout is not None
+            for line in node.stdout:
+                if "Ray runtime started" in line:
+                    break
+            else:
+                raise AssertionError("a Ray node did not start")
+            threading.Thread(target=node.stdout.read, daemon=True).start()
+        yield address
+
+
 def results(out: Path) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in out.glob("*/result.json")}
 
 
-def test_killed_interrupted_and_two_at_once_it_finds_the_same(
+def test_killed_interrupted_two_at_once_and_on_a_cluster_it_finds_the_same(
     undisturbed: Path, base: RunConfig, tmp_path: Path
 ) -> None:
-    """The command as a person calls it, killed, interrupted, and called again."""
+    """The command as a person calls it, killed, interrupted, and called again, now with two nodes of a Ray cluster."""
     model, training = base.model, base.training
     options = {
         **{name: getattr(model, name) for name in ("num_layers", "num_heads", "embed_dim", "dropout")},
@@ -76,7 +117,6 @@ def test_killed_interrupted_and_two_at_once_it_finds_the_same(
         "validation_fraction": 0.2,
         "episodes": 2,
         "max_steps": 15,
-        "jobs": 2,
         "data": base.data,
     }
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
@@ -87,8 +127,11 @@ def test_killed_interrupted_and_two_at_once_it_finds_the_same(
         return {path: path.read_text().splitlines() for path in tmp_path.glob("sweep/*/training/metrics.jsonl")}
 
     before: dict[Path, list[str]] = {}
+    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     for enough, number in ((3, signal.SIGKILL), (10, signal.SIGINT)):  # of 2 runs × 8 lines
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*command, "--jobs", "2"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
         deadline = time.monotonic() + 120
         while sum(len(those) for those in before.values()) < enough:
             before = lines()
@@ -105,16 +148,18 @@ def test_killed_interrupted_and_two_at_once_it_finds_the_same(
                 with suppress(BlockingIOError), locked(path.parent):
                     break
                 assert time.monotonic() < deadline
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    with cluster() as address:
+        done = subprocess.run(
+            [*command, "--ray-address", address], cwd=ROOT, capture_output=True, text=True, check=False
+        )
     assert done.returncode == 0, done.stderr
     assert results(tmp_path / "sweep") == results(undisturbed)
     after = lines()
     for path, those in before.items():
         assert after[path][: len(those) - 1] == those[:-1]  # with their speeds: they were not made again
     assert len(results(undisturbed)) == 2
-    assert (tmp_path / "sweep" / "figure.png").read_bytes()[1:4] == b"PNG"
 
-    table = [line.split() for line in (tmp_path / "sweep" / "table.txt").read_text().splitlines()[1:]]
+    table = [line.split() for line in done.stdout.splitlines()[1:3]]
     for row, length in zip(table, LENGTHS, strict=True):
         found = [json.loads(results(undisturbed)[f"K{length}-seed{seed}"]) for seed in SEEDS]
         assert {each["config"]["training"]["final_tokens"] for each in found} == {40 * 8 * length}
@@ -122,29 +167,6 @@ def test_killed_interrupted_and_two_at_once_it_finds_the_same(
         assert row[:3] == [str(length), "1", f"{np.mean(found[0]['targets'][0]['scores']):.1f}"]
         assert f"{found[0]['curve'][-1]['validation_loss']:.3f}" in row
         assert [point["update"] for point in found[0]["curve"]] == list(range(5, 41, 5))
-
-
-def test_the_table_is_of_the_seeds_of_each_length(tmp_path: Path, base: RunConfig) -> None:
-    """Hand-made results of two seeds against sums by hand; the paper's random player has 2 points, its gamer 30."""
-    runs = ablation_runs(base, [1, 30], [5, 6])
-    scores = {"K1-seed5": [1, 3], "K1-seed6": [5, 7], "K30-seed5": [10, 10], "K30-seed6": [20, 20]}
-    for number, name in enumerate(runs):
-        (tmp_path / name).mkdir()
-        result = {
-            "data_digest": "x",
-            "dataset": {"game": "Breakout"},
-            "targets": [{"scores": [99]}, {"scores": scores[name]}],
-            "random_scores": [1, 2],
-            "curve": [{"validation_loss": 9.0}, {"validation_loss": 0.1 * number}],
-        }
-        costs = {"seconds_per_update": number + 1, "evaluation_steps_per_s": 100 * number}
-        (tmp_path / name / "result.json").write_text(json.dumps(result))
-        (tmp_path / name / "costs.json").write_text(json.dumps(costs))
-    rows = ablation_rows(read_groups(tmp_path, runs, {base.data: "x"})[::-1])[1:]
-    percent = [f"{100 * (mean - 2) / 28:.1f}" for mean in (4, 15)]
-    short = [[*row[:4], *row[5:]] for row in rows]
-    assert short[0] == ["1", "2", "4.0 ± 2.0", "4.0", percent[0], "0.050 ± 0.050", "1.5", "50"]
-    assert short[1] == ["30", "2", "15.0 ± 5.0", "15.0", percent[1], "0.250 ± 0.050", "3.5", "250"]
 
 
 def test_only_what_a_run_says_last_is_its_failure() -> None:
@@ -189,3 +211,5 @@ def test_a_run_that_fails_is_named_and_stops_no_other(
         run_sweep({"poisoned": other}, tmp_path, show_progress=False)
     with pytest.raises(InputError, match="jobs must be at least 1"):
         run_sweep(runs, tmp_path, jobs=0)
+    with pytest.raises(InputError, match=r"no Ray cluster answers at 127\.0\.0\.1:1; begin one with: ray start"):
+        run_sweep(runs, tmp_path, ray_address="127.0.0.1:1")
