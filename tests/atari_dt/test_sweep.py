@@ -11,12 +11,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +28,7 @@ from replay_data import InputError, TrajectoryStore
 from replay_data.files import locked
 
 ROOT = Path(__file__).parents[2]
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 LENGTHS, SEEDS = (1, 3), (1,)
 
 
@@ -61,34 +60,24 @@ def cluster() -> Iterator[str]:
     """A Ray cluster of two nodes with a CPU each on this machine; yields its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+        port = free.getsockname()[1]
     # Sockets are made under the directory, and their paths must be short.
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as scratch, ExitStack() as nodes:
-        port = address.split(":")[1]
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         head = ("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={scratch}")
-        for options in (head, (f"--address={address}",)):
+        for number, options in enumerate((head, (f"--address=127.0.0.1:{port}",))):
+            log = Path(scratch) / f"{number}.txt"
             node = subprocess.Popen(
                 ["ray", "start", "--block", "--num-cpus=1", "--object-store-memory=80000000", *options],
-                env={
-                    **os.environ,
-                    "RAY_USAGE_STATS_ENABLED": "0",
-                    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-                },
-                stdout=subprocess.PIPE,
+                env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PATH": PATH},
+                stdout=nodes.enter_context(log.open("wb")),
                 stderr=subprocess.STDOUT,
-                text=True,
             )
             nodes.callback(node.wait, 60)
             nodes.callback(node.terminate)
-            assert node.stdout is not None
-            for line in node.stdout:
-                if "Ray runtime started" in line:
-                    break
-            else:
-                raise AssertionError("a Ray node did not start")
-            threading.Thread(target=node.stdout.read, daemon=True).start()
-        yield address
+            while "Ray runtime started" not in log.read_text():
+                assert node.poll() is None, log.read_text()
+                time.sleep(0.1)
+        yield f"127.0.0.1:{port}"
 
 
 def results(out: Path) -> dict[str, bytes]:
@@ -127,7 +116,6 @@ def test_killed_interrupted_two_at_once_and_on_a_cluster_it_finds_the_same(
         return {path: path.read_text().splitlines() for path in tmp_path.glob("sweep/*/training/metrics.jsonl")}
 
     before: dict[Path, list[str]] = {}
-    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     for enough, number in ((3, signal.SIGKILL), (10, signal.SIGINT)):  # of 2 runs × 8 lines
         process = subprocess.Popen(
             [*command, "--jobs", "2"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
