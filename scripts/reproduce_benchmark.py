@@ -26,8 +26,8 @@ class Options:
     Options of network, training and evaluation hold for all games; by default they are those of the preset for each."""
 
     data: Path
-    """Directory that has a store for each game, such as DATA/Breakout; or, as the paper draws its data anew for each
-    seed, one for each seed, such as DATA/Breakout/123."""
+    """Directory that has a store for each game, such as DATA/breakout; or, as the paper draws its data anew for each
+    seed, one for each seed, such as DATA/breakout/123."""
     out: Path
     """Directory of all runs, and of report.md and report.html."""
     games: tuple[str, ...] = ("Breakout", "Qbert", "Pong", "Seaquest")

@@ -42,15 +42,17 @@ def benchmark_preset(name: BenchmarkPreset, game: Game) -> tuple[ModelConfig, Tr
 
 def benchmark_stores(data: Path, games: Sequence[Game], seeds: Sequence[int]) -> dict[tuple[str, int], TrajectoryStore]:
     """Open the data of each game and seed: ``data/GAME/SEED`` where each seed has a draw of its own, as in the paper,
-    else ``data/GAME``.
+    else ``data/GAME``; such as ``data/breakout`` or ``data/Breakout``.
 
     Raises:
         InputError: if one is not there, or of another game.
     """
     stores = {}
     for game in games:
+        names = (game.name.lower(), game.name)
+        common = next((data / name for name in names if (data / name).is_dir()), data / names[0])
         for seed in seeds:
-            own, common = data / game.name / str(seed), data / game.name
+            own = common / str(seed)
             if not own.is_dir() and not (common / "metadata.json").is_file():
                 raise InputError(
                     f"there is no data of {game.name} in {data}; make it with scripts/build_dataset.py --out {common}, "

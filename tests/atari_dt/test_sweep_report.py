@@ -88,7 +88,7 @@ def test_an_ablations_table_is_of_the_seeds_of_each_length(tmp_path: Path) -> No
 def benchmark(tmp_path: Path) -> tuple[Path, dict[str, RunConfig]]:
     """Two games, one seed of each in a store of its own; what would score the paper's means does."""
     data, out = tmp_path / "data", tmp_path / "out"
-    write_store(data / "Breakout", [5])
+    write_store(data / "breakout", [5])
     for seed in (1, 2):
         write_store(data / "Qbert" / str(seed), [5], seed, game="Qbert")
     games = [find_game("breakout"), find_game("qbert")]
@@ -126,7 +126,8 @@ def test_a_benchmarks_runs_are_the_papers(benchmark: tuple[Path, dict[str, RunCo
         assert config.model.conditioning == ("return" if method == "DT" else "none")
         assert config.training.top_percent == (25 if method == "25BC" else 100)
         assert f"seed{config.training.seed}" == seed
-        assert config.data == tmp_path / "data" / game / (seed.removeprefix("seed") if game == "Qbert" else "")
+        own = Path("Qbert") / seed.removeprefix("seed")
+        assert config.data == tmp_path / "data" / (own if game == "Qbert" else "breakout")
         assert config.training.final_tokens == 2000 * 32 * 10
         assert config.training.epochs == 2000  # more than 2,000 updates can take
     pong = benchmark_preset("paper", find_game("Pong"))
