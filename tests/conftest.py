@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # two test processes share two cores, and so do the commands that they start
+
 import torch
 
 from replay_data import StoreWriter, TrajectoryStore
@@ -56,4 +60,4 @@ def readable_store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # two test processes share two cores
+    torch.set_num_threads(1)  # a test may have changed it

@@ -112,12 +112,11 @@ def constants(game: Game) -> tuple[float, float] | None:
     return (game.paper.random, game.paper.gamer) if game.paper else game.random_and_human
 
 
-def mean_and_spread(summary: ScoreSummary | None, digits: int = 1) -> str:
+def mean_and_spread(summary: ScoreSummary | None) -> str:
     """Mean over the seeds and, as the paper prints it, the standard deviation of their means."""
     if summary is None:
         return ""
-    spread = "" if summary.std_of_seeds is None else f" ± {summary.std_of_seeds:.{digits}f}"
-    return f"{summary.mean:.{digits}f}{spread}"
+    return f"{summary.mean:.1f}" + ("" if summary.std_of_seeds is None else f" ± {summary.std_of_seeds:.1f}")
 
 
 def interval(summary: ScoreSummary) -> str:

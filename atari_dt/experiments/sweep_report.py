@@ -77,7 +77,8 @@ def write_report(out: Path) -> str:
         InputError: if there is no run, or one cannot be read.
         OSError: if the report cannot be written.
     """
-    runs = {path.parent.name: read_config(path.parent) for path in sorted(out.glob("*/experiment.json"))}
+    names = sorted((path.parent.name for path in out.glob("*/experiment.json")), key=_natural)
+    runs = {name: read_config(out / name) for name in names}
     if not runs:
         raise InputError(f"{out} has no runs; give the --out of a sweep")
     groups = sorted(read_groups(out, runs), key=_order)
@@ -163,7 +164,7 @@ img {{ max-width: 100%; height: auto }}
 .table {{ overflow-x: auto }}
 table {{ border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums }}
 th, td {{ padding: 0.25rem 0.7rem; text-align: left; vertical-align: top }}
-td[style*="right"] {{ white-space: nowrap }}
+td[style*="right"], td:first-child {{ white-space: nowrap }}
 th {{ border-bottom: 2px solid #222 }}
 tr:nth-child(even) td {{ background: #f5f5f5 }}
 pre {{ background: #f5f5f5; padding: 0.7rem; white-space: pre-wrap }}
@@ -184,6 +185,11 @@ def _escaped(text: str) -> str:
     """Text in which neither Markdown nor HTML finds a sign of its own."""
     text = html.escape(text, quote=False)
     return "".join(f"&#{ord(sign)};" if sign in "*`\\" else sign for sign in text.replace("\n", " "))
+
+
+def _natural(name: str) -> list[tuple[str, int]]:
+    """A key that sorts K5 before K10."""
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
 
 
 def _order(group: Group) -> tuple[Any, ...]:
