@@ -68,7 +68,7 @@ def best_episodes(
     """Of the chosen episodes, keep the best by return, for %BC (Chen et al. 2021, section 5.1).
 
     As there, the percentage is one of steps: whole episodes are taken, the best first, for as long as they fit into
-    that many; the best is taken in any case.
+    that many.
 
     Args:
         episodes: bool ``[E]``, true for the chosen ones.
@@ -78,11 +78,19 @@ def best_episodes(
 
     Returns:
         bool ``[E]``, true for those kept.
+
+    Raises:
+        InputError: if the best episode alone has more steps than that.
     """
     lengths = np.diff(episode_ends, prepend=0)
     ranked = np.flatnonzero(episodes)[np.argsort(-returns[episodes], kind="stable")]
     steps = np.cumsum(lengths[ranked])
-    number = max(1, int(np.searchsorted(100 * steps, percent * steps[-1], side="right")))
+    number = np.searchsorted(100 * steps, percent * steps[-1], side="right")
+    if number == 0:
+        raise InputError(
+            f"the best episode alone has {steps[0]:,} of {steps[-1]:,} steps, more than {percent:g}%; raise "
+            "top_percent or take more data"
+        )
     kept = np.zeros_like(episodes)
     kept[ranked[:number]] = True
     return kept

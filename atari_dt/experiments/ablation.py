@@ -41,14 +41,13 @@ def ablation_runs(base: RunConfig, context_lengths: Sequence[int], seeds: Sequen
 
 
 def ablation_rows(groups: Sequence[Group]) -> list[list[str]]:
-    """A table of one game and method, with a line for each context length, ascending, under a header.
+    """A table of groups that differ in K only, with a line for each, ascending, under a header.
 
     Scores are in points under the last target return, mean ± standard deviation of the seeds' means; behind them the
     interquartile mean over all episodes with its 95% interval, and the gamer-normalised mean. The loss is in nats, mean
     ± standard deviation over the seeds.
     """
-    percent = "gamer %" if groups[0].game.paper else "human %"
-    rows = [["K", "seeds", "score", "IQM", "95% interval", percent, "validation loss", "s/update", "steps/s"]]
+    rows = [["K", "seeds", "score", "IQM", "95% interval", "normalised %", "validation loss", "s/update", "steps/s"]]
     for group in sorted(groups, key=lambda group: group.context_length):
         summary, losses = group.summary(), group.validation_losses
         loss = "" if np.isnan(losses).any() else f"{losses.mean():.3f}"
@@ -72,7 +71,7 @@ def ablation_rows(groups: Sequence[Group]) -> list[list[str]]:
 
 
 def ablation_figure(groups: Sequence[Group]) -> bytes:
-    """Draw score and validation loss of one game and method over the context length; return a PNG file.
+    """Draw score and validation loss of groups that differ in K only over the context length; return a PNG file.
 
     A point is a seed. The line of the scores is their interquartile mean, with its 95% interval.
     """
@@ -88,7 +87,9 @@ def ablation_figure(groups: Sequence[Group]) -> bytes:
         means = [scores.mean() for scores in group.scores()]
         left.plot([place] * len(means), means, "o", color="tab:blue", markersize=4)
         right.plot([place] * len(means), group.validation_losses, "o", color="tab:orange", markersize=4)
-    losses = [group.validation_losses.mean() for group in groups]
+    losses = np.array([group.validation_losses.mean() for group in groups])
+    if np.isnan(losses).all():
+        right.text(0.5, 0.5, "no episodes were held out", ha="center", transform=right.transAxes)
     right.plot(places, losses, color="tab:orange", label="mean of the seeds")
     random = groups[0].random_scores.mean()
     left.axhline(random, color="gray", linestyle=":", label=f"random player ({random:.1f})")

@@ -12,9 +12,18 @@ from matplotlib.figure import Figure
 from atari_dt.config import Conditioning, ModelConfig, TrainingConfig, preset
 from atari_dt.evaluation.scores import ScoreSummary, gamer_normalised, summarise
 from atari_dt.experiments.report import png
-from atari_dt.experiments.results import Group, constants, interval, mean_and_spread, normalised
+from atari_dt.experiments.results import (
+    Group,
+    constants,
+    interval,
+    labels,
+    mean_and_spread,
+    normalised,
+    target_name,
+)
 from atari_dt.experiments.run import EvaluationConfig, RunConfig, limited
 from atari_dt.games import Game
+from atari_dt.training import training_windows
 from replay_data import InputError, TrajectoryStore
 
 BenchmarkPreset = Literal["paper", "quick"]
@@ -45,23 +54,28 @@ def benchmark_stores(data: Path, games: Sequence[Game], seeds: Sequence[int]) ->
     else ``data/GAME``; such as ``data/breakout`` or ``data/Breakout``.
 
     Raises:
-        InputError: if one is not there, or of another game.
+        InputError: if one is not there, is of another game, or has rewards that are not clipped.
     """
-    stores = {}
+    if (data / "metadata.json").is_file():
+        raise InputError(f"{data} is a store itself; give the directory that holds it under its game's name")
+    stores: dict[tuple[str, int], TrajectoryStore] = {}
     for game in games:
         names = (game.name.lower(), game.name)
         common = next((data / name for name in names if (data / name).is_dir()), data / names[0])
-        for seed in seeds:
-            own = common / str(seed)
-            if not own.is_dir() and not (common / "metadata.json").is_file():
+        own = [common / str(seed) for seed in seeds]
+        paths = own if any(path.is_dir() for path in own) else [common] * len(own)
+        for path in paths:
+            if not (path / "metadata.json").is_file():
                 raise InputError(
-                    f"there is no data of {game.name} in {data}; make it with scripts/build_dataset.py --out {common}, "
-                    f"or a draw for each seed with --out {own} and so on"
+                    f"there is no data of {game.name} in {path}; make it with scripts/build_dataset.py --out {path}"
                 )
-            store = TrajectoryStore.open(own if own.is_dir() else common)
+        opened = {path: TrajectoryStore.open(path) for path in paths}
+        for store in opened.values():
             if store.game != game.name:
                 raise InputError(f"{store.path} holds data of {store.game}, not of {game.name}")
-            stores[game.name, seed] = store
+            if game.paper and not store.metadata["reward_clipping"]:
+                raise InputError(f"{store.path} holds unclipped rewards; the paper's target returns count clipped ones")
+        stores |= {(game.name, seed): opened[path] for seed, path in zip(seeds, paths, strict=True)}
     return stores
 
 
@@ -78,8 +92,12 @@ def benchmark_runs(
         top_percents: of the steps, for %BC; none leaves it out.
 
     Raises:
-        InputError: if a percentage is out of range.
+        InputError: if a percentage is out of range or there twice, or too few steps are left for a batch.
     """
+    if len(set(top_percents)) < len(top_percents) or 100 in top_percents:
+        raise InputError(
+            "top_percents must be below 100, and no two the same; cloning all of the steps is BC, which is there anyway"
+        )
     methods: dict[str, tuple[Conditioning, float]] = {"DT": ("return", 100.0), "BC": ("none", 100.0)}
     methods |= {f"{percent:g}BC": ("none", percent) for percent in top_percents}
     runs = {}
@@ -87,6 +105,7 @@ def benchmark_runs(
         base = bases[game]
         for name, (conditioning, percent) in methods.items():
             training = dataclasses.replace(base.training, seed=seed, top_percent=percent)
+            training_windows(store, base.model, training)  # before hours of training
             runs[f"{game}-{name}-seed{seed}"] = dataclasses.replace(
                 base,
                 data=store.path.resolve(),
@@ -101,6 +120,9 @@ def table_1(groups: Sequence[Group]) -> list[list[str]]:
 
     Mean ± standard deviation of the seeds' means. Of the Decision Transformer's target returns, this shows the paper's
     number and the paper's multiple of the largest return.
+
+    Args:
+        groups: of the paper's games, one for each game and method.
     """
     methods = [method for method in dict.fromkeys(group.method for group in groups) if not method.startswith("DT")]
     published = ("DT", "CQL", "QR-DQN", "REM", "BC")
@@ -108,36 +130,37 @@ def table_1(groups: Sequence[Group]) -> list[list[str]]:
         ["game", "DT, paper's number", "DT, paper's multiple", *methods, *(f"published {name}" for name in published)]
     ]
     for game in dict.fromkeys(group.game for group in groups):
+        if (paper := game.paper) is None:
+            continue
         of_game = {group.method: group for group in groups if group.game == game}
-        number, multiple = (game.paper.target_return, game.paper.return_multiple) if game.paper else (None, 1.0)
         cells = [game.name, "", ""]
         if (transformer := of_game.get("DT")) is not None:
             for i, target in enumerate(transformer.results[0]["targets"]):
                 value = mean_and_spread(normalised(game, transformer.summary(i)))
-                if target["return_multiple"] == multiple:
+                if target["return_multiple"] == paper.return_multiple:
                     cells[2] = value
-                elif target["return_multiple"] is None and target["target_return"] == number:
+                elif target["return_multiple"] is None and target["target_return"] == paper.target_return:
                     cells[1] = value
         for method in methods:
             cells.append(mean_and_spread(normalised(game, of_game[method].summary())) if method in of_game else "")
         for name in published:
-            mean, spread = game.paper.normalised[name] if game.paper else (None, None)
-            cells.append("" if mean is None else f"{mean:.1f}" + ("" if spread is None else f" ± {spread:.1f}"))
+            mean, spread = paper.normalised[name]
+            cells.append(f"{mean:.1f}" + ("" if spread is None else f" ± {spread:.1f}"))
         rows.append(cells)
     return rows
 
 
 def score_rows(groups: Sequence[Group]) -> list[list[str]]:
-    """Scores in points of every method and target return of every game, under a header, with what they compare to.
+    """Scores in points of every group and target return of every game, under a header, with what they compare to.
 
     Mean ± standard deviation of the seeds' means; the interquartile mean over all episodes with its 95% interval; and
-    the gamer-normalised mean.
+    the mean normalised with the game's `constants`. Where each seed has its own data, what is said of the data is the
+    mean over the seeds, but the best is that of all.
     """
-    lengths = {group.context_length for group in groups}
-    header = ["game", "method", "target return", "seeds", "episodes", "score", "IQM", "95% interval", "gamer %"]
-    rows = [header]
+    rows = [["game", "method", "target return", "seeds", "episodes", "score", "IQM", "95% interval", "normalised %"]]
+    named = list(zip(groups, labels(groups), strict=True))
     for game in dict.fromkeys(group.game for group in groups):
-        of_game = [group for group in groups if group.game == game]
+        of_game = [(group, name) for group, name in named if group.game == game]
 
         def add(name: str, target: str, summary: ScoreSummary, seeds: str, game: Game = game) -> None:
             percent = normalised(game, summary)
@@ -149,20 +172,22 @@ def score_rows(groups: Sequence[Group]) -> list[list[str]]:
                 ]
             )
 
-        for group in of_game:
-            name = group.method if len(lengths) == 1 else f"{group.method}, K = {group.context_length}"
-            for i, target in enumerate(group.results[0]["targets"]):
-                asked, multiple = target["target_return"], target["return_multiple"]
-                times = "" if multiple is None else f" ({multiple:g}×)"
-                shown = "" if asked is None else f"{asked:g}{times}"
-                add(name, shown, group.summary(i), str(len(group.results)))
-        add("random player", "", summarise([of_game[0].random_scores]), "")
-        dataset, pair = of_game[0].results[0]["dataset"], constants(game)
-        for name, score in (("data, mean", dataset["mean_score"]), ("data, best", dataset["max_score"])):
+        for group, name in of_game:
+            for i in range(len(group.results[0]["targets"])):
+                add(name, target_name(group, i), group.summary(i), str(len(group.results)))
+        add("random player", "", summarise([of_game[0][0].random_scores]), "")
+        pair = constants(game)
+        for name, score in zip(("data, mean", "data, best"), data_scores(of_game[0][0]), strict=True):
             if score is not None:
                 percent = "" if pair is None else f"{gamer_normalised(score, *pair):.1f}"
                 rows.append([game.name, name, "", "", "", f"{score:.1f}", "", "", percent])
     return rows
+
+
+def data_scores(group: Group) -> tuple[float | None, float | None]:
+    """Mean score of the data, averaged over the seeds' draws, and the largest; None where it has no raw rewards."""
+    means, largest = ([result["dataset"][name] for result in group.results] for name in ("mean_score", "max_score"))
+    return (None, None) if None in means else (sum(means) / len(means), max(largest))
 
 
 def benchmark_figure(groups: Sequence[Group]) -> bytes:
@@ -170,31 +195,29 @@ def benchmark_figure(groups: Sequence[Group]) -> bytes:
 
     A point is a seed's mean, a bar the 95% interval of the interquartile mean over all episodes.
     """
-    games = list(dict.fromkeys(group.game for group in groups))
+    games, names = list(dict.fromkeys(group.game for group in groups)), labels(groups)
     figure = Figure(figsize=(max(5, 4.2 * len(games)), 4), layout="constrained")
     for axes, game in zip(figure.subplots(1, len(games), squeeze=False)[0], games, strict=True):
-        of_game = [group for group in groups if group.game == game]
-        labels: list[str] = []
-        for group in of_game:
-            for i, target in enumerate(group.results[0]["targets"]):
-                place, summary = len(labels), group.summary(i)
-                asked = target["target_return"]
-                labels.append(group.method + ("" if asked is None else f"\nasked for {asked:g}"))
-                color = "tab:gray" if asked is None else "tab:blue"
+        of_game = [(group, name) for group, name in zip(groups, names, strict=True) if group.game == game]
+        ticks: list[str] = []
+        for group, name in of_game:
+            for i in range(len(group.results[0]["targets"])):
+                place, summary, asked = len(ticks), group.summary(i), target_name(group, i)
+                ticks.append(name.replace(", ", ",\n") + (f"\nasked for {asked}" if asked else ""))
+                color = "tab:blue" if asked else "tab:gray"
                 if summary.interval is not None:
                     axes.plot([place, place], summary.interval, color=color, linewidth=6, alpha=0.35)
                 axes.plot(place, summary.interquartile_mean, "_", color=color, markersize=18, markeredgewidth=2)
                 means = [scores.mean() for scores in group.scores(i)]
                 axes.plot([place] * len(means), means, "o", color=color, markersize=4)
-        dataset = of_game[0].results[0]["dataset"]
         for value, name, color in (
-            (of_game[0].random_scores.mean(), "random player", "tab:red"),
-            (dataset["mean_score"], "mean of the data", "tab:green"),
+            (of_game[0][0].random_scores.mean(), "random player", "tab:red"),
+            (data_scores(of_game[0][0])[0], "mean of the data", "tab:green"),
         ):
             if value is not None:
                 axes.axhline(value, color=color, linestyle=":", label=f"{name} ({value:.1f})")
-        axes.set_xticks(range(len(labels)), labels, fontsize=8)
-        axes.set_xlim(-0.5, len(labels) - 0.5)
+        axes.set_xticks(range(len(ticks)), ticks, fontsize=8)
+        axes.set_xlim(-0.5, len(ticks) - 0.5)
         axes.set(ylabel="score (points)", title=game.name)
         axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)

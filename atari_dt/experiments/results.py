@@ -21,7 +21,8 @@ from replay_data import InputError
 
 @dataclass(frozen=True)
 class Group:
-    """Finished runs that differ in their training seed only, and in their data where each seed has a draw of its own.
+    """Finished runs that differ in their training seed only, and in their data where each seed has a draw of its own
+    (``breakout/123``).
 
     Attributes:
         names: of the runs.
@@ -91,20 +92,48 @@ def read_groups(out: Path, runs: Mapping[str, RunConfig], digests: Mapping[Path,
     Raises:
         InputError: if a result cannot be read, or is of other data.
     """
-    found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    found: dict[str, dict[int, tuple[str, dict[str, Any]]]] = {}
     for name, config in runs.items():
         if not (out / name / "result.json").exists():
             continue
         result = read_result(out / name)
         if digests is not None and result["data_digest"] != digests[config.data]:
             raise InputError(f"{out / name} was trained on other data; choose another --out")
+        seed, data = config.training.seed, config.data
         alike = dataclasses.replace(config, data=Path(), training=dataclasses.replace(config.training, seed=0))
-        key = json.dumps([result["dataset"]["game"], alike.to_json()])
-        found.setdefault(key, []).append((name, result))
-    return [
-        Group(tuple(name for name, _ in members), runs[members[0][0]], tuple(result for _, result in members))
-        for members in found.values()
-    ]
+        drawn = data.with_name("of each seed") if data.name == str(seed) else data
+        members = found.setdefault(json.dumps([result["dataset"]["game"], str(drawn), alike.to_json()]), {})
+        members.setdefault(seed, (name, result))  # the same run under another name is no other seed
+    groups = []
+    for members in found.values():
+        names, results = zip(*members.values(), strict=True)
+        groups.append(Group(names, runs[names[0]], results))
+    return groups
+
+
+def labels(groups: Sequence[Group]) -> list[str]:
+    """A name for each group: its method and, where one of its game has several, the settings that differ."""
+    settings = []
+    for group in groups:
+        config = group.config.to_json()
+        flat = {**config["model"], **config["training"], **config["evaluation"], "threads": config["threads"]}
+        flat["data"] = config["data"]
+        settings.append({name: value for name, value in flat.items() if name not in _OF_SCHEDULE})
+    names = []
+    for group, its in zip(groups, settings, strict=True):
+        rivals = [
+            other
+            for rival, other in zip(groups, settings, strict=True)
+            if (rival.game, rival.method) == (group.game, group.method)
+        ]
+        differ = [name for name in its if any(other[name] != its[name] for other in rivals)]
+        shown = [f"{'K' if name == 'context_length' else name} = {its[name]}" for name in differ]
+        names.append(", ".join([group.method, *shown]))
+    return names
+
+
+_OF_SCHEDULE = ("seed", "warmup_tokens", "final_tokens", "epochs")
+"""Settings that follow from others, or of which a group has several."""
 
 
 def constants(game: Game) -> tuple[float, float] | None:
@@ -122,6 +151,16 @@ def mean_and_spread(summary: ScoreSummary | None) -> str:
 def interval(summary: ScoreSummary) -> str:
     """The 95% interval of the interquartile mean, where there is one."""
     return "" if summary.interval is None else f"{summary.interval[0]:.1f} to {summary.interval[1]:.1f}"
+
+
+def target_name(group: Group, target: int) -> str:
+    """A target return and the multiple that it is, such as ``22 (1×)``; the mean where each seed has its own data."""
+    targets = [result["targets"][target] for result in group.results]
+    if targets[0]["target_return"] is None:
+        return ""
+    multiple = targets[0]["return_multiple"]
+    number = np.mean([each["target_return"] for each in targets])
+    return f"{number:g}" + ("" if multiple is None else f" ({multiple:g}×)")
 
 
 def normalised(game: Game, summary: ScoreSummary) -> ScoreSummary | None:
@@ -147,10 +186,10 @@ def origins(groups: Iterable[Group]) -> list[str]:
     return sentences
 
 
-def is_dqn_replay(groups: Sequence[Group]) -> bool:
-    """Whether all data says that it is of the DQN-replay dataset."""
+def recorded_here(groups: Sequence[Group]) -> bool:
+    """Whether some of the data says that it is not of the DQN-replay dataset."""
     sources = [result["data_source"] for group in groups for result in group.results]
-    return all(source["kind"] in ("dopamine", "rl_unplugged") and "recording" not in source for source in sources)
+    return any(source["kind"] not in ("dopamine", "rl_unplugged") or "recording" in source for source in sources)
 
 
 def _played_by(source: Mapping[str, Any]) -> str:

@@ -214,14 +214,22 @@ def read_result(directory: Path) -> dict[str, Any]:
     """Read a run's ``result.json``, with what is in ``costs.json`` as ``costs``.
 
     Raises:
-        InputError: if one cannot be read.
+        InputError: if one cannot be read, or lacks what `execute` writes.
     """
     path = directory / "result.json"
     try:
         result = dict(json.loads(path.read_text()))
+        lists = [*(target["scores"] for target in result["targets"]), result["random_scores"]]
+        if not result["targets"] or not all(lists) or not all(math.isfinite(score) for each in lists for score in each):
+            raise ValueError("scores are missing")
+        _ = result["dataset"]["game"], result["data_source"]["kind"], result["data_digest"]
+        _ = [line[name] for line in result["curve"] for name in CURVE]
         path = directory / "costs.json"
-        return {**result, "costs": dict(json.loads(path.read_text()))}
-    except (OSError, ValueError, TypeError) as error:
+        costs = dict(json.loads(path.read_text()))
+        _ = [costs[name] for name in ("seconds_per_update", "evaluation_steps_per_s", "dtype")]
+        _ = costs["hardware"]["cpu"], costs["versions"].items()
+        return {**result, "costs": costs}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         advice = f"remove {directory / 'result.json'}, and the run is evaluated anew"
         raise InputError(f"{path} cannot be read; {advice}") from error
 

@@ -63,7 +63,7 @@ def run_sweep(
 
     Raises:
         InputError: if there are no runs, one is there with another config, another command does this sweep, or there is
-            no such cluster.
+            no such cluster, or none of its nodes has room for a run.
         OSError: if the sweep's directory cannot be written.
         KeyboardInterrupt: on Ctrl-C; runs under way leave a checkpoint, and the same call goes on from there.
     """
@@ -78,26 +78,34 @@ def run_sweep(
     with held(out, "doing the sweep in"):
         for name, config in runs.items():
             _check_same(out / name, config)
-        for name, config in runs.items():
-            if not (out / name / "experiment.json").exists():
-                (out / name).mkdir(exist_ok=True)
-                write_whole(out / name / "experiment.json", json.dumps(config.to_json(), indent=2) + "\n")
-        if command is not None:
-            _note(command, out / COMMANDS)
-        waiting = [name for name in runs if not (out / name / "result.json").exists()]
-        for name in waiting if retry_failed else ():
-            (out / name / "failure.json").unlink(missing_ok=True)
-        waiting = [name for name in waiting if not (out / name / "failure.json").exists()]
-        if waiting:
-            place = _Here() if ray_address is None else _Cluster(ray_address)
-            with closing(place):
-                _do(waiting, runs, out, place, jobs, show_progress)
+        waiting = [
+            name
+            for name in runs
+            if not (out / name / "result.json").exists()
+            and (retry_failed or not (out / name / "failure.json").exists())
+        ]
+        with closing(_place(ray_address if waiting else None)) as place:
+            for name in waiting:
+                place.check(runs[name])
+            if command is not None:
+                _note(command, out / COMMANDS)
+            for name, config in runs.items():
+                if not (out / name / "experiment.json").exists():
+                    (out / name).mkdir(exist_ok=True)
+                    write_whole(out / name / "experiment.json", json.dumps(config.to_json(), indent=2) + "\n")
+            for name in waiting:
+                (out / name / "failure.json").unlink(missing_ok=True)
+            _do(waiting, runs, out, place, jobs, show_progress)
     return {name: reason for name in runs if (reason := read_failure(out / name)) is not None}
+
+
+def _place(ray_address: str | None) -> _Here | _Cluster:
+    return _Here() if ray_address is None else _Cluster(ray_address)
 
 
 def _note(command: str, path: Path) -> None:
     """Add a line to a file, if it is not there yet."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     if command not in lines:
         write_whole(path, "\n".join([*lines, command]) + "\n")
 
@@ -219,6 +227,9 @@ class _Here:
         self._lock, self._stopped = threading.Lock(), False
         self._running: set[subprocess.Popen[bytes]] = set()
 
+    def check(self, config: RunConfig) -> None:
+        """Any run can be done here."""
+
     def do(self, directory: Path, config: RunConfig) -> int | str | None:
         """Do a run; return the exit status of its process, or None if all were asked to end."""
         with self._lock:
@@ -255,24 +266,40 @@ class _Cluster:
             host, _, port = address.removeprefix("ray://").rpartition(":")
             if port.isdecimal():  # Ray itself would wait for long
                 socket.create_connection((host, int(port)), timeout=10).close()
+            handler = signal.getsignal(signal.SIGTERM)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            signal.signal(signal.SIGTERM, handler)  # Ray's own would end this process on the spot
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"no Ray cluster answers at {address}; begin one with: ray start --head --port=6379"
             ) from error
         self._ray, self._lock, self._stopped = ray, threading.Lock(), False
-        self._has_gpus = ray.cluster_resources().get("GPU", 0) > 0
+        self._nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self._running: set[Any] = set()
+
+    def _needs(self, config: RunConfig) -> dict[str, int]:
+        """CPUs and GPUs of a run."""
+        device = config.training.device
+        any_gpu = any(node.get("GPU", 0) for node in self._nodes)
+        return {"CPU": config.threads, "GPU": int(device.startswith("cuda") or (device == "auto" and any_gpu))}
+
+    def check(self, config: RunConfig) -> None:
+        """Raise InputError if no node has what a run needs; Ray would wait for one for ever."""
+        needs = self._needs(config)
+        if not any(all(node.get(kind, 0) >= number for kind, number in needs.items()) for node in self._nodes):
+            wanted = " and ".join(f"{number} {kind}" for kind, number in needs.items() if number)
+            raise InputError(
+                f"no node of the Ray cluster has the {wanted} that a run needs; see --threads and --device"
+            )
 
     def do(self, directory: Path, config: RunConfig) -> int | str | None:
         """Do a run on a node; return the exit status of its process, or what went wrong with the node, or None if all
         were asked to end."""
-        device = config.training.device
-        gpus = int(device.startswith("cuda") or (device == "auto" and self._has_gpus))
+        needs = self._needs(config)
         with self._lock:
             if self._stopped:
                 return None
-            task = self._ray.remote(_run_on_node).options(num_cpus=config.threads, num_gpus=gpus)
+            task = self._ray.remote(_run_on_node).options(num_cpus=needs["CPU"], num_gpus=needs["GPU"])
             running = task.remote(directory, config.threads)
             self._running.add(running)
         try:
@@ -299,6 +326,7 @@ def _run_on_node(directory: Path, threads: int) -> int:
     """In a worker of a Ray cluster: do a run; return its process's exit status."""
     if not directory.is_dir():
         raise InputError(f"{directory} is not there on node {platform.node()}; all nodes must see it")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray cancels with it; a node in the background ignores it
     process = _start(directory, threads)
     with process:
         try:

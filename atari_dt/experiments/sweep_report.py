@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from atari_dt.experiments.ablation import ablation_figure, ablation_rows
 from atari_dt.experiments.benchmark import benchmark_figure, score_rows, table_1
 from atari_dt.experiments.report import aligned, png
-from atari_dt.experiments.results import Group, is_dqn_replay, origins, read_groups
+from atari_dt.experiments.results import Group, labels, origins, read_groups, recorded_here
 from atari_dt.experiments.run import RunConfig, read_config
 from atari_dt.experiments.sweep import COMMANDS, read_failure, run_sweep
 from replay_data import InputError
@@ -109,6 +109,7 @@ class _Report:
         self._figures: dict[str, bytes] = {}
 
     def heading(self, text: str, level: int = 2) -> None:
+        self._heading = text
         self._parts.append(f"{'#' * level} {_escaped(text)}")
 
     def paragraph(self, text: str) -> None:
@@ -118,18 +119,19 @@ class _Report:
         self._parts.append("\n".join(f"- {_escaped(item)}" for item in items))
 
     def code(self, text: str) -> None:
-        self._parts.append(f"```\n{text}\n```")
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+        self._parts.append(f"{fence}\n{text}\n{fence}")
 
     def table(self, rows: Rows, caption: str = "", main: bool = False) -> None:
         """A table under its header; a ``main`` one is also for the terminal."""
-        lines = [f"| {' | '.join(_escaped(cell).replace('|', '&#124;') for cell in row)} |" for row in rows]
+        lines = [f"| {' | '.join(_escaped(cell) for cell in row)} |" for row in rows]
         numbers = [all(_NUMBER.match(row[column]) for row in rows[1:]) for column in range(len(rows[0]))]
         lines.insert(1, f"|{'|'.join('---:' if each else '---' for each in numbers)}|")
         self._parts.append("\n".join(lines))
         if caption:
             self._parts.append(f"*{_escaped(caption)}*")
         if main:
-            self.tables.append(aligned(rows) + (f"\n{caption}" if caption else ""))
+            self.tables.append(f"{self._heading}\n{aligned(rows)}\n{caption}")
 
     def figure(self, name: str, alt: str, content: bytes) -> None:
         self._figures[f"{name}.png"] = content
@@ -182,9 +184,9 @@ _NUMBER = re.compile(r"[-\d.]|$")
 
 
 def _escaped(text: str) -> str:
-    """Text in which neither Markdown nor HTML finds a sign of its own."""
-    text = html.escape(text, quote=False)
-    return "".join(f"&#{ord(sign)};" if sign in "*`\\" else sign for sign in text.replace("\n", " "))
+    """Text in which neither Markdown nor HTML finds a sign of its own; an underscore within a word is none."""
+    text = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"[*`\\\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", lambda sign: f"&#{ord(sign[0])};", text)
 
 
 def _natural(name: str) -> list[tuple[str, int]]:
@@ -201,37 +203,44 @@ def _order(group: Group) -> tuple[Any, ...]:
 
 def _found(report: _Report, groups: Sequence[Group]) -> None:
     """Tables and figures of what was found, each where there is something to compare."""
-    comparable = is_dqn_replay(groups)
-    if len({(group.game, group.method) for group in groups}) > 1:
-        report.heading("Benchmark")
-        report.table(
-            table_1(groups),
-            "Gamer-normalised scores in percent, mean ± standard deviation of the seeds' means, in the shape of the "
-            "paper's table 1 (Chen et al. 2021). The published columns are of the DQN-replay dataset"
-            + ("." if comparable else "; the others are NOT, but of the data below, and not comparable with them."),
-            main=True,
-        )
-        report.figure("benchmark", "Scores of each method", benchmark_figure(groups))
-    by_method: dict[tuple[Any, str], list[Group]] = {}
+    members: dict[tuple[Any, str], list[Group]] = {}
     for group in groups:
-        by_method.setdefault((group.game, group.method), []).append(group)
-    for (game, method), members in by_method.items():
-        if len({group.context_length for group in members}) > 1:
+        members.setdefault((group.game, group.method), []).append(group)
+    of_paper = [group for group in groups if group.game.paper]
+    if len(members) > 1:
+        report.heading("Benchmark")
+        if of_paper and all(len(its) == 1 for its in members.values()):
+            here = (
+                "the others are NOT, but of the data below, and not comparable with them"
+                if recorded_here(of_paper)
+                else "data and settings below say how far the others compare with them"
+            )
+            report.table(
+                table_1(of_paper),
+                "Gamer-normalised scores in percent, mean ± standard deviation of the seeds' means, like table 1 of "
+                "Chen et al. 2021. The published columns are of 500,000 steps of the DQN-replay dataset; "
+                f"{here}.",
+                main=True,
+            )
+        report.figure("benchmark", "Scores of each method", benchmark_figure(groups))
+    for (game, method), its in members.items():
+        if len({group.context_length for group in its}) == len(its) > 1:
             report.heading(f"Context length: {method} in {game.name}")
             report.table(
-                ablation_rows(members),
+                ablation_rows(its),
                 "Score in points under the last target return and validation loss in nats, mean ± standard deviation "
                 "over the seeds; IQM: interquartile mean over all episodes.",
                 main=True,
             )
             name = f"context-length-{game.name}-{method}".replace("%", "").replace(" ", "-")
-            report.figure(name, "Score and validation loss over the context length", ablation_figure(members))
+            report.figure(name, "Score and validation loss over the context length", ablation_figure(its))
     report.heading("Scores")
     report.table(
         score_rows(groups),
         "In points: mean ± standard deviation of the seeds' means; IQM: interquartile mean over all episodes, with its "
-        "95% interval. Gamer-normalised with the paper's constants where it has the game.",
-        main=len({(group.game, group.method) for group in groups}) > 1,
+        "95% interval. Normalised with the paper's random and gamer scores where it has the game, else with those of "
+        "the usual 57 games.",
+        main=len(members) > 1 or not report.tables,
     )
     report.heading("Data")
     report.bullets(origins(groups))
@@ -243,9 +252,7 @@ def _curves(out: Path, groups: Sequence[Group]) -> bytes:
     figure = Figure(figsize=(10, 3.5 * len(games)), layout="constrained")
     for (left, right), game in zip(figure.subplots(len(games), 2, squeeze=False), games, strict=True):
         of_game = [group for group in groups if group.game == game]
-        several = len({group.context_length for group in of_game}) > 1
-        for number, group in enumerate(of_game):
-            label = f"{group.method}, K = {group.context_length}" if several else group.method
+        for number, (group, label) in enumerate(zip(of_game, labels(of_game), strict=True)):
             for name, result in zip(group.names, group.results, strict=True):
                 lines = _metrics(out / name)
                 left.plot(
@@ -257,7 +264,7 @@ def _curves(out: Path, groups: Sequence[Group]) -> bytes:
             left.plot([], [], color=f"C{number}", label=label)
         left.set(ylabel="training loss (nats)", title=f"{game.name}, training")
         right.set(ylabel="validation loss (nats)", title=f"{game.name}, held-out episodes")
-        if not right.lines or not any(len(line.get_xdata()) for line in right.lines):
+        if not any(len(line.get_xdata()) for line in right.lines):
             right.text(0.5, 0.5, "no episodes were held out", ha="center", transform=right.transAxes)
         left.legend(frameon=False, fontsize=8)
         for axes in (left, right):
@@ -267,9 +274,13 @@ def _curves(out: Path, groups: Sequence[Group]) -> bytes:
 
 
 def _metrics(directory: Path) -> list[dict[str, float]]:
-    """The lines of a run's ``metrics.jsonl``, where it is still there."""
+    """The training losses in a run's ``metrics.jsonl``, where that is still there and whole."""
     path = directory / "training" / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        return [{name: float(line[name]) for name in ("update", "loss")} for line in lines]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
 
 
 def _made(
@@ -293,7 +304,7 @@ def _made(
             where = hardware["gpu"] or f"{hardware['cpu']}, {runs[name].threads} thread(s)"
             rows.append(
                 [
-                    *(name, "finished", f"{lines[-1]['update']:,}" if lines else ""),
+                    *(name, "finished", f"{lines[-1]['update']:,.0f}" if lines else ""),
                     *(f"{costs['seconds_per_update']:.3g}", f"{costs['evaluation_steps_per_s']:.0f}"),
                     f"{where}, {costs['dtype']}",
                 ]
@@ -302,7 +313,9 @@ def _made(
     report.table(rows)
     report.heading("Commands")
     commands = out / COMMANDS
-    report.code(commands.read_text().strip() if commands.exists() else "python -m atari_dt.experiments.run RUN")
+    report.code(
+        commands.read_text(errors="replace").strip() if commands.exists() else "python -m atari_dt.experiments.run RUN"
+    )
     report.heading("Settings")
     report.table(_settings(runs))
     versions = sorted(
@@ -316,14 +329,15 @@ def _made(
 def _settings(runs: Mapping[str, RunConfig]) -> list[list[str]]:
     """Every field of the runs' configs; where they differ, each value with the runs that have it."""
     rows = [["setting", "value", "runs"]]
-    for part in ("model", "training", "evaluation"):
-        values: dict[str, dict[str, list[str]]] = {}
-        for name, config in runs.items():
-            for field, value in config.to_json()[part].items():
-                values.setdefault(field, {}).setdefault(json.dumps(value), []).append(name)
-        for field, by_value in values.items():
-            for value, names in by_value.items():
-                rows.append([field, value, "all" if len(by_value) == 1 else ", ".join(names)])
+    values: dict[str, dict[str, list[str]]] = {}
+    for name, config in runs.items():
+        content = config.to_json()
+        fields = {"data": content["data"], **content["model"], **content["training"], **content["evaluation"]}
+        for field, value in {**fields, "threads": content["threads"]}.items():
+            values.setdefault(field, {}).setdefault(json.dumps(value), []).append(name)
+    for field, by_value in values.items():
+        for value, names in by_value.items():
+            rows.append([field, value, "all" if len(by_value) == 1 else ", ".join(names)])
     for above, row in reversed(list(pairwise(rows))):
         if row[0] == above[0]:
             row[0] = ""

@@ -111,16 +111,10 @@ def _train(
     ranks: Ranks,
     device: torch.device,
 ) -> DecisionTransformer:
-    fraction, num_episodes = config.validation_fraction, store.num_episodes
-    held_out = hold_out(num_episodes, fraction, config.seed) if fraction else np.zeros(num_episodes, dtype=np.bool_)
-    returns = store.returns_to_go[np.concatenate([[0], store.episode_ends[:-1]])]
-    windows = window_starts(
-        best_episodes(~held_out, returns, store.episode_ends, config.top_percent), store.episode_ends
-    )
-    validation_windows = window_starts(held_out, store.episode_ends, stride=model_config.context_length)
-    if config.batch_size > len(windows):
-        message = f"a batch of {config.batch_size} contexts is larger than the dataset of {len(windows)} steps"
-        raise shared(InputError(f"{message}; lower batch_size"))
+    try:
+        windows, validation_windows = training_windows(store, model_config, config)
+    except InputError as error:
+        raise shared(error) from error
     dtype = find_precision(config.precision, device)
     description = {
         "data": str(store.path.resolve()),
@@ -208,6 +202,24 @@ def _train(
     return model.eval()
 
 
+def training_windows(
+    store: TrajectoryStore, model_config: ModelConfig, config: TrainingConfig
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The steps that stand for the windows to train on, one for each step, and for those to validate on, the fewest.
+
+    Raises:
+        InputError: if too few are left for a batch.
+    """
+    fraction, num_episodes = config.validation_fraction, store.num_episodes
+    held_out = hold_out(num_episodes, fraction, config.seed) if fraction else np.zeros(num_episodes, dtype=np.bool_)
+    trained = best_episodes(~held_out, store.episode_returns, store.episode_ends, config.top_percent)
+    windows = window_starts(trained, store.episode_ends)
+    if config.batch_size > len(windows):
+        message = f"a batch of {config.batch_size} contexts is larger than the dataset of {len(windows)} steps"
+        raise InputError(f"{message}; lower batch_size")
+    return windows, window_starts(held_out, store.episode_ends, stride=model_config.context_length)
+
+
 def _validate(
     learner: Learner, loader: ContextLoader, windows: npt.NDArray[np.int64], batch_size: int, ranks: Ranks
 ) -> dict[str, float]:
@@ -235,7 +247,9 @@ def _find_checkpoint(out: Path, description: dict[str, Any], resume: bool) -> Pa
     if out.is_dir() and all(entry.name.startswith(".config.json.partial-") for entry in out.iterdir()):
         return None  # it was killed before it had written anything
     try:
-        there = _flat(json.loads((out / "config.json").read_text()))
+        # What a run of an earlier version does not name, it did as the defaults do.
+        usual = {**dataclasses.asdict(ModelConfig()), **dataclasses.asdict(TrainingConfig())}
+        there = json.loads(json.dumps(usual)) | _flat(json.loads((out / "config.json").read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{out} is no run that could be resumed (its config.json cannot be read)") from error
     now = _flat(json.loads(json.dumps(description)))
@@ -254,7 +268,7 @@ def _find_checkpoint(out: Path, description: dict[str, Any], resume: bool) -> Pa
 
 def _machine(device: torch.device) -> dict[str, Any]:
     """What a run was made with."""
-    names = ("torch", "numpy", "ale-py")
+    names = ("atari-dt", "torch", "numpy", "ale-py")
     cpuinfo = Path("/proc/cpuinfo")
     models = re.findall(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
     return {

@@ -17,7 +17,7 @@ import pytest
 from atari_dt.config import TrainingConfig
 from atari_dt.experiments.ablation import ablation_rows, ablation_runs
 from atari_dt.experiments.benchmark import benchmark_preset, benchmark_runs, benchmark_stores, score_rows, table_1
-from atari_dt.experiments.results import read_groups
+from atari_dt.experiments.results import labels, read_groups
 from atari_dt.experiments.run import RunConfig
 from atari_dt.experiments.sweep import COMMANDS
 from atari_dt.experiments.sweep_report import write_report
@@ -26,6 +26,7 @@ from replay_data import InputError
 from tests.conftest import write_store
 
 OWN = {"kind": "dopamine", "run": 1, "recording": {"agent": "q_learning", "seed": 7}, "selection": {"kind": "even"}}
+REASON = "no <b>luck</b> | at *all*: ![x](http://y/z) in __init__.py"
 
 
 def finish(
@@ -56,7 +57,10 @@ def finish(
             for multiple, target, scores in targets
         ],
         "random_scores": [1, 2],
-        "curve": [{"update": 5, "validation_loss": 9.0}, {"update": 10, "validation_loss": 0.1 * number}],
+        "curve": [
+            {"update": 5, "validation_loss": 9.0, "validation_accuracy": 0.1},
+            {"update": 10, "validation_loss": 0.1 * number, "validation_accuracy": 0.2},
+        ],
     }
     costs = {
         "seconds_per_update": number + 1,
@@ -88,9 +92,9 @@ def test_an_ablations_table_is_of_the_seeds_of_each_length(tmp_path: Path) -> No
 def benchmark(tmp_path: Path) -> tuple[Path, dict[str, RunConfig]]:
     """Two games, one seed of each in a store of its own; what would score the paper's means does."""
     data, out = tmp_path / "data", tmp_path / "out"
-    write_store(data / "breakout", [5])
+    write_store(data / "breakout", [40] * 8)
     for seed in (1, 2):
-        write_store(data / "Qbert" / str(seed), [5], seed, game="Qbert")
+        write_store(data / "Qbert" / str(seed), [40] * 8, seed, game="Qbert")
     games = [find_game("breakout"), find_game("qbert")]
     stores = benchmark_stores(data, games, (1, 2))
     bases = {game.name: RunConfig(Path(), *benchmark_preset("quick", game)) for game in games}
@@ -102,9 +106,10 @@ def benchmark(tmp_path: Path) -> tuple[Path, dict[str, RunConfig]]:
         number, multiple = (90.0, 1.0) if game == "Breakout" else (2500.0, 5.0)
         if method == "DT":
             played: list[tuple[float | None, float | None, list[float]]] = [
-                (0.5, 3.0, [0.0]),
                 (multiple, 6 * multiple, [10.0 + off]),
                 (None, number, [means[0] + off]),
+                (0.5, 3.0, [0.0]),
+                (None, 55.0, [5.0]),
             ]
         else:
             played = [(None, None, [means[1] + off if method == "BC" else 30.0 + off])]
@@ -114,7 +119,9 @@ def benchmark(tmp_path: Path) -> tuple[Path, dict[str, RunConfig]]:
             (out / name).mkdir(parents=True)
             (out / name / "experiment.json").write_text(json.dumps(config.to_json()))
             if off == 1:
-                (out / name / "failure.json").write_text('{"reason": "no <b>luck</b> | at all"}')
+                (out / name / "failure.json").write_text(
+                    '{"reason": "no <b>luck</b> | at *all*: ![x](http://y/z) in __init__.py"}'
+                )
     return out, runs
 
 
@@ -152,6 +159,14 @@ def test_a_benchmarks_data_is_found_or_named(tmp_path: Path) -> None:
     (tmp_path / "Breakout" / "1").rename(tmp_path / "Pong")
     with pytest.raises(InputError, match="holds data of Breakout, not of Pong"):
         benchmark_stores(tmp_path, [find_game("Pong")], [1])
+    with pytest.raises(InputError, match="is a store itself"):
+        benchmark_stores(tmp_path / "Pong", game, [1])
+    bases = {"Breakout": RunConfig(tmp_path, *benchmark_preset("quick", game[0]))}
+    store = write_store(tmp_path / "short", [40] * 8)
+    with pytest.raises(InputError, match="below 100, and no two the same"):
+        benchmark_runs(bases, {("Breakout", 1): store}, (10, 10))
+    with pytest.raises(InputError, match="a batch of 32 contexts is larger than the dataset of 31 steps"):
+        benchmark_runs(bases, {("Breakout", 1): write_store(tmp_path / "few", [1] * 33)}, ())
 
 
 def test_table_1_has_the_papers_shape(benchmark: tuple[Path, dict[str, RunConfig]]) -> None:
@@ -166,9 +181,10 @@ def test_table_1_has_the_papers_shape(benchmark: tuple[Path, dict[str, RunConfig
 
     rows = score_rows(groups)
     assert [row[1:7] for row in rows if row[:2] == ["Breakout", "DT"]] == [
-        ["DT", "3 (0.5×)", "2", "2", "0.0 ± 0.0", "0.0"],
         ["DT", "6 (1×)", "2", "2", "10.0 ± 1.0", "10.0"],
         ["DT", "90", "2", "2", "76.9 ± 1.0", "76.9"],
+        ["DT", "3 (0.5×)", "2", "2", "0.0 ± 0.0", "0.0"],
+        ["DT", "55", "2", "2", "5.0 ± 0.0", "5.0"],
     ]
     assert [row[1:6] for row in rows if "data" in row[1] and row[0] == "Qbert"] == [
         ["data, mean", "", "", "", "2.5"],
@@ -206,7 +222,7 @@ class Page(HTMLParser):
 
 def test_the_report_is_one_file_with_everything(benchmark: tuple[Path, dict[str, RunConfig]]) -> None:
     out, runs = benchmark
-    (out / COMMANDS).write_text("python scripts/reproduce_benchmark.py --games 'a<b>*c*'\n")
+    (out / COMMANDS).write_text("python scripts/reproduce_benchmark.py --games 'a<b>*c*'\n```\n<script>\n")
     text = write_report(out)
     assert "the others are NOT, but of the data below, and not comparable" in text
     content = (out / "report.html").read_text()
@@ -214,14 +230,14 @@ def test_the_report_is_one_file_with_everything(benchmark: tuple[Path, dict[str,
     groups = sorted(read_groups(out, runs), key=lambda group: group.game.name)
     for row in table_1(groups) + score_rows(groups):
         assert row in page.rows
-    assert ["Qbert-25BC-seed2", "failed: no <b>luck</b> | at all", "", "", "", ""] in page.rows
+    assert ["Qbert-25BC-seed2", f"failed: {REASON}", "", "", "", ""] in page.rows
     assert ["Qbert-25BC-seed1", "not finished", "", "", "", ""] in page.rows
     assert ["Qbert-BC-seed2", "finished", "10", "1", "0", "abacus, 1 thread(s), float32"] in page.rows
     assert ["context_length", "10", "all"] in page.rows
     assert "10 of 12 runs are finished, 1 failed, 1 are not finished." in content
     assert "recorded with this project, seed 7" in content
     assert "--games 'a&lt;b&gt;*c*'" in content
-    assert not {"script", "link", "iframe", "b"} & set(page.tags)
+    assert not {"script", "link", "iframe", "b", "strong"} & set(page.tags)
 
     assert len(page.fetched) == 2
     for image, name in zip(page.fetched, ("benchmark", "curves"), strict=True):
@@ -240,13 +256,73 @@ def test_the_report_is_one_file_with_everything(benchmark: tuple[Path, dict[str,
     assert (out / "report.html").read_bytes() == before
 
 
-def test_results_of_the_dqn_replay_dataset_are_comparable(tmp_path: Path) -> None:
+def test_runs_are_pooled_over_seeds_and_nothing_else(tmp_path: Path) -> None:
+    base = RunConfig(tmp_path / "breakout")
+    short = dataclasses.replace(base, model=dataclasses.replace(base.model, context_length=1))
+    cloning = dataclasses.replace(base, model=dataclasses.replace(base.model, conditioning="none"))
+    drawn = [dataclasses.replace(each, data=tmp_path / "breakout" / "123") for each in (base, cloning)]
+    other = dataclasses.replace(base.training, seed=231)
+    runs = {
+        "a": base,
+        "the same": base,
+        "seed": dataclasses.replace(base, training=other),
+        "other data": dataclasses.replace(base, training=other, data=tmp_path / "else"),
+        "K": short,
+        "BC": cloning,
+        "a draw": drawn[1],
+        "another": dataclasses.replace(drawn[1], data=tmp_path / "breakout" / "231", training=other),
+    }
+    for number, (name, config) in enumerate(runs.items()):
+        finish(tmp_path, name, config, [(1, 6 + number, [float(number)])])
+    groups = read_groups(tmp_path, runs)
+    names = [group.names for group in groups]
+    assert names == [("a", "seed"), ("other data",), ("K",), ("BC",), ("a draw", "another")]
+    assert [label.split(",")[:2] for label in labels(groups[:1] + groups[2:4])] == [
+        ["DT", " K = 30"],
+        ["DT", " K = 1"],
+        ["BC"],
+    ]
+    assert [row[2] for row in score_rows(groups)[1:6]] == ["7 (1×)", "9 (1×)", "10 (1×)", "11 (1×)", "12.5 (1×)"]
+    text = write_report(tmp_path)
+    assert "published" not in text  # which of the settings should stand in table 1?
+    assert f"data = {tmp_path / 'else'}" in text
+
+
+def test_games_outside_the_paper_have_the_usual_constants(tmp_path: Path) -> None:
+    """Asterix: 210 points of a random player, 8503.3 of a human one."""
+    config = RunConfig(tmp_path)
+    finish(tmp_path, "a", config, [(1, 6, [1000.0])], "Asterix", {"kind": "scripted", "seed": 3})
+    groups = read_groups(tmp_path, {"a": config})
+    assert len(table_1(groups)) == 1
+    assert score_rows(groups)[1][-1] == f"{100 * 790 / 8293.3:.1f}"
+    assert score_rows(groups)[1][5] in write_report(tmp_path)
+    assert "of scripted players, recorded with this project, seed 3" in (tmp_path / "report.md").read_text()
+
+
+def test_damaged_results_are_named(tmp_path: Path) -> None:
+    config = RunConfig(tmp_path)
+    finish(tmp_path, "a", config, [(1, 6, [1.0])])
+    whole = {name: json.loads((tmp_path / "a" / name).read_text()) for name in ("result.json", "costs.json")}
+    (tmp_path / "a" / "training" / "metrics.jsonl").write_text('{"update": 1')
+    write_report(tmp_path)
+    empty: list[Any] = [{}, [], ""]
+    damages = [(name, damage) for name in whole for damage in empty]
+    changes: list[dict[str, Any]] = [{"targets": []}, {"data_source": {}}, {"random_scores": [float("nan")]}]
+    damages += [("result.json", whole["result.json"] | change) for change in changes]
+    for name, damage in damages:
+        (tmp_path / "a" / name).write_text(json.dumps(damage))
+        with pytest.raises(InputError, match=f"{name} cannot be read; remove"):
+            write_report(tmp_path)
+        (tmp_path / "a" / name).write_text(json.dumps(whole[name]))
+
+
+def test_results_of_the_dqn_replay_dataset_are_not_said_to_be_others(tmp_path: Path) -> None:
     config = RunConfig(tmp_path)
     source = {"kind": "rl_unplugged", "run": 1, "selection": {"kind": "all"}}
     cloning = dataclasses.replace(config, model=dataclasses.replace(config.model, conditioning="none"))
     finish(tmp_path, "a", config, [(1, 6, [1.0])], source=source)
     finish(tmp_path, "b", cloning, [(None, None, [1.0])], source=source)
-    assert "comparable" not in write_report(tmp_path)
+    assert "NOT" not in write_report(tmp_path)
     assert "(the experience of the DQN-replay dataset)" in (tmp_path / "report.md").read_text()
 
 

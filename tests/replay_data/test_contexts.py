@@ -70,7 +70,7 @@ def test_something_is_left_to_train_on(episodes: int) -> None:
 
 @given(st.data())
 def test_the_best_episodes_are_taken_one_by_one_while_they_fit(data: st.DataObject) -> None:
-    lengths = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=12))
+    lengths = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=40))
     returns = data.draw(st.lists(st.integers(-3, 3), min_size=len(lengths), max_size=len(lengths)))
     chosen = data.draw(st.lists(st.booleans(), min_size=len(lengths), max_size=len(lengths)).filter(any))
     percent = data.draw(st.integers(1, 100))
@@ -79,13 +79,17 @@ def test_the_best_episodes_are_taken_one_by_one_while_they_fit(data: st.DataObje
     expected: list[int] = []
     while left:
         best = max(left, key=lambda number: returns[number])  # the first of equal ones
-        if expected and sum(lengths[number] for number in [*expected, best]) * 100 > budget:
+        budget -= 100 * lengths[best]
+        if budget < 0:
             break
         expected.append(best)
         left.remove(best)
-        if sum(lengths[number] for number in expected) * 100 > budget:
-            break
-    kept = best_episodes(np.array(chosen), np.array(returns, dtype=np.float32), np.cumsum(lengths), percent)
+    arguments = np.array(chosen), np.array(returns, dtype=np.float32), np.cumsum(lengths), percent
+    if not expected:
+        with pytest.raises(InputError, match="the best episode alone has"):
+            best_episodes(*arguments)
+        return
+    kept = best_episodes(*arguments)
     assert np.flatnonzero(kept).tolist() == sorted(expected)
     if percent == 100:
         assert kept.tolist() == chosen
