@@ -17,11 +17,10 @@ What to try next
   watch    {out}/evaluation/1x-best.mp4
   curves   {python} -m tensorboard.main --logdir {out}
   replay   {python} scripts/evaluate.py {out}/run --return-multiples 0.75 1.5 --seed 1
-  ablate   {python} scripts/train.py --data {out}/data --out {runs}/K1 --context-length 1 {size} \\
-             --final-tokens {tokens_1}
-           {python} scripts/evaluate.py {runs}/K1
+  ablate   {python} scripts/ablate_context_length.py --data {out}/data --out {runs}/ablation \\
+             --context-lengths 1 5 10 --seeds 0 1 {size}
   clone    {python} scripts/train.py --data {out}/data --out {runs}/cloning --context-length 10 --conditioning none \\
-             {size} --final-tokens {tokens_10}
+             {size} --final-tokens {tokens}
            {python} scripts/evaluate.py {runs}/cloning
   Pong     {python} scripts/collect_replay.py --agent scripted --game Pong --num-steps 60000 --out {runs}/log
            {python} scripts/build_dataset.py --source dopamine --path {runs}/log --game Pong --selection all \\
@@ -100,7 +99,7 @@ def main(
     print(evaluation_table(evaluation))
     size = f"--num-layers 3 --dropout 0 --batch-size 32 --max-updates {updates}"
     paths = {"python": os.path.relpath(sys.executable), "out": out, "runs": out.parent}
-    print(NEXT_STEPS.format(**paths, size=size, tokens_1=updates * 32, tokens_10=updates * 320))
+    print(NEXT_STEPS.format(**paths, size=size, tokens=updates * 320))
 
 
 def _make_room(out: Path) -> None:

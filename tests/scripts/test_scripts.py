@@ -490,6 +490,17 @@ def test_behaviour_cloning_is_evaluated_once(
         ("ablate_context_length.py --data {store} --out {tmp}/new --return-multiples nan", "must be finite numbers"),
         ("ablate_context_length.py --data {tmp}/no --out {tmp}/new", "no trajectory store at {tmp}/no"),
         ("ablate_context_length.py --data {store} --out {tmp}/new --seeds", "at least one context length and one seed"),
+        (
+            "reproduce_benchmark.py --data {tmp}/no --out {tmp}/new",
+            "no data of Breakout in {tmp}/no/breakout",
+        ),
+        ("reproduce_benchmark.py --data {store} --out {tmp}/new", "{store} is a store itself"),
+        ("reproduce_benchmark.py --data {tmp} --out {tmp}/new --seeds", "give at least one game and one seed"),
+        (
+            "reproduce_benchmark.py --data {tmp} --out {tmp}/new --games Breakuot",
+            "unknown game 'Breakuot'",
+        ),
+        ("write_report.py {tmp}/no", "{tmp}/no has no runs; give the --out of a sweep"),
         ("train.py --data {store} --out {tmp}/new", "a batch of 128 contexts is larger than the dataset of 11 steps"),
         ("train.py --data {store} --out {tmp}/new --batch-size 4 --device tpu", "no device 'tpu'"),
         ("train.py --data {store} --out {tmp}/new --batch-size 4 --seed -1", "seed must lie between 0"),
