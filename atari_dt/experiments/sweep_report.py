@@ -86,7 +86,7 @@ def write_report(out: Path) -> str:
     games = list(dict.fromkeys(group.game.name for group in groups))
     report.heading("Sweep" + (f": {', '.join(games)}" if games else ""), 1)
     failures = {name: reason for name in runs if (reason := read_failure(out / name)) is not None}
-    finished = sum(len(group.names) for group in groups)
+    finished = sum((out / name / "result.json").exists() for name in runs)
     unfinished = len(runs) - finished - len(failures)
     counts = f"{finished} of {len(runs)} runs are finished"
     counts += f", {len(failures)} failed" * bool(failures) + f", {unfinished} are not finished" * bool(unfinished)
@@ -297,7 +297,8 @@ def _made(
         if name in failures:
             rows.append([name, f"failed: {failures[name]}", "", "", "", ""])
         elif name not in results:
-            rows.append([name, "not finished", "", "", "", ""])
+            twin = (out / name / "result.json").exists()
+            rows.append([name, "finished, the same as another run" if twin else "not finished", "", "", "", ""])
         else:
             costs, lines = results[name]["costs"], _metrics(out / name)
             hardware = costs["hardware"]
@@ -318,9 +319,7 @@ def _made(
     )
     report.heading("Settings")
     report.table(_settings(runs))
-    versions = sorted(
-        {", ".join(f"{k} {v}" for k, v in each["costs"]["versions"].items()) for each in results.values()}
-    )
+    versions = {", ".join(f"{k} {v}" for k, v in each["costs"]["versions"].items()) for each in results.values()}
     if versions:
         report.heading("Versions")
         report.bullets(sorted(versions))

@@ -284,6 +284,7 @@ def test_runs_are_pooled_over_seeds_and_nothing_else(tmp_path: Path) -> None:
     ]
     assert [row[2] for row in score_rows(groups)[1:6]] == ["7 (1×)", "9 (1×)", "10 (1×)", "11 (1×)", "12.5 (1×)"]
     text = write_report(tmp_path)
+    assert "| the same | finished, the same as another run |" in (tmp_path / "report.md").read_text()
     assert "published" not in text  # which of the settings should stand in table 1?
     assert f"data = {tmp_path / 'else'}" in text
 
