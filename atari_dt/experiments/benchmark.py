@@ -196,7 +196,8 @@ def benchmark_figure(groups: Sequence[Group]) -> bytes:
     A point is a seed's mean, a bar the 95% interval of the interquartile mean over all episodes.
     """
     games, names = list(dict.fromkeys(group.game for group in groups)), labels(groups)
-    figure = Figure(figsize=(max(5, 4.2 * len(games)), 4), layout="constrained")
+    bars = max(sum(len(group.results[0]["targets"]) for group in groups if group.game == game) for game in games)
+    figure = Figure(figsize=((1 + 1.2 * bars) * len(games), 4), layout="constrained")
     for axes, game in zip(figure.subplots(1, len(games), squeeze=False)[0], games, strict=True):
         of_game = [(group, name) for group, name in zip(groups, names, strict=True) if group.game == game]
         ticks: list[str] = []

@@ -117,7 +117,7 @@ def labels(groups: Sequence[Group]) -> list[str]:
     for group in groups:
         config = group.config.to_json()
         flat = {**config["model"], **config["training"], **config["evaluation"], "threads": config["threads"]}
-        flat["data"] = config["data"]
+        flat["data"] = "/".join(group.config.data.parts[-2:])
         settings.append({name: value for name, value in flat.items() if name not in _OF_SCHEDULE})
     names = []
     for group, its in zip(groups, settings, strict=True):

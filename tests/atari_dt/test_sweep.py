@@ -118,7 +118,12 @@ def test_killed_interrupted_two_at_once_and_on_a_cluster_it_finds_the_same(
     before: dict[Path, list[str]] = {}
     for enough, number in ((3, signal.SIGKILL), (10, signal.SIGINT)):  # of 2 runs × 8 lines
         process = subprocess.Popen(
-            [*command, "--jobs", "2"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            [*command, "--jobs", "2"],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which shells ignore in the background
         )
         deadline = time.monotonic() + 120
         while sum(len(those) for those in before.values()) < enough:
