@@ -191,7 +191,7 @@ def test_episodes_do_not_depend_on_how_many_games_run_side_by_side(protocol: Lit
         evaluate(
             model,
             [0.0, 40.0],
-            episodes=8,
+            episodes=5,
             num_envs=num_envs,
             max_steps=160,
             protocol=PROTOCOLS[protocol],

@@ -152,7 +152,7 @@ def test_killed_interrupted_two_at_once_and_on_a_cluster_it_finds_the_same(
         assert after[path][: len(those) - 1] == those[:-1]  # with their speeds: they were not made again
     assert len(results(undisturbed)) == 2
 
-    table = [line.split() for line in done.stdout.splitlines()[1:3]]
+    table = [line.split() for line in done.stdout.splitlines()[2:4]]
     for row, length in zip(table, LENGTHS, strict=True):
         found = [json.loads(results(undisturbed)[f"K{length}-seed{seed}"]) for seed in SEEDS]
         assert {each["config"]["training"]["final_tokens"] for each in found} == {40 * 8 * length}
