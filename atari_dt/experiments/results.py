@@ -115,10 +115,8 @@ def labels(groups: Sequence[Group]) -> list[str]:
     """A name for each group: its method and, where one of its game has several, the settings that differ."""
     settings = []
     for group in groups:
-        config = group.config.to_json()
-        flat = {**config["model"], **config["training"], **config["evaluation"], "threads": config["threads"]}
-        flat["data"] = "/".join(group.config.data.parts[-2:])
-        settings.append({name: value for name, value in flat.items() if name not in _OF_SCHEDULE})
+        fields = {name: value for name, value in group.config.flat().items() if name not in ("data", *_OF_SCHEDULE)}
+        settings.append({**fields, "data": "/".join(group.config.data.parts[-2:])})
     names = []
     for group, its in zip(groups, settings, strict=True):
         rivals = [

@@ -95,6 +95,13 @@ class RunConfig:
         content: dict[str, Any] = json.loads(json.dumps({**dataclasses.asdict(self), "data": str(self.data)}))
         return content
 
+    def flat(self) -> dict[str, Any]:
+        """Every field by name, as in `to_json`, without the parts that they stand in."""
+        fields: dict[str, Any] = {}
+        for name, value in self.to_json().items():
+            fields |= value if isinstance(value, dict) else {name: value}
+        return fields
+
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> RunConfig:
         """Read what `to_json` gave.

@@ -131,19 +131,12 @@ def _check_same(directory: Path, config: RunConfig) -> None:
     """Raise InputError if a run is there that has another config."""
     if not (directory / "experiment.json").exists():
         return
-    there, now = (_flat(each.to_json()) for each in (read_config(directory), config))
+    there, now = read_config(directory).flat(), config.flat()
     fields = [f"{name} ({there[name]} there, {now[name]} now)" for name in now if there[name] != now[name]]
     if fields:
         raise InputError(
             f"{directory} was begun with other settings: {', '.join(fields)}; go on with those, or choose another --out"
         )
-
-
-def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in content.items():
-        flat |= value if isinstance(value, dict) else {name: value}
-    return flat
 
 
 def _do(

@@ -330,9 +330,7 @@ def _settings(runs: Mapping[str, RunConfig]) -> list[list[str]]:
     rows = [["setting", "value", "runs"]]
     values: dict[str, dict[str, list[str]]] = {}
     for name, config in runs.items():
-        content = config.to_json()
-        fields = {"data": content["data"], **content["model"], **content["training"], **content["evaluation"]}
-        for field, value in {**fields, "threads": content["threads"]}.items():
+        for field, value in config.flat().items():
             values.setdefault(field, {}).setdefault(json.dumps(value), []).append(name)
     for field, by_value in values.items():
         for value, names in by_value.items():
