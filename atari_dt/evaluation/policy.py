@@ -57,13 +57,11 @@ class Sampling:
 
 
 class Policy(Protocol):
-    """What the evaluator asks of a player of N games.
+    """What the evaluator asks of a player of N games."""
 
-    Attributes:
-        returns_to_go: float32 ``[N]``, what each game has still to reach.
-    """
-
-    returns_to_go: Floats
+    @property
+    def returns_to_go(self) -> Floats:
+        """What each game has still to reach, float32 ``[N]``."""
 
     def start(self, indices: Ints, target_returns: Floats, seeds: Ints) -> None:
         """Forget the past of some games ``[M]`` and begin episodes there, each with its target return and seed."""
@@ -100,6 +98,31 @@ class RandomPolicy:
         return np.array([self._rngs[game].integers(self._num_actions) for game in indices])
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What one call of `DecisionTransformerPolicy.act` saw and computed for M games.
+
+    Steps are left-aligned; what lies behind a game's newest step means nothing. Tensors are on the model's device.
+
+    Attributes:
+        num_steps: int64 ``[M]``, how many of the K steps there were.
+        actions: int64 ``[M, K - 1]``.
+        returns_to_go: float32 ``[M, K]``, as the model read them.
+        timesteps: int64 ``[M, K]``, likewise.
+        logits: float32 ``[M, num_actions]``, from which the actions were chosen.
+        probabilities: float64 ``[M, num_actions]``, with which they were drawn.
+        attentions: for each layer float32 ``[M, heads, T, T]``, of the same forward pass.
+    """
+
+    num_steps: Ints
+    actions: Tensor
+    returns_to_go: Tensor
+    timesteps: Tensor
+    logits: Tensor
+    probabilities: npt.NDArray[np.float64]
+    attentions: tuple[Tensor, ...]
+
+
 class DecisionTransformerPolicy:
     """Chooses actions with a model that sees each game's last K steps.
 
@@ -111,13 +134,17 @@ class DecisionTransformerPolicy:
         num_envs: N.
         protocol: which rewards lower the return-to-go, and how returns and timesteps are shown to the model.
         sampling: how actions are chosen.
+        keep_decisions: whether ``decision`` is kept, attention weights included.
 
     Attributes:
         returns_to_go: float32 ``[N]``, what each game has still to reach.
+        decision: what the last `act` saw and computed, if that is kept.
 
     Raises:
         InputError: if the model does not know its dataset, or cannot be given timesteps as the protocol wants.
     """
+
+    decision: Decision | None = None
 
     def __init__(
         self,
@@ -125,10 +152,12 @@ class DecisionTransformerPolicy:
         num_envs: int,
         protocol: EvaluationProtocol | None = None,
         sampling: Sampling | None = None,
+        keep_decisions: bool = False,
     ):
         self._model = model
         self._protocol = protocol or EvaluationProtocol()
         self._sampling = sampling or Sampling()
+        self._keep_decisions = keep_decisions
         if self._protocol.window_timestep == "current" and model.config.timestep_encoding == "per_step":
             raise InputError(
                 "this model gives every step its own timestep, so its contexts have none of the newest step's; "
@@ -161,20 +190,20 @@ class DecisionTransformerPolicy:
         elapsed = self._elapsed[indices]
         paid = np.where(elapsed > 0, rewards.clip(-1, 1) if self._clip else rewards, 0)
         self.returns_to_go[indices] -= paid.astype(np.float32)
-        returns = self.returns_to_go[indices]
-        if self._protocol.integer_returns:
-            returns = np.trunc(returns)
 
         self._drop_oldest(indices[elapsed >= self._steps])
         place = self._tensor(indices), self._tensor(np.minimum(elapsed, self._steps - 1))
         self._tokens[place] = self._encode(self._tensor(states))
-        self._returns[place] = self._tensor(returns)
+        self._returns[place] = self._tensor(self.returns_to_go[indices])
         self._timesteps[place] = self._tensor(elapsed)
         if self._protocol.window_timestep == "current":
             self._timesteps[place[0], 0] = self._tensor(elapsed)
 
-        logits = self._predict(place[0])[torch.arange(len(indices), device=self._device), place[1]]
+        logits, context, attentions = self._predict(*place, output_attentions=self._keep_decisions)
         probabilities = self._sampling.probabilities(logits)
+        if attentions is not None:
+            num_steps = np.minimum(elapsed + 1, self._steps)
+            self.decision = Decision(num_steps, *context, logits, probabilities, attentions)
         draws = np.array([self._rngs[game].random() for game in indices])
         likeliest = probabilities.argmax(-1)  # where rounding leaves the sum below the draw
         reached = probabilities.cumsum(-1) > draws[:, None]
@@ -183,16 +212,41 @@ class DecisionTransformerPolicy:
         self._elapsed[indices] += 1
         return actions
 
+    @torch.inference_mode()
+    def probabilities_under(self, indices: Ints, shifts: Floats) -> npt.NDArray[np.float64]:
+        """Ask what the last `act` would have gone by under other target returns, the past being what it is.
+
+        Args:
+            indices: ``[M]``, games that it was called with.
+            shifts: float32 ``[R]``, added to every return-to-go of the context: the other target less the one played.
+
+        Returns:
+            The actions' probabilities, float64 ``[M, R, num_actions]``.
+        """
+        games = self._tensor(indices).repeat_interleave(len(shifts))
+        newest = self._tensor(np.minimum(self._elapsed[indices], self._steps) - 1).repeat_interleave(len(shifts))
+        logits, _, _ = self._predict(games, newest, self._tensor(np.tile(shifts, len(indices))))
+        return self._sampling.probabilities(logits).reshape(len(indices), len(shifts), -1)
+
     def _encode(self, states: Tensor) -> Tensor:
         return self._model.encode_states(_at_least(states, _LEAST_STATES))[: len(states)]
 
-    def _predict(self, games: Tensor) -> Tensor:
-        """Logits of every step of some games ``[M]``: ``[M, K, num_actions]``; of steps to come they mean nothing."""
-        rows = _at_least(games, self._least_games)
-        actions = self._actions[rows, : self._steps - 1]
-        return self._model.predict(
-            self._tokens[rows], actions, self._returns[rows], self._timesteps[rows]
-        ).action_logits[: len(games)]
+    def _predict(
+        self, games: Tensor, newest: Tensor, shifts: Tensor | None = None, output_attentions: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...] | None]:
+        """Logits ``[M, num_actions]`` of some games' newest steps, actions, returns and timesteps read, attentions."""
+        number, rows = len(games), _at_least(games, self._least_games)
+        returns = self._returns[rows]
+        if shifts is not None:
+            returns = returns + _at_least(shifts, self._least_games)[:, None]
+        if self._protocol.integer_returns:
+            returns = returns.trunc()
+        context = self._actions[rows, : self._steps - 1], returns, self._timesteps[rows]
+        output = self._model.predict(self._tokens[rows], *context, output_attentions=output_attentions)
+        logits = output.action_logits[torch.arange(number, device=self._device), newest]
+        actions, returns, timesteps = (values[:number] for values in context)
+        attentions = output.attentions and tuple(weights[:number] for weights in output.attentions)
+        return logits, (actions, returns, timesteps), attentions
 
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self._device)

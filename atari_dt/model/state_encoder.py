@@ -27,9 +27,12 @@ class StateEncoder(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """Encode states, uint8 ``[..., 4, 84, 84]``, as tokens ``[..., embed_dim]``.
 
+        States of floats, from 0 to 255 likewise, have gradients; they go through the plain form, which is slower.
         States may be a view ``[B, K, 4, 84, 84]`` in which steps share their frames, as `ContextLoader` gives; each
         frame is then rearranged once instead of four times.
         """
+        if states.is_floating_point():
+            return self._rest(F.relu(self.conv1(states.flatten(0, -4) / 255))).view(*states.shape[:-3], -1)
         # Four pixels of a row move as one word, and only then become floats.
         words = _single_frames(states).contiguous().view(torch.int32)
         blocks = rearrange(words, "b t (y dy) x -> b t y x dy", dy=4).contiguous().view(torch.uint8)
@@ -42,10 +45,13 @@ class StateEncoder(nn.Module):
             stacks = rearrange(blocks.unfold(1, 4, 1), "b k y x c f -> (b k) y x (f c)")
             weight = rearrange(self.conv1.weight, "o f (ky dy) (kx dx) -> o (f dy dx) ky kx", dy=4, dx=4) / 255
             x = F.relu_(F.conv2d(rearrange(stacks, "n y x c -> n c y x"), weight, self.conv1.bias))
+        return self._rest(x).view(*states.shape[:-3], -1)
+
+    def _rest(self, x: Tensor) -> Tensor:
+        """From the first convolution's output to tokens ``[M, embed_dim]``."""
         x = F.relu_(self.conv2(x))
         x = F.relu_(self.conv3(x))
-        tokens = torch.tanh(self.linear(x.flatten(1)))
-        return tokens.view(*states.shape[:-3], -1)
+        return torch.tanh(self.linear(x.flatten(1)))
 
     def _dtype(self, device: torch.device) -> torch.dtype:
         """The arithmetic's type: uint8 goes straight there, without a detour through float32."""

@@ -1,0 +1,267 @@
+"""Plays episodes and keeps what the model saw, attended to and would have done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from atari_dt.config import Conditioning
+from atari_dt.devices import enough_memory, find_device
+from atari_dt.environment import EnvironmentConfig, Rom
+from atari_dt.evaluation import (
+    DecisionTransformerPolicy,
+    EvaluationProtocol,
+    EvaluationResult,
+    Sampling,
+    dataset_of,
+    evaluate_policy,
+    target_returns,
+)
+from atari_dt.evaluation.evaluator import games_of
+from atari_dt.games import Game, find_game
+from atari_dt.interpretation.attention import acting_places, attention_from, attention_rollout, by_step_and_kind
+from atari_dt.model import DatasetInfo, DecisionTransformer, latest_checkpoint
+from atari_dt.training import ContextBatch
+from replay_data import InputError
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+GRID_MULTIPLES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+
+
+@dataclass(frozen=True)
+class RecordedEpisode:
+    """T steps of an episode. Contexts are those of `Decision`: left-aligned, meaningless behind the newest step.
+
+    Attributes:
+        states: uint8 ``[T, 4, 84, 84]``.
+        actions: int64 ``[T]``.
+        num_steps: int64 ``[T]``, how many of the K steps a context has.
+        context_actions: int64 ``[T, K]``; the acting step's own action is among them.
+        returns_to_go: float32 ``[T, K]``, as the model read them.
+        timesteps: int64 ``[T, K]``, likewise.
+        attention: float32 ``[T, layers, heads, K, kinds]``, from the acting token.
+        rollout: float32 ``[T, K, kinds]`` (see `attention_rollout`).
+        probabilities: float64 ``[T, R, num_actions]``, what the policy would have drawn from under each of R target
+            returns with the same past; under the one that was played, what it did draw from.
+    """
+
+    states: npt.NDArray[np.uint8]
+    actions: Ints
+    num_steps: Ints
+    context_actions: Ints
+    returns_to_go: Floats
+    timesteps: Ints
+    attention: Floats
+    rollout: Floats
+    probabilities: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def batch(self, steps: Ints, device: torch.device) -> ContextBatch:
+        """The contexts that some steps ``[B]`` were played from, as a batch on a device."""
+        offsets = np.arange(self.context_actions.shape[1])
+        rows = np.minimum(steps[:, None] - self.num_steps[steps, None] + 1 + offsets, steps[:, None])
+        mask = offsets < self.num_steps[steps, None]
+        of_steps = self.context_actions[steps], self.returns_to_go[steps], self.timesteps[steps]
+        return ContextBatch(*(torch.from_numpy(array).to(device) for array in (self.states[rows], *of_steps, mask)))
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Episodes that a model played under one target return.
+
+    Attributes:
+        model: that played.
+        checkpoint: its directory.
+        targets: float32 ``[R]``, the target returns that ``probabilities`` are for, ascending; one that means nothing
+            in behaviour cloning.
+        played: which of them was played.
+        result: scores, seeds and actions.
+        episodes: what was kept of each.
+        environment: how the game was played.
+        seed: of the emulator, the no-ops and the action sampling.
+    """
+
+    model: DecisionTransformer
+    checkpoint: Path
+    targets: Floats
+    played: int
+    result: EvaluationResult
+    episodes: tuple[RecordedEpisode, ...]
+    environment: EnvironmentConfig
+    seed: int
+
+    @property
+    def dataset(self) -> DatasetInfo:
+        """What the model was trained on."""
+        return dataset_of(self.model)
+
+    @property
+    def game(self) -> Game:
+        """What was played."""
+        return find_game(self.dataset.game)
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether the model has target returns."""
+        return self.model.config.conditioning == "return"
+
+    def target_label(self, target: float) -> str:
+        """A target return as text, with the multiple of the data's largest return that it is."""
+        largest = self.dataset.max_return
+        multiple = f" ({target / largest:.3g}×)" if largest is not None and largest > 0 else ""
+        return f"{target:.4g}{multiple}" if self.conditioned else "none (behaviour cloning)"
+
+
+def record(
+    run_directory: Path,
+    *,
+    episodes: int = 1,
+    return_multiple: float | None = None,
+    target_return: float | None = None,
+    max_steps: int = 2000,
+    seed: int = 0,
+    protocol: EvaluationProtocol | None = None,
+    sampling: Sampling | None = None,
+    rom: Path | None = None,
+    device: str = "auto",
+    show_progress: bool = True,
+) -> Recording:
+    """Let a trained model play, and keep what it attended to.
+
+    The episodes are those that an evaluation with the same seed plays.
+
+    Args:
+        run_directory: what scripts/train.py wrote, or one of its checkpoints.
+        episodes: how many.
+        return_multiple: of the data's largest return, for the target return; 1 by default.
+        target_return: instead, in the dataset's reward units.
+        max_steps: after which an episode is cut off.
+        seed: of the emulator, the no-ops and the action sampling.
+        protocol: by default as the data was made.
+        sampling: by default from the softmax of the logits.
+        rom: a ROM file to be played instead of the one that comes with ALE.
+        device: where the model runs.
+        show_progress: a progress bar on standard error.
+
+    Raises:
+        InputError: if a run, ROM or device is not there, a number is out of range, or the model cannot be played so.
+    """
+    if episodes < 1:
+        raise InputError(f"at least 1 episode is needed, not {episodes}")
+    if seed < 0:
+        raise InputError(f"seed must not be negative, not {seed}")
+    where = find_device(device)
+    checkpoint = latest_checkpoint(run_directory)
+    model = DecisionTransformer.from_pretrained(checkpoint).to(where)
+    dataset = dataset_of(model)
+    targets, played = _targets(model, return_multiple, target_return)
+    protocol = (protocol or EvaluationProtocol()).resolved(dataset)
+    played_rom = None if rom is None else Rom(rom, find_game(dataset.game))
+    policy = RecordingPolicy(
+        DecisionTransformerPolicy(model, episodes, protocol, sampling, keep_decisions=True),
+        model.config.conditioning,
+        targets - targets[played],
+        played,
+    )
+    with enough_memory(where, "--episodes"):
+        games = games_of(dataset, episodes, protocol, max_steps, played_rom)
+        (result,) = evaluate_policy(
+            policy, games, [float(targets[played])], episodes, dataset.reward_clipping, seed, show_progress
+        )
+    environment = protocol.environment(dataset, max_steps, played_rom)
+    return Recording(model, checkpoint, targets, played, result, policy.episodes(), environment, seed)
+
+
+def _targets(
+    model: DecisionTransformer, return_multiple: float | None, target_return: float | None
+) -> tuple[Floats, int]:
+    """The target returns to be shown, and the place of the one to be played among them."""
+    dataset = dataset_of(model)
+    if model.config.conditioning == "none":
+        if return_multiple is not None or target_return is not None:
+            raise InputError("behaviour cloning has no target return; leave return multiple and target return out")
+        return np.zeros(1, dtype=np.float32), 0
+    if target_return is None:
+        (target_return,) = target_returns(dataset, [1.0 if return_multiple is None else return_multiple])
+    elif return_multiple is not None:
+        raise InputError("give a return multiple or a target return, not both")
+    if not np.isfinite(target_return):
+        raise InputError(f"the target return must be a finite number, not {target_return}")
+    played = np.float32(target_return)
+    if dataset.max_return is not None and dataset.max_return > 0:
+        grid = target_returns(dataset, GRID_MULTIPLES)
+    else:  # returns below 0, or none known: as far below the target as above it
+        grid = [target_return + (multiple - 1) * max(abs(target_return), 1.0) for multiple in GRID_MULTIPLES]
+    targets = np.unique(np.array([*grid, played], dtype=np.float32))
+    return targets, int(np.flatnonzero(targets == played)[0])
+
+
+class RecordingPolicy:
+    """A policy that keeps every decision of the one inside it.
+
+    Args:
+        policy: the one inside, which keeps its last decision.
+        conditioning: of its model.
+        shifts: float32 ``[R]``, other target returns to be asked about, less the one played; as in
+            `DecisionTransformerPolicy.probabilities_under`.
+        played: the place among them of the one that is played, whose shift is 0.
+    """
+
+    def __init__(self, policy: DecisionTransformerPolicy, conditioning: Conditioning, shifts: Floats, played: int):
+        self._policy, self._conditioning = policy, conditioning
+        self._shifts, self._played = shifts, played
+        self._episodes: list[list[tuple[Any, ...]]] = []  # of each step, what `RecordedEpisode` has
+        self._of_game: dict[int, list[tuple[Any, ...]]] = {}
+
+    @property
+    def returns_to_go(self) -> Floats:
+        """What each game has still to reach, float32 ``[N]``."""
+        return self._policy.returns_to_go
+
+    def start(self, indices: Ints, target_returns: Floats, seeds: Ints) -> None:
+        """Begin episodes, here and in the policy inside."""
+        self._policy.start(indices, target_returns, seeds)
+        for game in indices:
+            self._of_game[game] = []
+            self._episodes.append(self._of_game[game])
+
+    def act(self, indices: Ints, states: npt.NDArray[np.uint8], rewards: Floats) -> Ints:
+        """Let the policy inside choose the actions, int64 ``[M]``, and keep what it went by."""
+        actions = self._policy.act(indices, states, rewards)
+        decision = self._policy.decision
+        assert decision is not None
+        newest = decision.num_steps - 1
+        places = acting_places(torch.from_numpy(decision.num_steps).to(decision.logits.device), self._conditioning)
+        attention, rollout = (
+            by_step_and_kind(of_tokens(decision.attentions, places).cpu().numpy(), self._conditioning)
+            for of_tokens in (attention_from, attention_rollout)
+        )
+        probabilities = self._policy.probabilities_under(indices, self._shifts)
+        probabilities[:, self._played] = decision.probabilities
+        past, returns, timesteps = (
+            values.cpu().numpy() for values in (decision.actions, decision.returns_to_go, decision.timesteps)
+        )
+        context_actions = np.pad(past, [(0, 0), (0, 1)])
+        context_actions[np.arange(len(indices)), newest] = actions
+        columns = (
+            states.copy(), actions, decision.num_steps, context_actions, returns, timesteps, attention, rollout,
+            probabilities,
+        )  # fmt: skip
+        for game, *step in zip(indices, *columns, strict=True):
+            self._of_game[game].append(tuple(step))
+        return actions
+
+    def episodes(self) -> tuple[RecordedEpisode, ...]:
+        """What was kept, in the order in which the episodes began."""
+        return tuple(
+            RecordedEpisode(*(np.stack(values) for values in zip(*steps, strict=True))) for steps in self._episodes
+        )
