@@ -35,7 +35,7 @@ def gradient_times_input(model: DecisionTransformer, batch: ContextBatch) -> Ten
     return gradient * states.detach()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def occlusion(
     model: DecisionTransformer, batch: ContextBatch, patch: int = 12, last_steps: int | None = None, at_once: int = 256
 ) -> Tensor:
