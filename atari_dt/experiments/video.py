@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -48,16 +49,37 @@ def replay(
     Yields:
         uint8 ``[height, width, 3]``: the screen, twice as large, above its score, return-to-go and action.
     """
+    steps = len(episode.actions)
+    for step, (screen, score) in enumerate(screens(game, config, emulator_seed, episode.actions)):
+        if step == steps:
+            yield _picture(screen, f"score {score:g}", f"end, {steps} steps")
+            return
+        to_go = f"return-to-go {episode.returns_to_go[step]:.4g}" if show_returns_to_go else ""
+        yield _picture(screen, f"score {score:g}", f"step {step}", to_go, action_meanings[episode.actions[step]])
+
+
+def screens(
+    game: Game, config: EnvironmentConfig, emulator_seed: int, actions: npt.NDArray[Any]
+) -> Iterator[tuple[Pixels, float]]:
+    """Play an episode again and yield what each action was chosen at, and how it ended.
+
+    Args:
+        game: as in `replay`.
+        config: likewise.
+        emulator_seed: likewise.
+        actions: ``[steps]``, their indices.
+
+    Yields:
+        ``(screen, score)``: uint8 ``[210, 160, 3]`` (higher in some games), and the points until then.
+    """
     emulator = SingleGame(game, config, emulator_seed)
     if config.second_reset:
         emulator.reset()
     score = 0.0
-    steps = len(episode.actions)
-    for step, (action, return_to_go) in enumerate(zip(episode.actions, episode.returns_to_go, strict=True)):
-        to_go = f"return-to-go {return_to_go:.4g}" if show_returns_to_go else ""
-        yield _picture(emulator, f"score {score:g}", f"step {step}", to_go, action_meanings[action])
+    for action in actions:
+        yield emulator.screen, score
         score += emulator.step(int(action))[0]
-    yield _picture(emulator, f"score {score:g}", f"end, {steps} steps")
+    yield emulator.screen, score
 
 
 def write_video(path: Path, frames: Iterator[Pixels]) -> bytes:
@@ -96,8 +118,7 @@ def write_video(path: Path, frames: Iterator[Pixels]) -> bytes:
     return gif.getvalue()
 
 
-def _picture(emulator: SingleGame, *texts: str) -> Pixels:
-    screen = emulator.screen
+def _picture(screen: Pixels, *texts: str) -> Pixels:
     height, width = _SCALE * screen.shape[0], _SCALE * screen.shape[1]
     picture = np.zeros((height + _PANEL, width, 3), dtype=np.uint8)
     picture[:height] = screen.repeat(_SCALE, axis=0).repeat(_SCALE, axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from atari_dt.config import Conditioning
 from atari_dt.devices import enough_memory, find_device
-from atari_dt.environment import EnvironmentConfig, Rom
+from atari_dt.environment import FRAME_SKIP, EnvironmentConfig, Rom
 from atari_dt.evaluation import (
     DecisionTransformerPolicy,
     EvaluationProtocol,
@@ -23,6 +24,7 @@ from atari_dt.evaluation import (
     target_returns,
 )
 from atari_dt.evaluation.evaluator import games_of
+from atari_dt.experiments.video import Pixels, screens
 from atari_dt.games import Game, find_game
 from atari_dt.interpretation.attention import acting_places, attention_from, attention_rollout, by_step_and_kind
 from atari_dt.model import DatasetInfo, DecisionTransformer, latest_checkpoint
@@ -50,6 +52,9 @@ class RecordedEpisode:
         rollout: float32 ``[T, K, kinds]`` (see `attention_rollout`).
         probabilities: float64 ``[T, R, num_actions]``, what the policy would have drawn from under each of R target
             returns with the same past; under the one that was played, what it did draw from.
+        screens: uint8 ``[T, 210, 160]`` (higher in some games), in colours of the palette, as each action was chosen.
+        palette: uint8 ``[P, 3]``, red, green and blue.
+        scores: float64 ``[T + 1]``, the points until each action, and in the end.
     """
 
     states: npt.NDArray[np.uint8]
@@ -61,6 +66,9 @@ class RecordedEpisode:
     attention: Floats
     rollout: Floats
     probabilities: npt.NDArray[np.float64]
+    screens: npt.NDArray[np.uint8]
+    palette: npt.NDArray[np.uint8]
+    scores: npt.NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -110,9 +118,19 @@ class Recording:
         return find_game(self.dataset.game)
 
     @property
+    def name(self) -> str:
+        """The run and its checkpoint, as text."""
+        run = self.checkpoint.parent.parent if self.checkpoint.parent.name == "checkpoints" else self.checkpoint.parent
+        return f"{run.name}/{self.checkpoint.name}"
+
+    @property
     def conditioned(self) -> bool:
         """Whether the model has target returns."""
         return self.model.config.conditioning == "return"
+
+    def cut_off(self, episode: RecordedEpisode) -> bool:
+        """Whether an episode was ended by the limit of steps."""
+        return len(episode) * FRAME_SKIP >= self.environment.max_frames
 
     def target_label(self, target: float) -> str:
         """A target return as text, with the multiple of the data's largest return that it is."""
@@ -178,7 +196,31 @@ def record(
             policy, games, [float(targets[played])], episodes, dataset.reward_clipping, seed, show_progress
         )
     environment = protocol.environment(dataset, max_steps, played_rom)
-    return Recording(model, checkpoint, targets, played, result, policy.episodes(), environment, seed)
+    recorded = []
+    for steps, emulator_seed, episode in zip(policy.episodes, result.emulator_seeds, result.episodes, strict=True):
+        columns = (np.stack(values) for values in zip(*steps, strict=True))
+        seen = screens(games.game, environment, int(emulator_seed), episode.actions)
+        recorded.append(RecordedEpisode(*[*columns, *_in_palette(seen)]))
+    return Recording(model, checkpoint, targets, played, result, tuple(recorded), environment, seed)
+
+
+def _in_palette(
+    seen: Iterable[tuple[Pixels, float]],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
+    """Screens of an episode but the last, in colours of a palette; the palette; and all scores."""
+    place_of = np.full(2**24, -1, dtype=np.int16)  # of a colour in the palette; the console has 128
+    palette: list[int] = []
+    pictures, scores = [], []
+    for screen, score in seen:
+        colours = screen.astype(np.int32) @ np.array([2**16, 2**8, 1], dtype=np.int32)
+        if (place_of[colours] < 0).any():
+            new = np.setdiff1d(colours, palette)
+            place_of[new] = len(palette) + np.arange(len(new))
+            palette.extend(new.tolist())
+        pictures.append(place_of[colours].astype(np.uint8))
+        scores.append(score)
+    rgb = np.array([[colour >> 16, colour >> 8 & 255, colour & 255] for colour in palette], dtype=np.uint8)
+    return np.stack(pictures[:-1]), rgb, np.array(scores)
 
 
 def _targets(
@@ -214,12 +256,15 @@ class RecordingPolicy:
         shifts: float32 ``[R]``, other target returns to be asked about, less the one played; as in
             `DecisionTransformerPolicy.probabilities_under`.
         played: the place among them of the one that is played, whose shift is 0.
+
+    Attributes:
+        episodes: in the order in which they began, for each step what `RecordedEpisode` has, down to ``probabilities``.
     """
 
     def __init__(self, policy: DecisionTransformerPolicy, conditioning: Conditioning, shifts: Floats, played: int):
         self._policy, self._conditioning = policy, conditioning
         self._shifts, self._played = shifts, played
-        self._episodes: list[list[tuple[Any, ...]]] = []  # of each step, what `RecordedEpisode` has
+        self.episodes: list[list[tuple[Any, ...]]] = []
         self._of_game: dict[int, list[tuple[Any, ...]]] = {}
 
     @property
@@ -232,7 +277,7 @@ class RecordingPolicy:
         self._policy.start(indices, target_returns, seeds)
         for game in indices:
             self._of_game[game] = []
-            self._episodes.append(self._of_game[game])
+            self.episodes.append(self._of_game[game])
 
     def act(self, indices: Ints, states: npt.NDArray[np.uint8], rewards: Floats) -> Ints:
         """Let the policy inside choose the actions, int64 ``[M]``, and keep what it went by."""
@@ -259,9 +304,3 @@ class RecordingPolicy:
         for game, *step in zip(indices, *columns, strict=True):
             self._of_game[game].append(tuple(step))
         return actions
-
-    def episodes(self) -> tuple[RecordedEpisode, ...]:
-        """What was kept, in the order in which the episodes began."""
-        return tuple(
-            RecordedEpisode(*(np.stack(values) for values in zip(*steps, strict=True))) for steps in self._episodes
-        )

@@ -58,8 +58,7 @@ def occlusion(
     Raises:
         InputError: if the patch does not divide the frame.
     """
-    if patch < 1 or SIDE % patch:
-        raise InputError(f"patch must be a divisor of {SIDE}, such as 6, 12 or 14, not {patch}")
+    check_patch(patch)
     contexts, steps = batch.actions.shape
     places = SIDE // patch
     drops = torch.zeros(contexts, steps, 4 * places**2, device=batch.actions.device)
@@ -80,6 +79,12 @@ def occlusion(
                 changed[:, step] = model.encode_states(torch.where(covered, background, state))
                 drops[context, step, part] = logit - _last_logits(model, changed, one)
     return rearrange(drops, "b k (f y x) -> b k f y x", f=4, y=places)
+
+
+def check_patch(patch: int) -> None:
+    """Raise InputError unless patches of that side fill a frame."""
+    if patch < 1 or SIDE % patch:
+        raise InputError(f"patch must be a divisor of {SIDE}, such as 6, 12 or 14, not {patch}")
 
 
 def by_frame(saliency: Tensor) -> Tensor:

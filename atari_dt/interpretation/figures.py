@@ -1,0 +1,282 @@
+"""Pictures of what a model attends to: a step's context as a strip, attention over distance, every head."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from atari_dt.config import Conditioning
+from atari_dt.experiments.report import png
+from atari_dt.experiments.video import Pixels
+from atari_dt.interpretation.attention import AttentionByDistance, token_kinds
+from atari_dt.interpretation.recording import RecordedEpisode, Recording
+
+Floats = npt.NDArray[np.float32]
+
+COLOURS = {"return": "#e08a00", "state": "#3b82f6", "action": "#16a34a"}
+FOR, AGAINST = "#ff2d75", "#00b8d9"
+_PAGE, _TEXT, _FAINT, _LINE = "#ffffff", "#1b1f26", "#5d6675", "#d9dee6"
+_SIDE, _GAP, _BARS, _LABEL = 84, 8, 60, 16  # of a cell of the strip, in pixels
+_COLUMNS = 10
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One step of an episode, and what is to be shown of it.
+
+    Attributes:
+        recording: what was played.
+        episode: one of its episodes.
+        step: of the episode.
+        weights: ``[K, kinds]``, attention to the step's context.
+        what: these weights are, such as ``"layer 1, head 3"``.
+        saliency: ``[K + 3, cells, cells]``, of the frames of its context.
+    """
+
+    recording: Recording
+    episode: RecordedEpisode
+    step: int
+    weights: Floats
+    what: str
+    saliency: Floats
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of token."""
+        return token_kinds(self.recording.model.config.conditioning)
+
+    @property
+    def probabilities(self) -> npt.NDArray[np.float64]:
+        """With which the action was drawn, ``[num_actions]``."""
+        return self.episode.probabilities[self.step, self.recording.played]
+
+    @property
+    def action(self) -> str:
+        """The name of the action taken."""
+        return self.recording.dataset.action_meanings[self.episode.actions[self.step]]
+
+
+def step_figure(moment: Moment, stacks: dict[str, Floats]) -> Image.Image:
+    """Draw one step: the strip of its context, and its newest state.
+
+    Args:
+        moment: the step.
+        stacks: by name, maps of the newest state's four frames, each ``[4, cells, cells]``.
+    """
+    pen = _Pen(scale=2)
+    strip_height, width = _strip_size(len(moment.weights))
+    width = max(width, len(stacks) * (4 * (_SIDE + _GAP) + 3 * _GAP))
+    y = 66 + strip_height + 28
+    pen.start(width + 2 * _GAP, y + 20 + _SIDE + _GAP)
+    pen.text(_GAP, 6, f"{moment.recording.game.name}: what the model attends to at step {moment.step}", 16, bold=True)
+    _draw_moment(pen, _GAP, moment)
+    for i, (name, maps) in enumerate(stacks.items()):
+        x = _GAP + i * (4 * (_SIDE + _GAP) + 3 * _GAP)
+        pen.text(x, y, f"the newest state's four frames, {name}", 11, _FAINT)
+        for frame in range(4):
+            picture = overlaid(moment.episode.states[moment.step, frame], maps[frame], np.abs(maps).max())
+            pen.picture(x + frame * (_SIDE + _GAP), y + 20, picture)
+    return pen.image
+
+
+def video_frame(moment: Moment) -> Pixels:
+    """Draw the game beside the strip of a step, uint8 ``[height, width, 3]``, both even."""
+    pen = _Pen(scale=1)
+    episode, step = moment.episode, moment.step
+    screen = episode.palette[episode.screens[step]].repeat(2, axis=0).repeat(2, axis=1)
+    screen_height, screen_width = screen.shape[:2]
+    strip_height, strip_width = _strip_size(len(moment.weights))
+    actions = moment.recording.dataset.action_meanings
+    left, y = screen_width + 3 * _GAP, 66 + strip_height + 28
+    pen.start(left + max(strip_width, 480) + _GAP, max(screen_height + 40, y + 18 * len(actions) + _GAP))
+    pen.image.paste(Image.fromarray(screen), (_GAP, _GAP))
+    pen.text(_GAP, screen_height + 2 * _GAP, f"score {episode.scores[step]:g}", 14, bold=True)
+    pen.text(_GAP + screen_width, screen_height + 2 * _GAP, f"step {step}", 14, anchor="ra")
+    pen.text(left, 6, f"{moment.recording.game.name}: what the model attends to", 16, bold=True)
+    _draw_moment(pen, left, moment)
+    start = left + max(pen.width(name, 11) for name in actions) + 2 * _GAP
+    for action, (name, probability) in enumerate(zip(actions, moment.probabilities, strict=True)):
+        line = y + 18 * action
+        pen.text(left, line, name, 11, bold=name == moment.action)
+        pen.bar(start, line + 1, start + 240 * probability, line + 13, COLOURS["state"])
+        pen.text(start + 240 + _GAP, line, f"{probability:.0%}", 11)
+    return np.asarray(pen.image)
+
+
+def distance_figure(distance: AttentionByDistance, title: str) -> bytes:
+    """Draw attention against distance, a line a layer, and each head's entropy and mean distance; return a PNG file."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    layers, _, steps, kinds = distance.weights.shape
+    by_step = distance.weights.sum(-1)
+    back = np.arange(steps)
+    tokens = kinds * steps - 1
+    even = np.full(steps, kinds / tokens)
+    even[0] -= 1 / tokens  # the acting step's action is not chosen yet
+    colours = mpl.colormaps["viridis"](np.linspace(0, 0.85, layers))
+    left.plot(back, even, color="0.5", linestyle=":", label="all tokens alike")
+    for layer in range(layers):
+        left.plot(back, by_step[layer].T, color=colours[layer], linewidth=0.6, alpha=0.35)
+        label = f"layer {layer + 1}: entropy {distance.entropy[layer].mean():.2f} nats"
+        left.plot(
+            back, by_step[layer].mean(0), color=colours[layer], linewidth=2.2, marker="o", markersize=3, label=label
+        )
+        right.plot(
+            distance.mean_distance[layer],
+            distance.entropy[layer],
+            "o",
+            color=colours[layer],
+            label=f"layer {layer + 1}",
+        )
+    left.set(xlabel="steps before the acting one", ylabel="mean attention to a step", title=title, ylim=(0, None))
+    left.xaxis.get_major_locator().set_params(integer=True)
+    left.legend(fontsize=8, title="mean of the heads; thin: each head", title_fontsize=8)
+    right.axhline(
+        math.log(tokens), color="0.5", linestyle=":", label=f"all tokens alike (ln {tokens} = {math.log(tokens):.2f})"
+    )
+    right.set(xlabel="mean distance in steps", ylabel="entropy in nats", title="every head", ylim=(0, None))
+    right.legend(fontsize=8)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return png(figure)
+
+
+def heads_figure(attention: Floats, conditioning: Conditioning, title: str) -> bytes:
+    """Draw the attention of every layer and head at one step, ``[layers, heads, steps, kinds]``; return a PNG file."""
+    layers, heads, steps, _ = attention.shape
+    kinds = token_kinds(conditioning)
+    figure = Figure(figsize=(2 + 1.5 * heads, 1.2 + 1.0 * layers), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    for layer, row in enumerate(figure.subplots(layers, heads, sharex=True, sharey=True, squeeze=False)):
+        for head, axes in enumerate(row):
+            back = 0.5 - steps, 0.5
+            image = axes.imshow(
+                attention[layer, head].T, aspect="auto", vmin=0, vmax=attention.max(), cmap="viridis",
+                extent=(*back, len(kinds) - 0.5, -0.5),
+            )  # fmt: skip
+            axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=7)
+            axes.set_yticks(range(len(kinds)), kinds, fontsize=7)
+            axes.tick_params(axis="x", labelsize=7)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.supxlabel("steps back", fontsize=9)
+    figure.colorbar(image, ax=figure.axes, label="attention", shrink=0.8)
+    return png(figure)
+
+
+def overlaid(frame: npt.NDArray[np.uint8], cells: Floats, most: float) -> Pixels:
+    """Lay a saliency map ``[cells, cells]`` over a grey frame ``[84, 84]``; opaque where it reaches ``most``.
+
+    Returns:
+        uint8 ``[84, 84, 3]``.
+    """
+    strength = np.sqrt(np.abs(cells) / max(most, 1e-30)).clip(0, 1).astype(np.float32)
+    both = np.stack([np.where(cells > 0, strength, 0), np.where(cells < 0, strength, 0)], axis=-1)
+    alpha = 0.85 * cv2.resize(both, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR)[..., None]
+    colours = np.array([_rgb(FOR), _rgb(AGAINST)], dtype=np.float32)
+    grey = frame[..., None].astype(np.float32)
+    mixed = grey * (1 - alpha.sum(-2)) + (alpha * colours).sum(-2)
+    return mixed.clip(0, 255).astype(np.uint8)
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def _strip_size(steps: int) -> tuple[int, int]:
+    """Height and width of a strip of K steps."""
+    lines = math.ceil(steps / _COLUMNS)
+    return lines * (_SIDE + _BARS + _LABEL + _GAP), min(steps, _COLUMNS) * (_SIDE + _GAP)
+
+
+def _draw_moment(pen: _Pen, left: float, moment: Moment) -> None:
+    """Draw, beneath a title, what was asked for and done, the strip, and its key."""
+    recording, episode, step = moment.recording, moment.episode, moment.step
+    asked = f"target return {recording.target_label(float(recording.targets[recording.played]))}"
+    pen.text(left, 28, f"{recording.name} · {asked}", 11, _FAINT)
+    to_go = episode.returns_to_go[step, episode.num_steps[step] - 1]
+    still = f" · return-to-go {to_go:.4g}" if recording.conditioned else ""
+    probability = moment.probabilities[episode.actions[step]]
+    pen.text(left, 44, f"score {episode.scores[step]:g}{still} · takes {moment.action} ({probability:.0%})", 11)
+    _draw_strip(pen, left, 66, moment)
+    parts = [(COLOURS[kind], kind) for kind in moment.kinds] + [("", f"{moment.what}, in %")]
+    parts += [(FOR, f"pixels for {moment.action}"), (AGAINST, f"pixels against {moment.action}")]
+    x, y = left, 66 + _strip_size(len(moment.weights))[0]
+    for colour, text in parts:
+        if colour:
+            pen.bar(x, y + 3, x + 10, y + 13, colour)
+            x += 14
+        pen.text(x, y, text, 11)
+        x += pen.width(text, 11) + 14
+
+
+def _draw_strip(pen: _Pen, left: float, top: float, moment: Moment) -> None:
+    steps, num_steps = len(moment.weights), int(moment.episode.num_steps[moment.step])
+    most, most_salient = moment.weights.max(), np.abs(moment.saliency).max()
+    width = 20
+    for place in range(num_steps):
+        back = num_steps - 1 - place
+        line, column = divmod(steps - 1 - back, _COLUMNS)
+        x, y = left + column * (_SIDE + _GAP), top + line * (_SIDE + _BARS + _LABEL + _GAP)
+        frame = moment.episode.states[moment.step - back, 3]
+        pen.picture(x, y, overlaid(frame, moment.saliency[place + 3], most_salient))
+        floor = y + _SIDE + _BARS
+        start = x + (_SIDE - len(moment.kinds) * width) / 2
+        for kind, weight in zip(moment.kinds, moment.weights[place], strict=True):
+            height = (_BARS - 18) * weight / most
+            pen.bar(start + 1, floor - height, start + width - 1, floor, COLOURS[kind])
+            if weight >= 0.005:
+                pen.text(start + width / 2, floor - height - 2, f"{100 * weight:.0f}", 9, _FAINT, anchor="ms")
+            start += width
+        pen.bar(x, floor, x + _SIDE, floor + 1, _LINE)
+        pen.text(x + _SIDE / 2, floor + 3, f"−{back}" if back else "now", 10, _FAINT, anchor="ma")
+
+
+class _Pen:
+    """Draws in units that are ``scale`` pixels large."""
+
+    def __init__(self, scale: int):
+        self._scale = scale
+
+    def start(self, width: float, height: float) -> None:
+        """Begin a picture; both sides even, as video wants them."""
+        size = tuple(2 * math.ceil(side * self._scale / 2) for side in (width, height))
+        self.image = Image.new("RGB", (size[0], size[1]), _PAGE)
+        self._draw = ImageDraw.Draw(self.image)
+
+    def text(
+        self, x: float, y: float, text: str, size: int, colour: str = _TEXT, bold: bool = False, anchor: str = "la"
+    ) -> None:
+        """Write at a place, which is the text's upper left corner unless ``anchor`` says otherwise (see Pillow's)."""
+        place = x * self._scale, y * self._scale
+        self._draw.text(place, text, colour, _font(size * self._scale, bold), anchor)
+
+    def width(self, text: str, size: int) -> float:
+        """How wide a text is."""
+        return _font(size * self._scale, False).getlength(text) / self._scale
+
+    def bar(self, left: float, top: float, right: float, bottom: float, colour: str) -> None:
+        """Fill a rectangle, which is at least a pixel high."""
+        corners = [round(value * self._scale) for value in (left, top, right, bottom)]
+        corners[3] = max(corners[1], corners[3] - 1)
+        self._draw.rectangle((corners[0], corners[1], max(corners[0], corners[2] - 1), corners[3]), colour)
+
+    def picture(self, x: float, y: float, pixels: Pixels) -> None:
+        """Paste a picture, a pixel a unit."""
+        large = pixels.repeat(self._scale, axis=0).repeat(self._scale, axis=1)
+        self.image.paste(Image.fromarray(large), (round(x * self._scale), round(y * self._scale)))
+
+
+@functools.cache
+def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, as it comes with Matplotlib."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / name), size)

@@ -1,0 +1,221 @@
+"""From a recording to a directory of pictures, a video, numbers, and the page to scrub through it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from atari_dt.devices import enough_memory
+from atari_dt.experiments.report import aligned
+from atari_dt.experiments.video import write_video
+from atari_dt.interpretation.attention import AttentionByDistance, attention_by_distance, token_kinds
+from atari_dt.interpretation.figures import Moment, distance_figure, heads_figure, step_figure, video_frame
+from atari_dt.interpretation.recording import RecordedEpisode, Recording
+from atari_dt.interpretation.saliency import by_cell, by_frame, check_patch, gradient_times_input, occlusion
+from atari_dt.interpretation.viewer import viewer_page
+from replay_data import InputError
+from replay_data.files import whole_directory
+
+Floats = npt.NDArray[np.float32]
+
+GRADIENT, OCCLUSION = "gradient × input", "occlusion"
+_CELLS = 14  # along a side, of 6 pixels each
+_BATCH = 16  # contexts whose gradients are computed together
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Which of what was recorded the pictures show.
+
+    Attributes:
+        step: of the best episode, for the still picture; by default its middle.
+        layer: ``"mean"`` of all, ``"rollout"``, or a number from 1.
+        head: ``"mean"`` of all, or a number from 1.
+        grid: whether there is a picture of every layer and head.
+        occlusion: whether the page has occlusion of each step's newest state beside the gradients (slow).
+        patch: side of an occluded patch in pixels, a divisor of 84.
+        video: whether there is one.
+
+    Raises:
+        InputError: if it cannot be shown of any model.
+    """
+
+    step: int | None = None
+    layer: str = "mean"
+    head: str = "mean"
+    grid: bool = False
+    occlusion: bool = False
+    patch: int = 12
+    video: bool = True
+
+    def __post_init__(self) -> None:
+        check_patch(self.patch)
+        if self.layer not in ("mean", "rollout") and not _is_number(self.layer):
+            raise InputError(f"layer is mean, rollout, or a number from 1, not {self.layer!r}")
+        if self.head != "mean" and not _is_number(self.head):
+            raise InputError(f"head is mean, or a number from 1, not {self.head!r}")
+        if self.head != "mean" and not _is_number(self.layer):
+            raise InputError(f"head {self.head} of which layer? give a number as the layer, not {self.layer}")
+
+
+def visualize(out: Path, recording: Recording, shown: Shown, show_progress: bool = True) -> str:
+    """Write a directory of what a model attends to, whole or not at all.
+
+    ``attention.png`` shows one step, ``attention.mp4`` the best episode, ``attention_distance.png`` how far back each
+    layer looks, ``viewer.html`` everything; ``attention.json`` has the numbers, and ``attention_heads.png`` is there if
+    the grid is asked for.
+
+    Args:
+        out: the directory, which must not exist.
+        recording: what was played.
+        shown: what the pictures show.
+        show_progress: progress bars on standard error.
+
+    Returns:
+        A table of where the layers look, as text.
+
+    Raises:
+        InputError: if the step, layer or head is not there, or no episode has a context of K steps.
+        OSError: if something cannot be written.
+    """
+    best = int(recording.result.scores.argmax())
+    episode = recording.episodes[best]
+    step = len(episode) // 2 if shown.step is None else shown.step
+    if not 0 <= step < len(episode):
+        raise InputError(f"step must lie between 0 and {len(episode) - 1}, the episode's last, not {step}")
+    weights, what = _weights(episode, shown)
+    distance = _distance(recording)
+    saliency = [_saliency(recording, each, shown, show_progress) for each in recording.episodes]
+    with whole_directory(out) as directory:
+        gradients = saliency[best][GRADIENT]
+        moments = [Moment(recording, episode, t, weights[t], what, gradients[t]) for t in range(len(episode))]
+        step_figure(moments[step], _of_newest(recording, episode, step, shown.patch)).save(directory / "attention.png")
+        config, game = recording.model.config, recording.game.name
+        title = f"{game}, {recording.name}, {distance.contexts:,} contexts"
+        (directory / "attention_distance.png").write_bytes(distance_figure(distance, title))
+        if shown.grid:
+            title = f"{game}, {recording.name}, step {step}"
+            heads = heads_figure(episode.attention[step, :, :, : episode.num_steps[step]], config.conditioning, title)
+            (directory / "attention_heads.png").write_bytes(heads)
+        if shown.video:
+            bar = tqdm(moments, unit="step", desc="drawing the video", leave=False, disable=not show_progress)
+            write_video(directory / "attention.mp4", map(video_frame, bar))
+        numbers = _numbers(recording, distance, saliency)
+        (directory / "attention.json").write_text(json.dumps(numbers, indent=2) + "\n")
+        (directory / "viewer.html").write_text(viewer_page(recording, saliency), encoding="utf-8")
+    return _table(recording, distance, numbers)
+
+
+def _weights(episode: RecordedEpisode, shown: Shown) -> tuple[Floats, str]:
+    """Of each step the weights to be shown, ``[T, K, kinds]``, and their name."""
+    if shown.layer == "rollout":
+        return episode.rollout, "attention rollout"
+    if shown.layer == "mean":
+        return episode.attention.mean((1, 2)), "attention, mean of all heads"
+    _, layers, heads = episode.attention.shape[:3]
+    for name, chosen, number in (("layer", shown.layer, layers), ("head", shown.head, heads)):
+        if chosen != "mean" and int(chosen) > number:
+            raise InputError(f"this model has {number} {name}s; {name} {chosen} is not one of them")
+    layer = episode.attention[:, int(shown.layer) - 1]
+    if shown.head == "mean":
+        return layer.mean(1), f"attention of layer {shown.layer}, mean of its heads"
+    return layer[:, int(shown.head) - 1], f"attention of layer {shown.layer}, head {shown.head}"
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) > 0
+
+
+def _full(recording: Recording) -> list[npt.NDArray[np.bool_]]:
+    """Of each episode, which steps have a context of K steps."""
+    return [episode.num_steps == recording.model.config.context_length for episode in recording.episodes]
+
+
+def _distance(recording: Recording) -> AttentionByDistance:
+    """How far back the heads look, over all full contexts."""
+    full = _full(recording)
+    if not any(each.any() for each in full):
+        raise InputError(
+            f"no episode lasted for a context of {recording.model.config.context_length} steps; let it play for longer"
+        )
+    parts = [episode.attention[each] for episode, each in zip(recording.episodes, full, strict=True)]
+    return attention_by_distance(np.concatenate(parts))
+
+
+def _saliency(recording: Recording, episode: RecordedEpisode, shown: Shown, show_progress: bool) -> dict[str, Floats]:
+    """Maps of every step by name, float32 ``[T, K + 3, cells, cells]``."""
+    model = recording.model
+    device = next(model.parameters()).device
+    parts: dict[str, list[Floats]] = {GRADIENT: [], **({OCCLUSION: []} if shown.occlusion else {})}
+    with (
+        tqdm(total=len(episode), unit="step", desc="saliency", leave=False, disable=not show_progress) as bar,
+        enough_memory(device, "the context length of the model; saliency needs more memory than playing"),
+    ):
+        for steps in np.array_split(np.arange(len(episode)), -(-len(episode) // _BATCH)):
+            batch = episode.batch(steps, device)
+            parts[GRADIENT].append(by_cell(by_frame(gradient_times_input(model, batch)), _CELLS).cpu().numpy())
+            if shown.occlusion:
+                parts[OCCLUSION].append(by_frame(occlusion(model, batch, shown.patch, last_steps=1)).cpu().numpy())
+            bar.update(len(steps))
+    return {name: np.concatenate(maps) for name, maps in parts.items()}
+
+
+def _of_newest(recording: Recording, episode: RecordedEpisode, step: int, patch: int) -> dict[str, Floats]:
+    """Both kinds of saliency of a step's newest state, each ``[4, cells, cells]``."""
+    batch = episode.batch(np.array([step]), next(recording.model.parameters()).device)
+    newest = int(episode.num_steps[step]) - 1
+    gradient = by_cell(gradient_times_input(recording.model, batch), _CELLS)
+    occluded = occlusion(recording.model, batch, patch, last_steps=1)
+    names = f"{GRADIENT}:", f"{OCCLUSION} of {patch}×{patch} pixels:"
+    return {name: maps[0, newest].cpu().numpy() for name, maps in zip(names, (gradient, occluded), strict=True)}
+
+
+def _numbers(recording: Recording, distance: AttentionByDistance, saliency: list[dict[str, Floats]]) -> dict[str, Any]:
+    """What attention.json holds: attention in shares of 1, entropy in nats, distances in steps."""
+    full = _full(recording)
+    by_frame = [np.abs(maps[GRADIENT][each]).sum((2, 3)) for maps, each in zip(saliency, full, strict=True)]
+    shares = np.concatenate([sums / np.maximum(sums.sum(1, keepdims=True), 1e-30) for sums in by_frame])
+    config = recording.model.config
+    return {
+        "game": recording.game.name,
+        "run": str(recording.checkpoint),
+        "seed": recording.seed,
+        "target_return": float(recording.targets[recording.played]) if recording.conditioned else None,
+        "scores": recording.result.scores.tolist(),
+        "steps": [len(episode) for episode in recording.episodes],
+        "contexts": distance.contexts,
+        "context_length": config.context_length,
+        "kinds": token_kinds(config.conditioning),
+        "attention_by_layer_head_distance_kind": distance.weights.tolist(),
+        "entropy_by_layer_head": distance.entropy.tolist(),
+        "mean_distance_by_layer_head": distance.mean_distance.tolist(),
+        "saliency_by_frame_newest_first": shares.mean(0)[::-1].tolist(),
+    }
+
+
+def _table(recording: Recording, distance: AttentionByDistance, numbers: dict[str, Any]) -> str:
+    """A line for each layer, the mean of its heads, and one for all tokens alike."""
+    layers, _, steps, kinds = distance.weights.shape
+    tokens = kinds * steps - 1
+    even = np.full((steps, kinds), 1 / tokens)
+    even[0, -1] = 0
+    rows = [["", "entropy", "mean distance", "newest step", *numbers["kinds"]]]
+    everything = [
+        (f"layer {layer + 1}", distance.entropy[layer].mean(), distance.weights[layer].mean(0))
+        for layer in range(layers)
+    ]
+    for name, entropy, weights in [*everything, ("all tokens alike", np.log(tokens), even)]:
+        back = weights.sum(1) @ np.arange(steps)
+        shares = [f"{share:.1%}" for share in (weights[0].sum(), *weights.sum(0))]
+        rows.append([name, f"{entropy:.2f} nats", f"{back:.1f} steps", *shares])
+    newest = sum(numbers["saliency_by_frame_newest_first"][:4])
+    return (
+        f"{aligned(rows)}\n\n{newest:.1%} of the saliency lies in the newest four frames; "
+        f"{distance.contexts:,} contexts of {steps} steps"
+    )
