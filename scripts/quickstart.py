@@ -15,8 +15,10 @@ NEXT_STEPS = """
 What to try next
   look     {out}/quickstart.png
   watch    {out}/evaluation/1x-best.mp4
+  inside   {out}/attention/viewer.html, in a browser
   curves   {python} -m tensorboard.main --logdir {out}
   replay   {python} scripts/evaluate.py {out}/run --return-multiples 0.75 1.5 --seed 1
+  attend   {python} scripts/visualize_attention.py {out}/run --return-multiple 0.25 --out {runs}/attention
   ablate   {python} scripts/ablate_context_length.py --data {out}/data --out {runs}/ablation \\
              --context-lengths 1 5 10 --seeds 0 1 {size}
   clone    {python} scripts/train.py --data {out}/data --out {runs}/cloning --context-length 10 --conditioning none \\
@@ -53,6 +55,8 @@ def main(
     from atari_dt.experiments.evaluation import evaluate_runs
     from atari_dt.experiments.report import evaluation_json, evaluation_table, quickstart_figure, write_evaluation
     from atari_dt.games import find_game
+    from atari_dt.interpretation.recording import record
+    from atari_dt.interpretation.visualization import Shown, visualize
     from atari_dt.training import train
 
     start = time.perf_counter()
@@ -68,19 +72,21 @@ def main(
     )
     if episodes < 1:
         raise InputError(f"at least 1 episode is needed, not {episodes}")
+    if max_steps < model_config.context_length:
+        raise InputError(f"max_steps must be at least {model_config.context_length}, the context length")
     if num_steps < training.batch_size:
         raise InputError(f"num_steps must be at least {training.batch_size}, not {num_steps}")
     _make_room(out)
 
-    print("1/3 Players of every skill, from random to good, make the data.")
+    print("1/4 Players of every skill, from random to good, make the data.")
     store = collect(game, num_steps, out / "data", config=config, seed=seed)
 
-    print("2/3 A Decision Transformer learns which action follows from return-to-go, frames and past actions.")
+    print("2/4 A Decision Transformer learns which action follows from return-to-go, frames and past actions.")
     train_start = time.perf_counter()
     train(store, out / "run", model_config, training)
     train_seconds = time.perf_counter() - train_start
 
-    print("3/3 It plays, asked for returns between nothing and twice the best it has seen.")
+    print("3/4 It plays, asked for returns between nothing and twice the best it has seen.")
     evaluation = evaluate_runs(
         [out / "run"],
         return_multiples=RETURN_MULTIPLES,
@@ -90,6 +96,11 @@ def main(
         seed=seed,
     )
     write_evaluation(out / "evaluation", evaluation, video_targets=[RETURN_MULTIPLES.index(1.0)])
+
+    print("4/4 A page shows what it looks at while it plays.")
+    recording = record(out / "run", max_steps=min(max_steps, 2000), seed=seed)
+    visualize(out / "attention", recording, Shown(video=False))
+
     metrics = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
     write_whole(out / "quickstart.png", quickstart_figure(evaluation, metrics))
     total_seconds = time.perf_counter() - start

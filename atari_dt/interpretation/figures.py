@@ -11,6 +11,7 @@ import cv2
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
@@ -160,7 +161,7 @@ def heads_figure(attention: Floats, conditioning: Conditioning, title: str) -> b
         for head, axes in enumerate(row):
             back = 0.5 - steps, 0.5
             image = axes.imshow(
-                attention[layer, head].T, aspect="auto", vmin=0, vmax=attention.max(), cmap="viridis",
+                attention[layer, head].T, aspect="auto", norm=PowerNorm(0.5, 0, attention.max()), cmap="viridis",
                 extent=(*back, len(kinds) - 0.5, -0.5),
             )  # fmt: skip
             axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=7)
@@ -178,12 +179,12 @@ def overlaid(frame: npt.NDArray[np.uint8], cells: Floats, most: float) -> Pixels
     Returns:
         uint8 ``[84, 84, 3]``.
     """
-    strength = np.sqrt(np.abs(cells) / max(most, 1e-30)).clip(0, 1).astype(np.float32)
+    strength = (np.abs(cells) / max(most, 1e-30)).clip(0, 1).astype(np.float32)
     both = np.stack([np.where(cells > 0, strength, 0), np.where(cells < 0, strength, 0)], axis=-1)
-    alpha = 0.85 * cv2.resize(both, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR)[..., None]
+    alpha = 0.85 * cv2.resize(both, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR)
     colours = np.array([_rgb(FOR), _rgb(AGAINST)], dtype=np.float32)
-    grey = frame[..., None].astype(np.float32)
-    mixed = grey * (1 - alpha.sum(-2)) + (alpha * colours).sum(-2)
+    left = frame * (1 - alpha[..., 0] - alpha[..., 1])
+    mixed = left[..., None] + alpha @ colours
     return mixed.clip(0, 255).astype(np.uint8)
 
 

@@ -181,6 +181,8 @@ def record(
     checkpoint = latest_checkpoint(run_directory)
     model = DecisionTransformer.from_pretrained(checkpoint).to(where)
     dataset = dataset_of(model)
+    if max_steps < model.config.context_length:
+        raise InputError(f"max_steps must be at least {model.config.context_length}, the model's context length")
     targets, played = _targets(model, return_multiple, target_return)
     protocol = (protocol or EvaluationProtocol()).resolved(dataset)
     played_rom = None if rom is None else Rom(rom, find_game(dataset.game))

@@ -81,7 +81,7 @@ def visualize(out: Path, recording: Recording, shown: Shown, show_progress: bool
         A table of where the layers look, as text.
 
     Raises:
-        InputError: if the step, layer or head is not there, or no episode has a context of K steps.
+        InputError: if the step, layer or head is not there, or no episode lasted for K steps.
         OSError: if something cannot be written.
     """
     best = int(recording.result.scores.argmax())

@@ -315,7 +315,7 @@ def test_target_returns_of_games_that_only_take_points_lie_around_the_one_played
     model = small_model()
     model.dataset = dataclasses.replace(DATASET, max_return=-8.0)
     model.save_pretrained(tmp_path / "run" / "checkpoints" / "update-00000001")
-    recording = record(tmp_path / "run", max_steps=3, show_progress=False)
+    recording = record(tmp_path / "run", max_steps=5, show_progress=False)
     assert recording.targets.tolist() == [-16, -14, -12, -10, -8, -6, -4, -2, 0]
     assert recording.targets[recording.played] == -8
     assert recording.target_label(-8.0) == "-8"
@@ -326,7 +326,8 @@ def test_target_returns_of_games_that_only_take_points_lie_around_the_one_played
     [
         ("return", {"episodes": 0}, "at least 1 episode"),
         ("return", {"seed": -1}, "seed must not be negative"),
-        ("return", {"max_steps": 0}, "1 to 27000 steps"),
+        ("return", {"max_steps": 4}, "max_steps must be at least 5"),
+        ("return", {"max_steps": 27_001}, "1 to 27000 steps"),
         ("return", {"target_return": math.nan}, "must be a finite number"),
         ("return", {"target_return": 3.0, "return_multiple": 1.0}, "not both"),
         ("none", {"return_multiple": 1.0}, "behaviour cloning has no target return"),

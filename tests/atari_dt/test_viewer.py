@@ -1,0 +1,287 @@
+"""The page, read back in Python, and used in a browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from atari_dt.config import ModelConfig
+from atari_dt.evaluation import EvaluationProtocol
+from atari_dt.interpretation.recording import Recording, record
+from atari_dt.interpretation.saliency import by_cell, by_frame, gradient_times_input
+from atari_dt.interpretation.viewer import Maps, viewer_page
+from atari_dt.model import DecisionTransformer
+from tests.atari_dt.test_evaluation import DATASET
+
+K = 4
+KINDS = ("return", "state", "action")
+
+
+def run_directory(path: Path, conditioning: Any = "return") -> Path:
+    """A run whose name is markup, of a model that looks at different things in different heads."""
+    torch.manual_seed(3)
+    config = ModelConfig(K, 2, 2, 16, conditioning=conditioning)
+    model = DecisionTransformer(config, num_actions=4, max_timestep=8)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    for parameter in model.state_encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    model.dataset = DATASET
+    model.save_pretrained(path / "<script>alert(1)<!--" / "checkpoints" / "update-00000001")
+    return path / "<script>alert(1)<!--"
+
+
+def saliency_of(recording: Recording) -> list[Maps]:
+    batches = [episode.batch(np.arange(len(episode)), torch.device("cpu")) for episode in recording.episodes]
+    maps = [by_cell(by_frame(gradient_times_input(recording.model, batch)), 14).numpy() for batch in batches]
+    return [{"gradient × input": each, "other": -each} for each in maps]
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recording, list[Maps], Path]:
+    path = tmp_path_factory.mktemp("viewer")
+    recording = record(run_directory(path), episodes=2, max_steps=60, show_progress=False)
+    maps = saliency_of(recording)
+    (path / "viewer.html").write_text(viewer_page(recording, maps), encoding="utf-8")
+    return recording, maps, path / "viewer.html"
+
+
+def unpack(text: str, dtype: str, *shape: int) -> Any:
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype).reshape(shape)
+
+
+def test_the_page_holds_what_was_recorded(shown: tuple[Recording, list[Maps], Path]) -> None:
+    recording, saliency, path = shown
+    page = path.read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    assert not re.findall(r"(?:src|href)=\"(?!data:)|https?://|@import|url\(", page)
+    data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    assert data["kinds"] == list(KINDS)
+    assert data["targets"] == recording.targets.tolist()
+    assert data["targetLabels"][recording.played] == "40 (1×)"
+    for packed, episode, maps in zip(data["episodes"], recording.episodes, saliency, strict=True):
+        steps = len(episode)
+        assert packed["steps"] == steps == 60
+        assert packed["cutOff"]
+        assert packed["score"] == episode.scores[-1]
+        for name, frames in (("screens", episode.screens), ("frames", episode.states[:, 3])):
+            differences = unpack(packed[name], "u1", steps, *frames.shape[1:])
+            assert np.array_equal(np.bitwise_xor.accumulate(differences, axis=0), frames)
+        weights = (unpack(packed["attention"], "u1", steps, 2, 2, K, 3) / 255.0) ** 2
+        assert np.abs(weights - episode.attention).max() < 0.004
+        assert np.abs((unpack(packed["rollout"], "u1", steps, K, 3) / 255.0) ** 2 - episode.rollout).max() < 0.004
+        probabilities = unpack(packed["probabilities"], "<u2", steps, len(recording.targets), 4) / 65535
+        assert np.abs(probabilities - episode.probabilities).max() < 1e-5
+        assert np.array_equal(unpack(packed["actions"], "u1", steps), episode.actions)
+        for name, values in maps.items():
+            levels = unpack(packed["saliency"][name]["values"], "i1", steps, K + 3, 14, 14) / 15.0
+            relative = np.sign(levels) * levels**2 * np.abs(values).max((1, 2, 3), keepdims=True)
+            assert np.abs(relative - values).max((1, 2, 3)) == pytest.approx(0, abs=0.07 * float(np.abs(values).max()))
+        # What the console shows is what its screen shows, in colour: bricks, walls, ball and paddle are not all grey.
+        assert len(np.unique(episode.palette[episode.screens[30]].reshape(-1, 3), axis=0)) > 5
+
+
+def test_scores_are_those_of_the_evaluation(shown: tuple[Recording, list[Maps], Path]) -> None:
+    recording, _, _ = shown
+    for episode, score, returns in zip(
+        recording.episodes, recording.result.scores, (e.returns_to_go for e in recording.result.episodes), strict=True
+    ):
+        assert episode.scores[-1] == score
+        newest = episode.returns_to_go[np.arange(len(episode)), episode.num_steps - 1]
+        assert np.array_equal(newest, returns)
+        paid = np.diff(episode.scores).clip(-1, 1)
+        assert np.array_equal(newest, 40 - np.concatenate([[0], np.cumsum(paid[:-1])]).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_playwright() as playwright:
+        names = ("chromium", "chromium-browser", "google-chrome", playwright.chromium.executable_path)
+        path = next((found for name in names if (found := shutil.which(name))), None)
+        if path is None:
+            pytest.skip("no Chromium here; install it to test the viewer")
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+        opened = playwright.chromium.launch(executable_path=path, args=options)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """What pages say on the console and ask the network for; it must stay empty."""
+    return []
+
+
+def open_page(browser: Any, path: Path, said: list[str], width: int = 1280, height: int = 800) -> Page:
+    page: Page = browser.new_page(viewport={"width": width, "height": height})
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: said.append(request.url) if request.url != path.as_uri() else None)
+    page.goto(path.as_uri())
+    page.wait_for_selector("body[data-ready=yes]")
+    return page
+
+
+def pixels(page: Page, selector: str) -> Any:
+    """Red, green and blue of a canvas ``[height, width, 3]``."""
+    address = page.evaluate("selector => document.querySelector(selector).toDataURL()", selector)
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).convert("RGB"))
+
+
+def wait_until(page: Page, condition: str) -> None:
+    """Playwright's own way of waiting evaluates text inside the page, which its security policy forbids."""
+    for _ in range(100):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"not in 5 seconds: {condition}")
+
+
+def slide(page: Page, selector: str, value: int) -> None:
+    page.locator(selector).fill(str(value))
+
+
+def test_a_person_can_look_through_the_episode(
+    browser: Any, shown: tuple[Recording, list[Maps], Path], said: list[str]
+) -> None:
+    recording, _, path = shown
+    episode, other = recording.episodes
+    page = open_page(browser, path, said)
+    about = page.inner_text("#about")
+    for part in (
+        str(recording.checkpoint),
+        f"score {episode.scores[-1]:g}",
+        "target return 40 (1×)",
+        "60 steps, cut off",
+    ):
+        assert part in about
+    assert page.title() == page.inner_text("h1") == "Breakout: what the model attends to"
+
+    # Scrubbing shows the step's screen, and the frames of its context.
+    slide(page, "#scrub", 41)
+    assert page.inner_text("#where") == "step 41 of 59"
+    assert np.array_equal(pixels(page, "#screen"), episode.palette[episode.screens[41]])
+    page.select_option("#saliency", "off")
+    for cell in range(K):
+        frame = episode.states[41 - (K - 1 - cell), 3]
+        plain = pixels(page, f".cell:nth-child({cell + 1}) canvas")
+        assert np.array_equal(plain, np.repeat(frame[..., None], 3, axis=-1))
+
+    # Saliency changes the frames, by the select and by the keyboard.
+    page.select_option("#saliency", "gradient × input")
+    marked = pixels(page, ".cell:nth-child(4) canvas")
+    assert not np.array_equal(marked, plain)
+    page.locator("body").press("s")
+    assert page.input_value("#saliency") == "other"
+    assert not np.array_equal(pixels(page, ".cell:nth-child(4) canvas"), marked)
+
+    # Layer and head choose the weights that bars and words show.
+    texts = set()
+    for layer, head, weights in (
+        ("mean", "mean", episode.attention[41].mean((0, 1))),
+        ("rollout", "mean", episode.rollout[41]),
+        ("2", "mean", episode.attention[41, 1].mean(0)),
+        ("2", "1", episode.attention[41, 1, 0]),
+        ("1", "2", episode.attention[41, 0, 1]),
+    ):
+        page.select_option("#layer", label=layer)
+        if head != "mean":
+            page.select_option("#head", label=head)
+        page.hover(".cell:nth-child(2)")
+        words = page.inner_text("#readout")
+        texts.add(words)
+        assert words.startswith("Step 39, 2 steps back")
+        for kind, weight in zip(KINDS, weights[1], strict=True):
+            found = re.search(rf"\b{kind} ([\d.]+)%", words)
+            assert found is not None
+            assert float(found[1]) / 100 == pytest.approx(weight, abs=0.005)
+        heights = [
+            float(height.rstrip("px"))
+            for height in page.eval_on_selector_all(".bars span", "all => all.map(bar => bar.style.height)")
+        ]
+        assert np.array(heights).reshape(K, 3) / 44 == pytest.approx(weights / weights.max(), abs=0.03)
+    assert len(texts) == 5
+    page.click("#heads button >> nth=3")
+    assert (page.input_value("#layer"), page.input_value("#head")) == ("1", "1")
+
+    # The return slider shows what the policy would do.
+    shown_probabilities = []
+    for target in (recording.played, 0, 8):
+        slide(page, "#target", target)
+        numbers = page.eval_on_selector_all(
+            "#actions .number", "all => all.map(each => parseFloat(each.textContent) / 100)"
+        )
+        assert numbers == pytest.approx(episode.probabilities[41, target], abs=0.0006)
+        widths = page.eval_on_selector_all("#actions b", "all => all.map(bar => parseFloat(bar.style.width) / 100)")
+        assert widths == pytest.approx(numbers)
+        shown_probabilities.append(numbers)
+    assert page.inner_text("#asked") == "had it been asked for 80 (2×)"
+    assert shown_probabilities[1] != shown_probabilities[0] != shown_probabilities[2]
+    page.click("#as-played")
+    assert page.inner_text("#asked") == "asked for 40 (1×), as played"
+
+    # The keyboard moves through the steps, and plays.
+    body = page.locator("body")
+    for key, step in (("ArrowRight", 42), ("Shift+ArrowLeft", 32), ("Home", 0), ("ArrowLeft", 0), ("End", 59)):
+        body.press(key)
+        assert page.inner_text("#where") == f"step {step} of 59"
+    body.press("Home")
+    body.press(" ")
+    assert page.inner_text("#play") == "❚❚ pause"
+    wait_until(page, "view.t >= 3")
+    body.press(" ")
+    stopped = page.evaluate("view.t")
+    page.wait_for_timeout(300)
+    assert page.evaluate("view.t") == stopped < 59
+    page.click("#play")
+    wait_until(page, f"view.t > {stopped}")
+    page.locator("#target").press("ArrowRight")  # its own slider, not the step
+    assert page.evaluate("[view.target, view.playing]") == [recording.played + 1, True]
+
+    # The other episode is there, too; its first steps have shorter contexts.
+    page.select_option("#episode", index=1)
+    wait_until(page, f"episode.score === {other.scores[-1]:g} && view.t === 0")
+    slide(page, "#scrub", 1)
+    assert np.array_equal(pixels(page, "#screen"), other.palette[other.screens[1]])
+    assert page.locator(".cell.empty").count() == K - 2
+    assert said == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_the_page_fits_a_laptop_and_a_phone(
+    browser: Any, shown: tuple[Recording, list[Maps], Path], said: list[str], width: int, height: int
+) -> None:
+    page = open_page(browser, shown[2], said, width, height)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    play = page.locator("#play").bounding_box()
+    assert play is not None
+    assert play["y"] + play["height"] <= height  # in view without scrolling
+    assert said == []
+
+
+def test_behaviour_cloning_has_no_return_slider(browser: Any, tmp_path: Path, said: list[str]) -> None:
+    protocol = EvaluationProtocol(sticky_actions=0.0)
+    recording = record(run_directory(tmp_path, "none"), max_steps=10, protocol=protocol, show_progress=False)
+    path = tmp_path / "viewer.html"
+    path.write_text(viewer_page(recording, saliency_of(recording)), encoding="utf-8")
+    page = open_page(browser, path, said)
+    assert page.locator("#target").is_hidden()
+    assert page.locator("#episode").is_hidden()
+    assert "target return none (behaviour cloning)" in page.inner_text("#about")
+    page.locator("body").press("End")
+    page.hover(".cell:nth-child(1)")
+    assert re.fullmatch(r"Step 6, 3 steps back: state [\d.]+% · action [\d.]+%.*", page.inner_text("#readout"))
+    assert said == []
