@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from unittest.mock import patch
 
 import ale_py
+import numpy as np
 import torch
 import tyro
 from ale_py import roms
@@ -29,6 +30,7 @@ from atari_dt.environment import EnvironmentConfig, VectorGames, action_meanings
 from atari_dt.evaluation import DecisionTransformerPolicy, evaluate_policy
 from atari_dt.experiments.report import check_writable
 from atari_dt.games import Game, find_game
+from atari_dt.interpretation.recording import RecordingPolicy
 from atari_dt.model import DatasetInfo, DecisionTransformer
 from replay_data import InputError
 from replay_data.files import write_whole
@@ -46,6 +48,7 @@ def main(
     rounds: int = 2,
     max_steps: int = 27_000,
     device: str = "auto",
+    attention: bool = False,
     original: Path | None = None,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
 ) -> None:
@@ -61,6 +64,8 @@ def main(
         rounds: Of all contestants.
         max_steps: After which an episode is cut off; the original's are not.
         device: Where the network runs.
+        attention: Also play while attention is kept, without and with what the policy would do under 8 other target
+            returns, as scripts/visualize_attention.py does.
         original: A checkout of github.com/kzl/decision-transformer, whose evaluation loop, environment and network
             (with the same weights) play ten episodes a round, one game at a time, on a CPU.
         json_file: File for the figures.
@@ -78,10 +83,10 @@ def main(
             weights = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "weights.pth"
             pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
             stack.callback(pool.shutdown, cancel_futures=True)
-            arguments = original / "atari", found.rom, len(action_meanings(found)), context_length, weights
+            theirs = original / "atari", found.rom, len(action_meanings(found)), context_length, weights
             with signals_ignored():  # by the process, which inherits it
-                pool.submit(save_weights, *arguments).result()
-            contestants["original"] = lambda: pool.submit(play_original, *arguments).result()
+                pool.submit(save_weights, *theirs).result()
+            contestants["original"] = lambda: pool.submit(play_original, *theirs).result()
             model = DecisionTransformer.from_original_checkpoint(weights)
         else:
             model = DecisionTransformer(
@@ -90,7 +95,11 @@ def main(
         if where.type == "cpu":
             keep_freed_memory()
         for games in num_envs:
-            contestants[str(games)] = partial(play, model.to(where).eval(), found, games, episodes_per_game, max_steps)
+            arguments = model.to(where).eval(), found, games, episodes_per_game, max_steps
+            contestants[str(games)] = partial(play, *arguments)
+            if attention:
+                contestants[f"{games}, kept"] = partial(play, *arguments, targets=1)
+                contestants[f"{games}, 8 more"] = partial(play, *arguments, targets=9)
         with enough_memory(where, "--num-envs"):
             results = [{name: contestant() for name, contestant in contestants.items()} for _ in range(rounds)]
 
@@ -122,17 +131,20 @@ def main(
 
 
 def play(
-    model: DecisionTransformer, game: Game, num_envs: int, episodes_per_game: int, max_steps: int
+    model: DecisionTransformer, game: Game, num_envs: int, episodes_per_game: int, max_steps: int, targets: int = 0
 ) -> dict[str, float]:
-    """Play episodes; return steps/s and the shares of time in the emulator, the encoder and the transformer."""
+    """Play episodes; return steps/s and the shares of time in the emulator, the encoder and the transformer.
+
+    With ``targets``, attention is kept, and what the policy would do under so many target returns.
+    """
     device = next(model.parameters()).device
     seconds = dict.fromkeys(("emulator", "encoder", "transformer"), 0.0)
 
     def timed(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
             synchronize(device)
             start = time.perf_counter()
-            result = function(*args)
+            result = function(*args, **options)
             synchronize(device)
             seconds[part] += time.perf_counter() - start
             return result
@@ -141,7 +153,9 @@ def play(
 
     games = VectorGames(game, num_envs, EnvironmentConfig.with_max_steps(max_steps))
     model.dataset = DatasetInfo(game.name, tuple(games.action_meanings), True, 0.25, TARGET)
-    policy = DecisionTransformerPolicy(model, num_envs)
+    policy = DecisionTransformerPolicy(model, num_envs, keep_decisions=targets > 0)
+    shifts = np.arange(targets, dtype=np.float32)
+    player = RecordingPolicy(policy, model.config.conditioning, shifts, played=0) if targets else policy
     for owner, method, part in (
         (games, "reset", "emulator"),
         (games, "restart", "emulator"),
@@ -151,7 +165,7 @@ def play(
     ):
         setattr(owner, method, timed(part, getattr(owner, method)))
     start = time.perf_counter()
-    (result,) = evaluate_policy(policy, games, [TARGET], episodes_per_game * num_envs, True, 0, show_progress=False)
+    (result,) = evaluate_policy(player, games, [TARGET], episodes_per_game * num_envs, True, 0, show_progress=False)
     total = time.perf_counter() - start
     shares = {part: value / total for part, value in seconds.items()}
     return {"steps_per_s": int(result.lengths.sum()) / total, **shares, "rest": 1 - sum(shares.values())}

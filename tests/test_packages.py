@@ -1,5 +1,6 @@
 """What an installation from a wheel holds."""
 
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -13,3 +14,13 @@ def test_every_directory_with_code_is_a_package(package: str) -> None:
     directories = {path.parent for path in (ROOT / package).rglob("*.py")}
     assert directories
     assert [str(each) for each in directories if not (each / "__init__.py").is_file()] == []
+
+
+@pytest.mark.parametrize("package", ["atari_dt", "replay_data"])
+def test_every_file_that_is_not_code_is_named(package: str) -> None:
+    """Those that are not would be missing from a wheel."""
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    named = {name.strip() for name in setup["options.package_data"][package].split(",")}
+    files = [path for path in (ROOT / package).rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+    assert {path.relative_to(ROOT / package).as_posix() for path in files} == named

@@ -185,7 +185,7 @@ def overlaid(frame: npt.NDArray[np.uint8], cells: Floats, most: float) -> Pixels
     colours = np.array([_rgb(FOR), _rgb(AGAINST)], dtype=np.float32)
     left = frame * (1 - alpha[..., 0] - alpha[..., 1])
     mixed = left[..., None] + alpha @ colours
-    return mixed.clip(0, 255).astype(np.uint8)
+    return np.rint(mixed).clip(0, 255).astype(np.uint8)
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:

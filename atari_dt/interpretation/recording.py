@@ -255,9 +255,9 @@ class RecordingPolicy:
     Args:
         policy: the one inside, which keeps its last decision.
         conditioning: of its model.
-        shifts: float32 ``[R]``, other target returns to be asked about, less the one played; as in
+        shifts: float32 ``[R]``, target returns to be asked about, less the one played; as in
             `DecisionTransformerPolicy.probabilities_under`.
-        played: the place among them of the one that is played, whose shift is 0.
+        played: the place among them of the one played, whose shift is 0.
 
     Attributes:
         episodes: in the order in which they began, for each step what `RecordedEpisode` has, down to ``probabilities``.
@@ -265,7 +265,7 @@ class RecordingPolicy:
 
     def __init__(self, policy: DecisionTransformerPolicy, conditioning: Conditioning, shifts: Floats, played: int):
         self._policy, self._conditioning = policy, conditioning
-        self._shifts, self._played = shifts, played
+        self._other_shifts, self._played = np.delete(shifts, played), played
         self.episodes: list[list[tuple[Any, ...]]] = []
         self._of_game: dict[int, list[tuple[Any, ...]]] = {}
 
@@ -292,8 +292,10 @@ class RecordingPolicy:
             by_step_and_kind(of_tokens(decision.attentions, places).cpu().numpy(), self._conditioning)
             for of_tokens in (attention_from, attention_rollout)
         )
-        probabilities = self._policy.probabilities_under(indices, self._shifts)
-        probabilities[:, self._played] = decision.probabilities
+        probabilities = decision.probabilities[:, None]
+        if len(self._other_shifts):
+            others = self._policy.probabilities_under(indices, self._other_shifts)
+            probabilities = np.insert(others, self._played, decision.probabilities, axis=1)
         past, returns, timesteps = (
             values.cpu().numpy() for values in (decision.actions, decision.returns_to_go, decision.timesteps)
         )

@@ -121,7 +121,7 @@ def _weights(episode: RecordedEpisode, shown: Shown) -> tuple[Floats, str]:
     _, layers, heads = episode.attention.shape[:3]
     for name, chosen, number in (("layer", shown.layer, layers), ("head", shown.head, heads)):
         if chosen != "mean" and int(chosen) > number:
-            raise InputError(f"this model has {number} {name}s; {name} {chosen} is not one of them")
+            raise InputError(f"{name} {chosen} is none of the model's {number}; they are numbered from 1")
     layer = episode.attention[:, int(shown.layer) - 1]
     if shown.head == "mean":
         return layer.mean(1), f"attention of layer {shown.layer}, mean of its heads"

@@ -202,14 +202,23 @@ def test_the_throughput_benchmark_writes_its_figures(tmp_path: Path) -> None:
 def test_the_evaluation_benchmark_writes_its_figures(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     options = "--game Pong --num-envs 2 --episodes-per-game 1 --context-length 2 --rounds 1 --max-steps 30 --device cpu"
-    command = [sys.executable, str(SCRIPTS / "benchmark_evaluation.py"), *options.split(), "--json", str(file)]
+    command = [
+        sys.executable,
+        str(SCRIPTS / "benchmark_evaluation.py"),
+        *options.split(),
+        "--attention",
+        "--json",
+        str(file),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert result.returncode == 0, result.stderr
-    (values,) = json.loads(file.read_text())["figures"].values()
-    assert values["steps_per_s"] > 0
-    parts = [values[part] for part in ("emulator", "encoder", "transformer", "rest")]
-    assert sum(parts) == pytest.approx(1)
-    assert min(parts) > 0
+    figures = json.loads(file.read_text())["figures"]
+    assert list(figures) == ["2", "2, kept", "2, 8 more"]
+    for values in figures.values():
+        assert values["steps_per_s"] > 0
+        parts = [values[part] for part in ("emulator", "encoder", "transformer", "rest")]
+        assert sum(parts) == pytest.approx(1)
+        assert min(parts) > 0
 
 
 def test_torchrun_trains_in_two_processes_and_each_thing_is_said_once(run: Path, tmp_path: Path) -> None:
@@ -249,6 +258,8 @@ def test_quickstart_reports_what_it_promises(
         assert 0 < results["train_seconds"] < results["total_seconds"]
         assert 0 <= results["random"]["score"]["points"]["mean"] < 10
         assert (out / "evaluation" / "1x-best.mp4").stat().st_size > 1000
+        assert "target return" in (out / "attention" / "viewer.html").read_text(encoding="utf-8")
+        assert json.loads((out / "attention" / "attention.json").read_text())["seed"] == seed
     assert (out / "quickstart.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert f"the earlier quickstart is now {out}.1" in printed
@@ -264,6 +275,7 @@ def test_quickstart_reports_what_it_promises(
     [
         ("", "not made by a quickstart"),
         ("--max-steps 0", "1 to 27000 steps"),
+        ("--max-steps 9", "max_steps must be at least 10, the context length"),
         ("--updates 0", "max_updates must be at least 1"),
         ("--episodes 0", "at least 1 episode"),
         ("--seed -1", "seed must lie between 0"),
@@ -426,6 +438,25 @@ def test_behaviour_cloning_is_evaluated_once(
     assert "these runs differ" in capsys.readouterr().err
 
 
+def test_what_a_run_attends_to_is_written_and_summed_up(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "attention"
+    options = "--episodes 2 --return-multiple 0.5 --max-steps 20 --seed 4 --step 3"
+    protocol = "--protocol original --sticky-actions 0.1"
+    command = ("visualize_attention.py", run, "--out", out, *options.split(), *protocol.split())
+    assert call(monkeypatch, *map(str, command)) == 0
+    names = {"attention.png", "attention_distance.png", "attention.mp4", "attention.json", "viewer.html"}
+    assert {path.name for path in out.iterdir()} == names
+    numbers = json.loads((out / "attention.json").read_text())
+    assert numbers["target_return"] == 0.5 * TrajectoryStore.open(run.parent / "store").metadata["max_return"]
+    assert numbers["steps"] == [20, 20]
+    assert "sticky actions 0.1, seed 4" in (out / "viewer.html").read_text(encoding="utf-8")
+    printed = capsys.readouterr().out
+    assert "all tokens alike" in printed
+    assert f"look: {out / 'viewer.html'}" in printed
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -544,6 +575,16 @@ def test_behaviour_cloning_is_evaluated_once(
         ("evaluate.py {run} --rom {pong}/metadata.json", "ALE cannot play {pong}/metadata.json"),
         ("evaluate.py {run} --rom {pong_rom}", "{pong_rom} is a ROM of Pong, not of Breakout"),
         ("evaluate.py", "no run was given"),
+        ("visualize_attention.py {tmp}/nowhere --out {tmp}/new", "no run with a checkpoint at {tmp}/nowhere"),
+        ("visualize_attention.py {run} --out {pong}", "{pong} exists already"),
+        ("visualize_attention.py {run} --out {tmp}/new --episodes 0", "at least 1 episode"),
+        ("visualize_attention.py {run} --out {tmp}/new --max-steps 1", "max_steps must be at least 2"),
+        ("visualize_attention.py {run} --out {tmp}/new --return-multiple nan", "must be a finite number"),
+        ("visualize_attention.py {run} --out {tmp}/new --device tpu", "no device 'tpu'"),
+        ("visualize_attention.py {run} --out {tmp}/new --patch 5", "patch must be a divisor of 84"),
+        ("visualize_attention.py {run} --out {tmp}/new --layer last", "layer is mean, rollout, or a number from 1"),
+        ("visualize_attention.py {run} --out {tmp}/new --max-steps 9 --layer 2", "layer 2 is none of the model's 1"),
+        ("visualize_attention.py {run} --out {tmp}/new --max-steps 9 --step 9", "step must lie between 0 and 8"),
         ("benchmark_evaluation.py --original {tmp}", "{tmp} is no checkout of the original code"),
         ("benchmark_evaluation.py --rounds 0", "all sizes must be at least 1"),
     ],
@@ -563,7 +604,9 @@ def test_bad_input_gets_one_sentence(
     script, *arguments = command.split()
     assert call(monkeypatch, script, *(argument.format(**paths) for argument in arguments)) == 1
     lines = capsys.readouterr().err.splitlines()
-    errors = [line for line in lines if line and not line.startswith(("training:", "reading:", "downloading"))]
+    errors = [
+        line for line in lines if line and not line.startswith(("training:", "reading:", "downloading", "evaluating"))
+    ]
     assert len(errors) == 1
     assert errors[0].startswith("error: ")
     assert message.format(**paths) in errors[0]
@@ -584,7 +627,7 @@ def hear_interrupts() -> None:
 
 def limit_file_size() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 
 
 @pytest.mark.parametrize(
@@ -593,7 +636,8 @@ def limit_file_size() -> None:
         "collect_replay.py --agent scripted --num-steps 100000 --out {tmp}/new",
         "build_dataset.py --source dopamine --path {log} --selection all --out {tmp}/new",
         "train.py --data {store} --out {tmp}/new --batch-size 4",
-        "evaluate.py {store}/../run --return-multiples 1 --max-steps 900 --episodes 3 --out {tmp}/new",
+        "evaluate.py {store}/../run --return-multiples 1 --max-steps 300 --episodes 2 --out {tmp}/new",
+        "visualize_attention.py {store}/../run --max-steps 100 --out {tmp}/new",
     ],
 )
 def test_a_write_that_fails_leaves_nothing_half_written(run: Path, tmp_path: Path, command: str) -> None:
