@@ -39,7 +39,8 @@ class Options:
     sampling: tyro.conf.OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
     """How an action is chosen."""
     max_steps: int = 2000
-    """Steps after which an episode is cut off; the page takes about 2 KB a step for K = 10, 10 KB for K = 50."""
+    """Steps after which an episode is cut off; the page takes 2 KB a step for the quickstart's size, 13 KB for the
+    paper's largest."""
     seed: int = 0
     """Of the emulator, the no-ops and the action sampling; the episodes are those of evaluate.py."""
     device: str = "auto"

@@ -182,6 +182,7 @@ def _numbers(recording: Recording, distance: AttentionByDistance, saliency: list
     by_frame = [np.abs(maps[GRADIENT][each]).sum((2, 3)) for maps, each in zip(saliency, full, strict=True)]
     shares = np.concatenate([sums / np.maximum(sums.sum(1, keepdims=True), 1e-30) for sums in by_frame])
     config = recording.model.config
+    likeliest = np.concatenate([episode.probabilities[:, [0, -1]].argmax(-1) for episode in recording.episodes])
     return {
         "game": recording.game.name,
         "run": str(recording.checkpoint),
@@ -196,6 +197,8 @@ def _numbers(recording: Recording, distance: AttentionByDistance, saliency: list
         "entropy_by_layer_head": distance.entropy.tolist(),
         "mean_distance_by_layer_head": distance.mean_distance.tolist(),
         "saliency_by_frame_newest_first": shares.mean(0)[::-1].tolist(),
+        "least_and_most_asked_for": recording.targets[[0, -1]].tolist() if recording.conditioned else None,
+        "likeliest_action_differs": float((likeliest[:, 0] != likeliest[:, 1]).mean()),
     }
 
 
@@ -214,8 +217,11 @@ def _table(recording: Recording, distance: AttentionByDistance, numbers: dict[st
         back = weights.sum(1) @ np.arange(steps)
         shares = [f"{share:.1%}" for share in (weights[0].sum(), *weights.sum(0))]
         rows.append([name, f"{entropy:.2f} nats", f"{back:.1f} steps", *shares])
-    newest = sum(numbers["saliency_by_frame_newest_first"][:4])
-    return (
-        f"{aligned(rows)}\n\n{newest:.1%} of the saliency lies in the newest four frames; "
-        f"{distance.contexts:,} contexts of {steps} steps"
-    )
+    text = f"""{aligned(rows)}
+
+{sum(numbers["saliency_by_frame_newest_first"][:4]):.1%} of the saliency lies in the newest four frames."""
+    if recording.conditioned:
+        least, most = (recording.target_label(target) for target in numbers["least_and_most_asked_for"])
+        differs = f"{numbers['likeliest_action_differs']:.1%} of the steps"
+        text += f"\nAsked for {most} instead of {least}, it would prefer another action in {differs}."
+    return f"{text}\n({distance.contexts:,} contexts of {steps} steps)"

@@ -32,13 +32,15 @@ KINDS = ("return", "state", "action")
 
 def run_directory(path: Path, conditioning: Any = "return") -> Path:
     """A run whose name is markup, of a model that looks at different things in different heads."""
-    torch.manual_seed(3)
+    torch.manual_seed(8)
     config = ModelConfig(K, 2, 2, 16, conditioning=conditioning)
     model = DecisionTransformer(config, num_actions=4, max_timestep=8)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     for parameter in model.state_encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
+    if conditioning == "return":
+        torch.nn.init.normal_(model.return_embedding.weight, std=0.03)  # returns of 40 are far from the tanh's ends
     model.dataset = DATASET
     model.save_pretrained(path / "<script>alert(1)<!--" / "checkpoints" / "update-00000001")
     return path / "<script>alert(1)<!--"

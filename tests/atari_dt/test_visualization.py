@@ -59,7 +59,15 @@ def test_everything_is_written_and_the_numbers_are_those_of_the_contexts(recordi
             shares.append(np.abs(cells).sum((1, 2)) / np.abs(cells).sum())
     assert numbers["saliency_by_frame_newest_first"] == pytest.approx(np.mean(shares, axis=0)[::-1], rel=1e-3)
     lines = table.splitlines()
-    assert len(lines) == 1 + 2 + 1 + 2
+    assert len(lines) == 1 + 2 + 1 + 4
+    differs = [
+        probabilities[0].argmax() != probabilities[-1].argmax()
+        for episode in recording.episodes
+        for probabilities in episode.probabilities
+    ]
+    assert numbers["likeliest_action_differs"] == pytest.approx(np.mean(differs))
+    assert 0 < np.mean(differs) < 1
+    assert f"another action in {np.mean(differs):.1%} of the steps" in lines[-2]
     assert f"{np.mean(numbers['entropy_by_layer_head'][1]):.2f} nats" in lines[2]
     assert lines[3].split() == [
         "all",
