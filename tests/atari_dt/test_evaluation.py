@@ -197,7 +197,7 @@ def test_episodes_do_not_depend_on_how_many_games_run_side_by_side(protocol: Lit
             protocol=PROTOCOLS[protocol],
             show_progress=False,
         )
-        for num_envs in (1, 4, 16)
+        for num_envs in (1, 6)
     ]
     assert len({*results[0][0].lengths, *results[0][1].lengths}) > 2
     assert len({*results[0][0].scores, *results[0][1].scores}) > 2
