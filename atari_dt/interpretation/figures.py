@@ -234,8 +234,9 @@ def _draw_strip(pen: _Pen, left: float, top: float, moment: Moment) -> None:
         for kind, weight in zip(moment.kinds, moment.weights[place], strict=True):
             height = (_BARS - 18) * weight / most
             pen.bar(start + 1, floor - height, start + width - 1, floor, COLOURS[kind])
-            if weight >= 0.005:
-                pen.text(start + width / 2, floor - height - 2, f"{100 * weight:.0f}", 9, _FAINT, anchor="ms")
+            if weight >= 0.0005:
+                number = f"{100 * weight:.{1 if weight < 0.0995 else 0}f}"
+                pen.text(start + width / 2, floor - height - 2, number, 9, _FAINT, anchor="ms")
             start += width
         pen.bar(x, floor, x + _SIDE, floor + 1, _LINE)
         pen.text(x + _SIDE / 2, floor + 3, f"−{back}" if back else "now", 10, _FAINT, anchor="ma")
