@@ -55,8 +55,7 @@ def main(
     from atari_dt.experiments.evaluation import evaluate_runs
     from atari_dt.experiments.report import evaluation_json, evaluation_table, quickstart_figure, write_evaluation
     from atari_dt.games import find_game
-    from atari_dt.interpretation.recording import record
-    from atari_dt.interpretation.visualization import Shown, visualize
+    from atari_dt.interpretation.visualization import Shown, play_and_visualize
     from atari_dt.training import train
 
     start = time.perf_counter()
@@ -98,8 +97,8 @@ def main(
     write_evaluation(out / "evaluation", evaluation, video_targets=[RETURN_MULTIPLES.index(1.0)])
 
     print("4/4 A page shows what it looks at while it plays.")
-    recording = record(out / "run", max_steps=min(max_steps, 2000), seed=seed)
-    visualize(out / "attention", recording, Shown(video=False))
+    shown = Shown(video=False)
+    play_and_visualize(out / "run", out / "attention", shown, max_steps=min(max_steps, 2000), seed=seed)
 
     metrics = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
     write_whole(out / "quickstart.png", quickstart_figure(evaluation, metrics))

@@ -9,9 +9,7 @@ import tyro
 from atari_dt.command_line import run
 from atari_dt.evaluation import PROTOCOLS, EvaluationProtocol, Sampling
 from atari_dt.evaluation.protocol import ProtocolName
-from atari_dt.experiments.report import check_new
-from atari_dt.interpretation.recording import record
-from atari_dt.interpretation.visualization import Shown, visualize
+from atari_dt.interpretation.visualization import Shown, play_and_visualize
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,10 @@ def main() -> None:
     """Parse the command line twice: once to know the protocol, then with what it consists of as defaults."""
     options = tyro.cli(Options)
     options = tyro.cli(Options, default=dataclasses.replace(options, switches=PROTOCOLS[options.protocol]))
-    check_new(options.out)
-    recording = record(
+    table = play_and_visualize(
         options.run_directory,
+        options.out,
+        options.shown,
         episodes=options.episodes,
         return_multiple=options.return_multiple,
         target_return=options.target_return,
@@ -66,7 +65,7 @@ def main() -> None:
         rom=options.rom,
         device=options.device,
     )
-    print(visualize(options.out, recording, options.shown))
+    print(table)
     print(f"look: {options.out / 'viewer.html'}")
 
 

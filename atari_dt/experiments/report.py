@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import platform
 import re
 import tempfile
@@ -27,7 +28,7 @@ from tqdm import tqdm
 from atari_dt.evaluation import EvaluationResult
 from atari_dt.evaluation.scores import ScoreSummary, gamer_normalised, summarise
 from atari_dt.experiments.evaluation import Evaluation
-from atari_dt.experiments.video import replay, write_video
+from atari_dt.experiments.video import Preview, replay, write_video
 from replay_data import InputError
 from replay_data.files import whole_directory
 
@@ -289,7 +290,9 @@ def _write_videos(directory: Path, evaluation: Evaluation, targets: Sequence[int
         frames = replay(
             evaluation.game, evaluation.environment, seed, episode, dataset.action_meanings, evaluation.conditioned
         )
-        summaries.append(_image(label, write_video(directory / f"{label}.mp4", frames)))
+        preview = Preview()
+        write_video(directory / f"{label}.mp4", preview.watch(frames))
+        summaries.append(_image(label, preview.gif()))
     return summaries
 
 
@@ -322,7 +325,7 @@ def _remarkable(evaluation: Evaluation, target: int) -> list[tuple[str, Evaluati
 
 def check_new(path: Path) -> None:
     """Raise InputError unless a directory can be made at ``path``; asked before the work is done, not after."""
-    if path.exists():
+    if os.path.lexists(path):
         raise InputError(f"{path} exists already; choose another directory, or delete it")
     parent = next(parent for parent in path.absolute().parents if parent.exists())
     check_writable(parent / path.name, path)

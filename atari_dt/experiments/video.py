@@ -6,7 +6,7 @@ An evaluation keeps the actions of its episodes and the seeds of the emulator; a
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,21 +82,41 @@ def screens(
     yield emulator.screen, score
 
 
-def write_video(path: Path, frames: Iterator[Pixels]) -> bytes:
-    """Encode pictures as an MP4 file that browsers play (H.264), and as a short GIF.
+class Preview:
+    """A short GIF of pictures that pass by, for TensorBoard; a long episode is shown in leaps."""
+
+    def __init__(self) -> None:
+        self._kept: list[Image.Image] = []
+        self._leap = 1
+
+    def watch(self, frames: Iterable[Pixels]) -> Iterator[Pixels]:
+        """Yield the pictures, uint8 ``[height, width, 3]`` each, and keep some."""
+        for step, pixels in enumerate(frames):
+            if step % self._leap == 0:
+                small = Image.fromarray(pixels).resize((pixels.shape[1] // 2, pixels.shape[0] // 2))
+                self._kept.append(small.quantize(64, Image.Quantize.FASTOCTREE))
+                if len(self._kept) > _GIF_FRAMES:
+                    self._kept, self._leap = self._kept[::2], 2 * self._leap
+            yield pixels
+
+    def gif(self) -> bytes:
+        """The content of a GIF file of what was kept, at half the size."""
+        content = io.BytesIO()
+        first, *others = self._kept
+        first.save(content, "GIF", save_all=True, append_images=others, duration=1000 // STEPS_PER_SECOND, loop=0)
+        return content.getvalue()
+
+
+def write_video(path: Path, frames: Iterable[Pixels]) -> None:
+    """Encode pictures as an MP4 file that browsers play (H.264).
 
     Args:
         path: the file.
         frames: uint8 ``[height, width, 3]`` each, width and height even.
 
-    Returns:
-        The GIF, in which a long episode is shown in leaps, for TensorBoard.
-
     Raises:
         OSError: if the file cannot be written.
     """
-    kept: list[Image.Image] = []
-    leap = 1
     try:
         with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
             stream = container.add_stream("libx264", rate=STEPS_PER_SECOND, options={"crf": "20", "preset": "veryfast"})
@@ -105,17 +125,9 @@ def write_video(path: Path, frames: Iterator[Pixels]) -> bytes:
                 if step == 0:
                     stream.height, stream.width = pixels.shape[:2]
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-                if step % leap == 0:
-                    small = Image.fromarray(pixels).resize((stream.width // 2, stream.height // 2))
-                    kept.append(small.quantize(64, Image.Quantize.FASTOCTREE))
-                    if len(kept) > _GIF_FRAMES:
-                        kept, leap = kept[::2], 2 * leap
             container.mux(stream.encode(None))
     except av.FFmpegError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
-    gif = io.BytesIO()
-    kept[0].save(gif, "GIF", save_all=True, append_images=kept[1:], duration=1000 // STEPS_PER_SECOND, loop=0)
-    return gif.getvalue()
 
 
 def _picture(screen: Pixels, *texts: str) -> Pixels:

@@ -65,10 +65,10 @@ def attention_rollout(attentions: Sequence[Tensor], places: Tensor) -> Tensor:
 
 
 def by_step_and_kind(weights: Floats, conditioning: Conditioning) -> Floats:
-    """Group the weights of tokens ``[..., 3K - 1]`` or ``[..., 3K]`` by their step and kind.
+    """Group the weights of the tokens of K steps, ``[..., T]``, by step and kind; the last action may be missing.
 
     Returns:
-        ``[..., K, kinds]``, kinds as in `token_kinds`; the action that is not chosen yet has weight 0.
+        ``[..., K, kinds]``, kinds as in `token_kinds`; an action that is missing has weight 0.
     """
     kinds = len(token_kinds(conditioning))
     missing = -weights.shape[-1] % kinds
@@ -84,7 +84,7 @@ class AttentionByDistance:
         weights: float64 ``[layers, heads, K, kinds]``: mean attention to the tokens of the step that lies 0, 1, … steps
             before the acting one.
         entropy: float64 ``[layers, heads]``, in nats: the mean entropy of a context's weights; 0 where a head looks at
-            one token, ln(3K - 1) where it looks at all alike.
+            one token, the logarithm of their number where it looks at all alike.
         contexts: how many were averaged.
     """
 

@@ -19,7 +19,7 @@ from atari_dt.config import Conditioning
 from atari_dt.experiments.report import png
 from atari_dt.experiments.video import Pixels
 from atari_dt.interpretation.attention import AttentionByDistance, token_kinds
-from atari_dt.interpretation.recording import RecordedEpisode, Recording
+from atari_dt.interpretation.recording import RecordedEpisode, Recording, number
 
 Floats = npt.NDArray[np.float32]
 
@@ -27,7 +27,8 @@ COLOURS = {"return": "#e08a00", "state": "#3b82f6", "action": "#16a34a"}
 FOR, AGAINST = "#ff2d75", "#00b8d9"
 _PAGE, _TEXT, _FAINT, _LINE = "#ffffff", "#1b1f26", "#5d6675", "#d9dee6"
 _SIDE, _GAP, _BARS, _LABEL = 84, 8, 60, 16  # of a cell of the strip, in pixels
-_COLUMNS = 10
+_COLUMNS = 13  # of the strip, at most
+_KEY = 44  # height of the two lines beneath it
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def step_figure(moment: Moment, stacks: dict[str, Floats]) -> Image.Image:
     pen = _Pen(scale=2)
     strip_height, width = _strip_size(len(moment.weights))
     width = max(width, len(stacks) * (4 * (_SIDE + _GAP) + 3 * _GAP))
-    y = 66 + strip_height + 28
+    y = 66 + strip_height + _KEY
     pen.start(width + 2 * _GAP, y + 20 + _SIDE + _GAP)
     pen.text(_GAP, 6, f"{moment.recording.game.name}: what the model attends to at step {moment.step}", 16, bold=True)
     _draw_moment(pen, _GAP, moment)
@@ -97,10 +98,10 @@ def video_frame(moment: Moment) -> Pixels:
     screen_height, screen_width = screen.shape[:2]
     strip_height, strip_width = _strip_size(len(moment.weights))
     actions = moment.recording.dataset.action_meanings
-    left, y = screen_width + 3 * _GAP, 66 + strip_height + 28
-    pen.start(left + max(strip_width, 480) + _GAP, max(screen_height + 40, y + 18 * len(actions) + _GAP))
+    left, y = screen_width + 3 * _GAP, 66 + strip_height + _KEY
+    pen.start(left + strip_width + _GAP, max(screen_height + 40, y + 18 * len(actions) + _GAP))
     pen.image.paste(Image.fromarray(screen), (_GAP, _GAP))
-    pen.text(_GAP, screen_height + 2 * _GAP, f"score {episode.scores[step]:g}", 14, bold=True)
+    pen.text(_GAP, screen_height + 2 * _GAP, f"score {number(float(episode.scores[step]))}", 14, bold=True)
     pen.text(_GAP + screen_width, screen_height + 2 * _GAP, f"step {step}", 14, anchor="ra")
     pen.text(left, 6, f"{moment.recording.game.name}: what the model attends to", 16, bold=True)
     _draw_moment(pen, left, moment)
@@ -138,14 +139,16 @@ def distance_figure(distance: AttentionByDistance, title: str) -> bytes:
             color=colours[layer],
             label=f"layer {layer + 1}",
         )
-    left.set(xlabel="steps before the acting one", ylabel="mean attention to a step", title=title, ylim=(0, None))
-    left.xaxis.get_major_locator().set_params(integer=True)
+    left.set(xlabel="steps before the acting one", ylabel="mean attention to a step", title=title)
+    left.set(xlim=(-0.3, steps - 0.7), ylim=(0, 1.05 * max(by_step.max(), even.max())))
+    left.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     left.legend(fontsize=8, title="mean of the heads; thin: each head", title_fontsize=8)
     right.axhline(
         math.log(tokens), color="0.5", linestyle=":", label=f"all tokens alike (ln {tokens} = {math.log(tokens):.2f})"
     )
-    right.set(xlabel="mean distance in steps", ylabel="entropy in nats", title="every head", ylim=(0, None))
-    right.legend(fontsize=8)
+    right.set(xlabel="mean distance in steps", ylabel="entropy in nats", title="every head")
+    right.set(xlim=(-0.3, steps - 0.7), ylim=(0, 1.3 * math.log(tokens)))  # the legend has the room above
+    right.legend(fontsize=8, ncols=2, loc="upper left")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     return png(figure)
@@ -167,14 +170,15 @@ def heads_figure(attention: Floats, conditioning: Conditioning, title: str) -> b
             axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=7)
             axes.set_yticks(range(len(kinds)), kinds, fontsize=7)
             axes.tick_params(axis="x", labelsize=7)
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     figure.supxlabel("steps back", fontsize=9)
     figure.colorbar(image, ax=figure.axes, label="attention", shrink=0.8)
     return png(figure)
 
 
 def overlaid(frame: npt.NDArray[np.uint8], cells: Floats, most: float) -> Pixels:
-    """Lay a saliency map ``[cells, cells]`` over a grey frame ``[84, 84]``; opaque where it reaches ``most``.
+    """Lay a saliency map ``[cells, cells]`` over a grey frame ``[84, 84]``; the frame shines through where it stays
+    below ``most``.
 
     Returns:
         uint8 ``[84, 84, 3]``.
@@ -193,53 +197,64 @@ def _rgb(colour: str) -> tuple[int, int, int]:
 
 
 def _strip_size(steps: int) -> tuple[int, int]:
-    """Height and width of a strip of K steps."""
-    lines = math.ceil(steps / _COLUMNS)
-    return lines * (_SIDE + _BARS + _LABEL + _GAP), min(steps, _COLUMNS) * (_SIDE + _GAP)
+    """Height and width of a strip of K steps; wide enough for the words about it."""
+    lines, columns = _grid(steps)
+    return lines * (_SIDE + _BARS + _LABEL + _GAP), max(columns * (_SIDE + _GAP), 520)
+
+
+def _grid(steps: int) -> tuple[int, int]:
+    """Lines and columns of a strip: K frames, and the three that only the oldest stacks hold."""
+    lines = math.ceil((steps + 3) / _COLUMNS)
+    return lines, math.ceil((steps + 3) / lines)
 
 
 def _draw_moment(pen: _Pen, left: float, moment: Moment) -> None:
     """Draw, beneath a title, what was asked for and done, the strip, and its key."""
     recording, episode, step = moment.recording, moment.episode, moment.step
     asked = f"target return {recording.target_label(float(recording.targets[recording.played]))}"
-    pen.text(left, 28, f"{recording.name} · {asked}", 11, _FAINT)
-    to_go = episode.returns_to_go[step, episode.num_steps[step] - 1]
-    still = f" · return-to-go {to_go:.4g}" if recording.conditioned else ""
+    name = recording.name if len(recording.name) <= 40 else f"…{recording.name[-39:]}"
+    pen.text(left, 28, f"{name} · {asked}", 11, _FAINT)
+    to_go = number(float(episode.returns_to_go[step, episode.num_steps[step] - 1]))
+    still = f" · return-to-go {to_go}" if recording.conditioned else ""
     probability = moment.probabilities[episode.actions[step]]
-    pen.text(left, 44, f"score {episode.scores[step]:g}{still} · takes {moment.action} ({probability:.0%})", 11)
+    score = number(float(episode.scores[step]))
+    pen.text(left, 44, f"score {score}{still} · takes {moment.action} ({probability:.0%})", 11)
     _draw_strip(pen, left, 66, moment)
-    parts = [(COLOURS[kind], kind) for kind in moment.kinds] + [("", f"{moment.what}, in %")]
-    parts += [(FOR, f"pixels for {moment.action}"), (AGAINST, f"pixels against {moment.action}")]
-    x, y = left, 66 + _strip_size(len(moment.weights))[0]
-    for colour, text in parts:
-        if colour:
-            pen.bar(x, y + 3, x + 10, y + 13, colour)
-            x += 14
-        pen.text(x, y, text, 11)
-        x += pen.width(text, 11) + 14
+    y = 66 + _strip_size(len(moment.weights))[0]
+    tokens = [(COLOURS[kind], kind) for kind in moment.kinds]
+    pixels = [(FOR, f"pixels for {moment.action}"), (AGAINST, f"pixels against {moment.action}")]
+    for line, parts in enumerate(([*tokens, (_PAGE, f"{moment.what}, in %")], pixels)):
+        x = left
+        for colour, text in parts:
+            pen.bar(x, y + 18 * line + 3, x + 10, y + 18 * line + 13, colour)
+            pen.text(x + 14, y + 18 * line, text, 11)
+            x += pen.width(text, 11) + 28
 
 
 def _draw_strip(pen: _Pen, left: float, top: float, moment: Moment) -> None:
     steps, num_steps = len(moment.weights), int(moment.episode.num_steps[moment.step])
+    lines, columns = _grid(steps)
     most, most_salient = moment.weights.max(), np.abs(moment.saliency).max()
     width = 20
-    for place in range(num_steps):
-        back = num_steps - 1 - place
-        line, column = divmod(steps - 1 - back, _COLUMNS)
+    for back in range(min(num_steps + 3, moment.step + 1)):
+        line, column = divmod(lines * columns - 1 - back, columns)  # the newest frame is the last one
         x, y = left + column * (_SIDE + _GAP), top + line * (_SIDE + _BARS + _LABEL + _GAP)
         frame = moment.episode.states[moment.step - back, 3]
-        pen.picture(x, y, overlaid(frame, moment.saliency[place + 3], most_salient))
+        pen.picture(x, y, overlaid(frame, moment.saliency[num_steps + 2 - back], most_salient))
         floor = y + _SIDE + _BARS
+        pen.text(x + _SIDE / 2, floor + 3, f"−{back}" if back else "now", 10, _FAINT, anchor="ma")
+        if back >= num_steps:
+            pen.text(x + _SIDE / 2, floor - 8, "in the oldest stacks", 8, _FAINT, anchor="ms")
+            continue
         start = x + (_SIDE - len(moment.kinds) * width) / 2
-        for kind, weight in zip(moment.kinds, moment.weights[place], strict=True):
+        for kind, weight in zip(moment.kinds, moment.weights[num_steps - 1 - back], strict=True):
             height = (_BARS - 18) * weight / most
             pen.bar(start + 1, floor - height, start + width - 1, floor, COLOURS[kind])
             if weight >= 0.0005:
-                number = f"{100 * weight:.{1 if weight < 0.0995 else 0}f}"
-                pen.text(start + width / 2, floor - height - 2, number, 9, _FAINT, anchor="ms")
+                percent = f"{100 * weight:.{1 if weight < 0.0995 else 0}f}"
+                pen.text(start + width / 2, floor - height - 2, percent, 9, _FAINT, anchor="ms")
             start += width
         pen.bar(x, floor, x + _SIDE, floor + 1, _LINE)
-        pen.text(x + _SIDE / 2, floor + 3, f"−{back}" if back else "now", 10, _FAINT, anchor="ma")
 
 
 class _Pen:

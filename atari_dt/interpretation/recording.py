@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,7 @@ class Recording:
         result: scores, seeds and actions.
         episodes: what was kept of each.
         environment: how the game was played.
+        conditions: how the model was, as text.
         seed: of the emulator, the no-ops and the action sampling.
     """
 
@@ -105,6 +107,7 @@ class Recording:
     result: EvaluationResult
     episodes: tuple[RecordedEpisode, ...]
     environment: EnvironmentConfig
+    conditions: str
     seed: int
 
     @property
@@ -120,8 +123,8 @@ class Recording:
     @property
     def name(self) -> str:
         """The run and its checkpoint, as text."""
-        run = self.checkpoint.parent.parent if self.checkpoint.parent.name == "checkpoints" else self.checkpoint.parent
-        return f"{run.name}/{self.checkpoint.name}"
+        parts = [part for part in self.checkpoint.absolute().parts if part not in ("checkpoints", "training")]
+        return "/".join(parts[-2:])
 
     @property
     def conditioned(self) -> bool:
@@ -136,7 +139,12 @@ class Recording:
         """A target return as text, with the multiple of the data's largest return that it is."""
         largest = self.dataset.max_return
         multiple = f" ({target / largest:.3g}×)" if largest is not None and largest > 0 else ""
-        return f"{target:.4g}{multiple}" if self.conditioned else "none (behaviour cloning)"
+        return f"{number(target)}{multiple}" if self.conditioned else "none (behaviour cloning)"
+
+
+def number(value: float) -> str:
+    """A score or return as text: with the decimals that it has, at most two."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
 def record(
@@ -155,7 +163,7 @@ def record(
 ) -> Recording:
     """Let a trained model play, and keep what it attended to.
 
-    The episodes are those that an evaluation with the same seed plays.
+    The episodes are those that an evaluation with the same seed plays; their logits differ in the last bits.
 
     Args:
         run_directory: what scripts/train.py wrote, or one of its checkpoints.
@@ -197,13 +205,22 @@ def record(
         (result,) = evaluate_policy(
             policy, games, [float(targets[played])], episodes, dataset.reward_clipping, seed, show_progress
         )
-    environment = protocol.environment(dataset, max_steps, played_rom)
-    recorded = []
-    for steps, emulator_seed, episode in zip(policy.episodes, result.emulator_seeds, result.episodes, strict=True):
-        columns = (np.stack(values) for values in zip(*steps, strict=True))
-        seen = screens(games.game, environment, int(emulator_seed), episode.actions)
-        recorded.append(RecordedEpisode(*[*columns, *_in_palette(seen)]))
-    return Recording(model, checkpoint, targets, played, result, tuple(recorded), environment, seed)
+        environment = protocol.environment(dataset, max_steps, played_rom)
+        recorded = []
+        for steps, emulator_seed, episode in zip(policy.episodes, result.emulator_seeds, result.episodes, strict=True):
+            columns = (np.stack(values) for values in zip(*steps, strict=True))
+            seen = screens(games.game, environment, int(emulator_seed), episode.actions)
+            recorded.append(RecordedEpisode(*[*columns, *_in_palette(seen)]))
+    conditions = _differences(protocol, EvaluationProtocol()) + _differences(sampling or Sampling(), Sampling())
+    return Recording(
+        model, checkpoint, targets, played, result, tuple(recorded), environment, ", ".join(conditions), seed
+    )
+
+
+def _differences(settings: Any, defaults: Any) -> list[str]:
+    """What is set otherwise than by default, as text."""
+    values = ((each.name, getattr(settings, each.name)) for each in dataclasses.fields(settings))
+    return [f"{name.replace('_', ' ')} {value}" for name, value in values if value != getattr(defaults, name)]
 
 
 def _in_palette(
@@ -238,9 +255,10 @@ def _targets(
         (target_return,) = target_returns(dataset, [1.0 if return_multiple is None else return_multiple])
     elif return_multiple is not None:
         raise InputError("give a return multiple or a target return, not both")
-    if not np.isfinite(target_return):
+    with np.errstate(over="ignore"):
+        played = np.float32(target_return)
+    if not np.isfinite(played):
         raise InputError(f"the target return must be a finite number, not {target_return}")
-    played = np.float32(target_return)
     if dataset.max_return is not None and dataset.max_return > 0:
         grid = target_returns(dataset, GRID_MULTIPLES)
     else:  # returns below 0, or none known: as far below the target as above it

@@ -37,11 +37,10 @@ def viewer_page(recording: Recording, saliency: Sequence[Maps]) -> str:
         HTML.
     """
     config, result = recording.model.config, recording.result
-    environment = recording.environment
     data = {
         "game": recording.game.name,
         "run": str(recording.checkpoint),
-        "about": f"sticky actions {environment.sticky_actions:g}, seed {recording.seed}",
+        "about": f"{recording.conditions}, seed {recording.seed}",
         "contextLength": config.context_length,
         "layers": config.num_layers,
         "heads": config.num_heads,
@@ -61,7 +60,9 @@ def viewer_page(recording: Recording, saliency: Sequence[Maps]) -> str:
     title = html.escape(f"{recording.game.name}: what the model attends to")
     template = resources.files(__package__).joinpath("viewer.html").read_text(encoding="utf-8")
     # No "<" is left in the data, so that nothing in it can end its element.
-    return template.replace("{{title}}", title).replace("{{data}}", json.dumps(data).replace("<", "\\u003c"))
+    return template.replace("{{title}}", title).replace(
+        "{{data}}", json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+    )
 
 
 def _pack(episode: RecordedEpisode, maps: Maps) -> dict[str, Any]:

@@ -11,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from atari_dt.config import ModelConfig
 from atari_dt.devices import enough_memory
-from atari_dt.experiments.report import aligned
+from atari_dt.experiments.report import aligned, check_new
 from atari_dt.experiments.video import write_video
 from atari_dt.interpretation.attention import AttentionByDistance, attention_by_distance, token_kinds
 from atari_dt.interpretation.figures import Moment, distance_figure, heads_figure, step_figure, video_frame
-from atari_dt.interpretation.recording import RecordedEpisode, Recording
+from atari_dt.interpretation.recording import RecordedEpisode, Recording, record
 from atari_dt.interpretation.saliency import by_cell, by_frame, check_patch, gradient_times_input, occlusion
 from atari_dt.interpretation.viewer import viewer_page
+from atari_dt.model import DecisionTransformer, latest_checkpoint
 from replay_data import InputError
 from replay_data.files import whole_directory
 
@@ -63,6 +65,44 @@ class Shown:
         if self.head != "mean" and not _is_number(self.layer):
             raise InputError(f"head {self.head} of which layer? give a number as the layer, not {self.layer}")
 
+    def check(self, config: ModelConfig) -> None:
+        """Raise InputError unless the model has the layer and head."""
+        for name, chosen, most in (("layer", self.layer, config.num_layers), ("head", self.head, config.num_heads)):
+            if _is_number(chosen) and int(chosen) > most:
+                raise InputError(f"{name} {chosen} is none of the model's {most}; they are numbered from 1")
+
+    def weights(self, episode: RecordedEpisode) -> tuple[Floats, str]:
+        """The weights to be shown of each step of an episode, ``[T, K, kinds]``, and their name."""
+        if self.layer == "rollout":
+            return episode.rollout, "attention rollout"
+        if self.layer == "mean":
+            return episode.attention.mean((1, 2)), "attention, mean of all heads"
+        layer = episode.attention[:, int(self.layer) - 1]
+        if self.head == "mean":
+            return layer.mean(1), f"attention of layer {self.layer}, mean of its heads"
+        return layer[:, int(self.head) - 1], f"attention of layer {self.layer}, head {self.head}"
+
+
+def play_and_visualize(run_directory: Path, out: Path, shown: Shown, **conditions: Any) -> str:
+    """Let a trained model play, and write what it attended to.
+
+    Args:
+        run_directory: what scripts/train.py wrote, or one of its checkpoints.
+        out: as in `visualize`.
+        shown: likewise.
+        conditions: options of `record`.
+
+    Returns:
+        A table of where the layers look, as text.
+
+    Raises:
+        InputError: as `record` and `visualize` do; what can be refused before playing is.
+        OSError: if something cannot be written.
+    """
+    check_new(out)
+    shown.check(DecisionTransformer.from_pretrained(latest_checkpoint(run_directory)).config)
+    return visualize(out, record(run_directory, **conditions), shown)
+
 
 def visualize(out: Path, recording: Recording, shown: Shown, show_progress: bool = True) -> str:
     """Write a directory of what a model attends to, whole or not at all.
@@ -84,19 +124,20 @@ def visualize(out: Path, recording: Recording, shown: Shown, show_progress: bool
         InputError: if the step, layer or head is not there, or no episode lasted for K steps.
         OSError: if something cannot be written.
     """
+    config, game = recording.model.config, recording.game.name
+    shown.check(config)
     best = int(recording.result.scores.argmax())
     episode = recording.episodes[best]
     step = len(episode) // 2 if shown.step is None else shown.step
     if not 0 <= step < len(episode):
         raise InputError(f"step must lie between 0 and {len(episode) - 1}, the episode's last, not {step}")
-    weights, what = _weights(episode, shown)
+    weights, what = shown.weights(episode)
     distance = _distance(recording)
     saliency = [_saliency(recording, each, shown, show_progress) for each in recording.episodes]
     with whole_directory(out) as directory:
         gradients = saliency[best][GRADIENT]
         moments = [Moment(recording, episode, t, weights[t], what, gradients[t]) for t in range(len(episode))]
         step_figure(moments[step], _of_newest(recording, episode, step, shown.patch)).save(directory / "attention.png")
-        config, game = recording.model.config, recording.game.name
         title = f"{game}, {recording.name}, {distance.contexts:,} contexts"
         (directory / "attention_distance.png").write_bytes(distance_figure(distance, title))
         if shown.grid:
@@ -107,25 +148,9 @@ def visualize(out: Path, recording: Recording, shown: Shown, show_progress: bool
             bar = tqdm(moments, unit="step", desc="drawing the video", leave=False, disable=not show_progress)
             write_video(directory / "attention.mp4", map(video_frame, bar))
         numbers = _numbers(recording, distance, saliency)
-        (directory / "attention.json").write_text(json.dumps(numbers, indent=2) + "\n")
+        (directory / "attention.json").write_text(json.dumps(numbers, indent=2, allow_nan=False) + "\n")
         (directory / "viewer.html").write_text(viewer_page(recording, saliency), encoding="utf-8")
     return _table(recording, distance, numbers)
-
-
-def _weights(episode: RecordedEpisode, shown: Shown) -> tuple[Floats, str]:
-    """Of each step the weights to be shown, ``[T, K, kinds]``, and their name."""
-    if shown.layer == "rollout":
-        return episode.rollout, "attention rollout"
-    if shown.layer == "mean":
-        return episode.attention.mean((1, 2)), "attention, mean of all heads"
-    _, layers, heads = episode.attention.shape[:3]
-    for name, chosen, number in (("layer", shown.layer, layers), ("head", shown.head, heads)):
-        if chosen != "mean" and int(chosen) > number:
-            raise InputError(f"{name} {chosen} is none of the model's {number}; they are numbered from 1")
-    layer = episode.attention[:, int(shown.layer) - 1]
-    if shown.head == "mean":
-        return layer.mean(1), f"attention of layer {shown.layer}, mean of its heads"
-    return layer[:, int(shown.head) - 1], f"attention of layer {shown.layer}, head {shown.head}"
 
 
 def _is_number(text: str) -> bool:
@@ -142,7 +167,8 @@ def _distance(recording: Recording) -> AttentionByDistance:
     full = _full(recording)
     if not any(each.any() for each in full):
         raise InputError(
-            f"no episode lasted for a context of {recording.model.config.context_length} steps; let it play for longer"
+            f"no episode lasted {recording.model.config.context_length} steps, the model's context length; play others "
+            "(--seed, --episodes)"
         )
     parts = [episode.attention[each] for episode, each in zip(recording.episodes, full, strict=True)]
     return attention_by_distance(np.concatenate(parts))

@@ -293,7 +293,7 @@ def check_episode(
             assert np.allclose(other[0], episode.probabilities[t, i], atol=1e-4)
 
 
-def test_keeping_decisions_changes_no_logit() -> None:
+def test_keeping_decisions_changes_no_probability() -> None:
     model = small_model()
     rng = np.random.default_rng(0)
     policies = [DecisionTransformerPolicy(model, 2, keep_decisions=keep) for keep in (False, True)]
@@ -329,6 +329,7 @@ def test_target_returns_of_games_that_only_take_points_lie_around_the_one_played
         ("return", {"max_steps": 4}, "max_steps must be at least 5"),
         ("return", {"max_steps": 27_001}, "1 to 27000 steps"),
         ("return", {"target_return": math.nan}, "must be a finite number"),
+        ("return", {"target_return": 1e39}, "must be a finite number"),
         ("return", {"target_return": 3.0, "return_multiple": 1.0}, "not both"),
         ("none", {"return_multiple": 1.0}, "behaviour cloning has no target return"),
         ("none", {"target_return": 1.0}, "behaviour cloning has no target return"),

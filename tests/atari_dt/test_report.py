@@ -15,7 +15,7 @@ from atari_dt.environment import EnvironmentConfig, SingleGame
 from atari_dt.evaluation import EpisodeRecord
 from atari_dt.experiments.evaluation import evaluate_runs
 from atari_dt.experiments.report import evaluation_table
-from atari_dt.experiments.video import STEPS_PER_SECOND, replay, write_video
+from atari_dt.experiments.video import STEPS_PER_SECOND, Preview, replay, write_video
 from atari_dt.games import find_game
 from atari_dt.model import DatasetInfo, DecisionTransformer
 
@@ -39,7 +39,9 @@ def test_a_video_shows_the_episode(tmp_path: Path) -> None:
     panels = {picture[2 * len(screens[0]) :].tobytes() for picture in pictures}
     assert len(panels) == steps + 1  # the step, at least, is another in each
 
-    gif = Image.open(io.BytesIO(write_video(tmp_path / "a.mp4", iter(pictures))))
+    preview = Preview()
+    write_video(tmp_path / "a.mp4", preview.watch(pictures))
+    gif = Image.open(io.BytesIO(preview.gif()))
     assert 2 * gif.size[0] == pictures[0].shape[1]
     assert 100 < getattr(gif, "n_frames", 0) <= 200
     with av.open(str(tmp_path / "a.mp4")) as container:

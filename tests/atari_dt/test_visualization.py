@@ -97,19 +97,23 @@ def test_the_strip_has_frames_bars_and_saliency_where_they_belong(recording: Rec
     weights = np.zeros((K, 3), dtype=np.float32)
     weights[1, 2] = 1  # all attention is on the action two steps back
     saliency = np.zeros((K + 3, 14, 14), dtype=np.float32)
+    saliency[2, 5, 5] = 1  # in the oldest of the three frames that only the oldest stacks hold, but two
     for picture, scale in (
         (np.asarray(step_figure(Moment(recording, episode, 20, weights, "planted", saliency), {})), 2),
         (video_frame(Moment(recording, episode, 20, weights, "planted", saliency)), 1),
     ):
         left, top = (8 * scale, 66 * scale) if scale == 2 else (320 + 24, 66)
-        for place in range(K):
+        for place in range(K + 3):
             x = left + place * 92 * scale
-            frame = episode.states[20 - (K - 1 - place), 3].repeat(scale, axis=0).repeat(scale, axis=1)
-            shown = picture[top : top + 84 * scale, x : x + 84 * scale]
-            assert np.array_equal(shown, np.repeat(frame[..., None], 3, axis=-1))
+            frame = episode.states[20 - (K + 2 - place), 3].repeat(scale, axis=0).repeat(scale, axis=1)
+            change = picture[top : top + 84 * scale, x : x + 84 * scale].astype(int) - frame[..., None]
+            assert change.any() == (place == 2)
+            if place == 2:
+                lines, columns, _ = change.nonzero()
+                assert [lines.mean() / scale, columns.mean() / scale] == pytest.approx([33, 33], abs=1)
         strip = picture[top + 84 * scale : top + 144 * scale - 2 * scale]
         lines, columns = np.nonzero((strip == rgb(COLOURS["action"])).all(-1))
-        assert left + 92 * scale <= columns.min() < columns.max() < left + (92 + 84) * scale
+        assert left + 4 * 92 * scale <= columns.min() < columns.max() < left + (4 * 92 + 84) * scale
         assert len(set(lines)) == pytest.approx(42 * scale, abs=2 * scale)  # as high as bars become
         assert not (strip == rgb(COLOURS["return"])).all(-1).any()
 
@@ -125,15 +129,27 @@ def test_saliency_is_laid_over_frames() -> None:
         assert picture[40, column] == pytest.approx(expected, abs=1)
 
 
-def test_each_choice_shows_its_own_weights(recording: Recording, tmp_path: Path) -> None:
+def test_each_choice_has_its_own_weights(recording: Recording) -> None:
+    episode = recording.episodes[1]
+    for layer, head, expected in (
+        ("mean", "mean", episode.attention.reshape(30, 4, K, 3).mean(1)),
+        ("rollout", "mean", episode.rollout),
+        ("1", "mean", (episode.attention[:, 0, 0] + episode.attention[:, 0, 1]) / 2),
+        ("1", "2", episode.attention[:, 0, 1]),
+        ("2", "1", episode.attention[:, 1, 0]),
+    ):
+        weights, name = Shown(layer=layer, head=head).weights(episode)
+        assert weights == pytest.approx(expected, abs=1e-6)
+        assert head == "mean" or f"layer {layer}, head {head}" in name
+
+
+def test_the_still_picture_is_of_the_step_and_weights_asked_for(recording: Recording, tmp_path: Path) -> None:
     pictures = set()
-    choices = [("mean", "mean"), ("rollout", "mean"), ("1", "mean"), ("1", "2"), ("2", "2")]
-    for i, (layer, head) in enumerate(choices):
-        shown = Shown(step=7, layer=layer, head=head, video=False)
+    for i, shown in enumerate((Shown(video=False), Shown(7, video=False), Shown(7, "1", "2", video=False))):
         visualize(tmp_path / str(i), recording, shown, show_progress=False)
         pictures.add((tmp_path / str(i) / "attention.png").read_bytes())
         assert not (tmp_path / str(i) / "attention.mp4").exists()
-    assert len(pictures) == len(choices)
+    assert len(pictures) == 3
 
 
 @pytest.mark.parametrize(
