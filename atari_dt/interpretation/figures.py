@@ -147,7 +147,8 @@ def distance_figure(distance: AttentionByDistance, title: str) -> bytes:
         math.log(tokens), color="0.5", linestyle=":", label=f"all tokens alike (ln {tokens} = {math.log(tokens):.2f})"
     )
     right.set(xlabel="mean distance in steps", ylabel="entropy in nats", title="every head")
-    right.set(xlim=(-0.3, steps - 0.7), ylim=(0, 1.3 * math.log(tokens)))  # the legend has the room above
+    right.set_ylim(0, 1.3 * math.log(tokens))  # the legend has the room above
+    right.margins(x=0.2)
     right.legend(fontsize=8, ncols=2, loc="upper left")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
