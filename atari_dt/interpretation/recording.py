@@ -144,7 +144,7 @@ class Recording:
 
 def number(value: float) -> str:
     """A score or return as text: with the decimals that it has, at most two."""
-    return f"{value:.2f}".rstrip("0").rstrip(".")
+    return f"{round(value, 2) + 0:.2f}".rstrip("0").rstrip(".")  # + 0: no "-0"
 
 
 def record(

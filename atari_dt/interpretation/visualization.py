@@ -181,7 +181,7 @@ def _saliency(recording: Recording, episode: RecordedEpisode, shown: Shown, show
     parts: dict[str, list[Floats]] = {GRADIENT: [], **({OCCLUSION: []} if shown.occlusion else {})}
     with (
         tqdm(total=len(episode), unit="step", desc="saliency", leave=False, disable=not show_progress) as bar,
-        enough_memory(device, "the context length of the model; saliency needs more memory than playing"),
+        enough_memory(device, "--episodes, or use --device cpu"),
     ):
         for steps in np.array_split(np.arange(len(episode)), -(-len(episode) // _BATCH)):
             batch = episode.batch(steps, device)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Error, Page, sync_playwright
 
 from atari_dt.config import ModelConfig
 from atari_dt.evaluation import EvaluationProtocol
@@ -119,8 +119,17 @@ def browser() -> Iterator[Any]:
         path = next((found for name in names if (found := shutil.which(name))), None)
         if path is None:
             pytest.skip("no Chromium here; install it to test the viewer")
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-        opened = playwright.chromium.launch(executable_path=path, args=options)
+        options = [
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--disable-background-networking",
+            "--disable-component-update",
+        ]
+        try:
+            opened = playwright.chromium.launch(executable_path=path, args=options)
+        except Error as error:
+            pytest.skip(f"{path} does not start here: {error.message.splitlines()[0]}")
         yield opened
         opened.close()
 
@@ -286,12 +295,14 @@ def test_a_person_can_look_through_the_episode(
 
     # However often it is started and stopped, it plays 15 steps a second, and does not jump when the browser stalled.
     slide(page, "#scrub", 0)
-    page.evaluate("for (const playing of [true, false, true, false, true]) setPlaying(playing)")
-    page.wait_for_timeout(1000)
-    assert 5 <= page.evaluate("view.t") <= 20
+    start = page.evaluate(
+        "for (const playing of [true, false, true, false, true]) setPlaying(playing); performance.now()"
+    )
+    wait_until(page, "view.t >= 8")
     page.evaluate("{ const until = performance.now() + 2000; while (performance.now() < until); }")
-    page.wait_for_timeout(100)
-    assert page.evaluate("view.t") <= 20 + 4 + 10
+    wait_until(page, "view.t >= 12")
+    step, now = page.evaluate("[view.t, performance.now()]")
+    assert step <= 15 * ((now - start) / 1000 - 2 + 0.25) + 1
 
     # The other episode is there, too; its first steps have shorter contexts.
     page.select_option("#episode", index=1)
