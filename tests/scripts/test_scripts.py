@@ -451,7 +451,9 @@ def test_what_a_run_attends_to_is_written_and_summed_up(
     numbers = json.loads((out / "attention.json").read_text())
     assert numbers["target_return"] == 0.5 * TrajectoryStore.open(run.parent / "store").metadata["max_return"]
     assert numbers["steps"] == [20, 20]
-    assert "sticky actions 0.1, seed 4" in (out / "viewer.html").read_text(encoding="utf-8")
+    conditions = "sticky actions 0.1, frames bilinear, noop max 29, second reset True, window timestep current"
+    page = (out / "viewer.html").read_text(encoding="utf-8")
+    assert f"{conditions}, reward units raw, integer returns True, seed 4" in page
     printed = capsys.readouterr().out
     assert "all tokens alike" in printed
     assert f"look: {out / 'viewer.html'}" in printed
