@@ -93,6 +93,14 @@ class AttentionByDistance:
     contexts: int
 
     @property
+    def even(self) -> npt.NDArray[np.float64]:
+        """The weights ``[K, kinds]`` of a head that looks at all tokens alike; the acting step's action has none."""
+        steps, kinds = self.weights.shape[2:]
+        weights = np.full((steps, kinds), 1 / (steps * kinds - 1))
+        weights[0, -1] = 0
+        return weights
+
+    @property
     def mean_distance(self) -> npt.NDArray[np.float64]:
         """Steps back that a head looks on average, float64 ``[layers, heads]``."""
         return self.weights.sum(-1) @ np.arange(self.weights.shape[2])

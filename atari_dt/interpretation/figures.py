@@ -122,8 +122,7 @@ def distance_figure(distance: AttentionByDistance, title: str) -> bytes:
     by_step = distance.weights.sum(-1)
     back = np.arange(steps)
     tokens = kinds * steps - 1
-    even = np.full(steps, kinds / tokens)
-    even[0] -= 1 / tokens  # the acting step's action is not chosen yet
+    even = distance.even.sum(-1)
     colours = mpl.colormaps["viridis"](np.linspace(0, 0.85, layers))
     left.plot(back, even, color="0.5", linestyle=":", label="all tokens alike")
     for layer in range(layers):

@@ -38,7 +38,6 @@ def viewer_page(recording: Recording, saliency: Sequence[Maps]) -> str:
     """
     config, result = recording.model.config, recording.result
     data = {
-        "game": recording.game.name,
         "run": str(recording.checkpoint),
         "about": f"{recording.conditions}, seed {recording.seed}",
         "contextLength": config.context_length,

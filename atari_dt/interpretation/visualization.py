@@ -231,15 +231,12 @@ def _numbers(recording: Recording, distance: AttentionByDistance, saliency: list
 def _table(recording: Recording, distance: AttentionByDistance, numbers: dict[str, Any]) -> str:
     """A line for each layer, the mean of its heads, and one for all tokens alike."""
     layers, _, steps, kinds = distance.weights.shape
-    tokens = kinds * steps - 1
-    even = np.full((steps, kinds), 1 / tokens)
-    even[0, -1] = 0
     rows = [["", "entropy", "mean distance", "newest step", *numbers["kinds"]]]
     everything = [
         (f"layer {layer + 1}", distance.entropy[layer].mean(), distance.weights[layer].mean(0))
         for layer in range(layers)
     ]
-    for name, entropy, weights in [*everything, ("all tokens alike", np.log(tokens), even)]:
+    for name, entropy, weights in [*everything, ("all tokens alike", np.log(kinds * steps - 1), distance.even)]:
         back = weights.sum(1) @ np.arange(steps)
         shares = [f"{share:.1%}" for share in (weights[0].sum(), *weights.sum(0))]
         rows.append([name, f"{entropy:.2f} nats", f"{back:.1f} steps", *shares])
