@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from replay_data import InputError
 
 Conditioning = Literal["return", "none"]
+
 TimestepEncoding = Literal["window_start", "per_step"]
 
 
@@ -27,7 +29,7 @@ class ModelConfig:
     dropout: float = 0.1
     """Probability of dropout on embeddings, attention weights and residual branches."""
     conditioning: Conditioning = "return"
-    """`return`: a Decision Transformer; `none`: behaviour cloning, the same model without return tokens."""
+    """`return`: a Decision Transformer; `none`: behavior cloning, the same model without return tokens."""
     timestep_encoding: TimestepEncoding = "window_start"
     """What is added to a token beside its position in the context: the embedding of the context's first timestep, as in
     the original code, or of its own step's (`per_step`), as the paper describes it."""
@@ -109,20 +111,20 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class QLearningConfig:
+class PQNConfig:
     """The player that learns by itself: PQN (Gallici et al. 2024, arXiv:2407.04811), with its settings for Atari.
 
     Games and steps between updates are our choice for a few cores; the authors' are 128 × 32.
     """
 
-    num_games: int = 32
+    num_envs: int = 32
     """Games played at once."""
     steps_per_update: int = 64
     """Steps of each game between two updates of the network."""
     epochs: int = 2
     """Passes over these steps in an update."""
     minibatch_size: int = 128
-    """Steps in one step of the optimiser."""
+    """Steps in one step of the optimizer."""
     learning_rate: float = 2.5e-4
     """Of RAdam at the start; it falls linearly to 0, where it stays once as many steps were played as the log has."""
     discount: float = 0.99
@@ -143,12 +145,12 @@ class QLearningConfig:
     """Whether `torch.compile` compiles the network; `auto` does on a GPU."""
 
     def __post_init__(self) -> None:
-        for name in ("num_games", "steps_per_update", "epochs", "minibatch_size"):
+        for name in ("num_envs", "steps_per_update", "epochs", "minibatch_size"):
             _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
-        steps = self.num_games * self.steps_per_update
+        steps = self.num_envs * self.steps_per_update
         _check(
             steps % self.minibatch_size == 0,
-            f"minibatch_size ({self.minibatch_size}) must divide num_games * steps_per_update ({steps})",
+            f"minibatch_size ({self.minibatch_size}) must divide num_envs * steps_per_update ({steps})",
         )
         for name in ("learning_rate", "grad_norm_clip"):
             _check(0 < getattr(self, name) < math.inf, f"{name} must be positive, not {getattr(self, name)}")
@@ -156,20 +158,20 @@ class QLearningConfig:
             _check(0 <= getattr(self, name) <= 1, f"{name} must lie between 0 and 1, not {getattr(self, name)}")
 
 
+def describe_differences(
+    saved: Mapping[str, object], current: Mapping[str, object], ignore: Collection[str] = ()
+) -> str:
+    """List the settings in which a resumed command differs from the one that began, or return an empty string.
+
+    Args:
+        saved: settings by name, as the first command saved them.
+        current: settings by name now.
+        ignore: names that may differ.
+    """
+    names = [name for name in {**saved, **current} if name not in ignore and saved.get(name) != current.get(name)]
+    return ", ".join(f"{name} (was {saved.get(name)}, is {current.get(name)})" for name in names)
+
+
 def _check(holds: bool, message: str) -> None:
     if not holds:
         raise InputError(message)
-
-
-PRESETS = {
-    "Breakout": (ModelConfig(), TrainingConfig()),
-    "Pong": (ModelConfig(context_length=50), TrainingConfig(batch_size=512)),
-    "Qbert": (ModelConfig(), TrainingConfig()),
-    "Seaquest": (ModelConfig(), TrainingConfig()),
-}
-"""The paper's settings for its four games (Chen et al. 2021, appendix A)."""
-
-
-def preset(game: str) -> tuple[ModelConfig, TrainingConfig]:
-    """Return the paper's settings for a game; for one that is not in the paper, those of all its games but Pong."""
-    return PRESETS.get(game, (ModelConfig(), TrainingConfig()))

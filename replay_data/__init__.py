@@ -2,7 +2,8 @@
 
 from replay_data.contexts import best_episodes, context_bounds, hold_out, window_starts
 from replay_data.errors import InputError, ReplayFormatError
-from replay_data.trajectory_store import StoreWriter, TrajectoryStore
+from replay_data.store_writer import StoreWriter
+from replay_data.trajectory_store import TrajectoryStore
 
 __all__ = [
     "InputError",

@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from tqdm import tqdm
 from urllib3.exceptions import HTTPError
 
 from replay_data.errors import InputError, ReplayFormatError
-from replay_data.files import held, naming, sync
-from replay_data.gzipped import create_gzip, damage_explained, open_gzip
-from replay_data.rl_unplugged import EpisodeRecord, read_records, shard_name, write_record
+from replay_data.progress import ProgressBar
+from replay_data.sources.rl_unplugged import ShardRecord, shard_name
+from replay_data.sources.tfrecord import read_records, write_record
+from replay_data.storage.atomic import name_file_in_errors, sync
+from replay_data.storage.gzip_streams import create_gzip, open_gzip, translate_gzip_errors
+from replay_data.storage.locks import exclusive_lock
 
 BASE_URL = "https://storage.googleapis.com/rl_unplugged/atari_episodes_ordered"
 
@@ -84,14 +86,14 @@ def download_run(
     if not base_url.startswith(("http://", "https://")):
         raise InputError(f"--base-url is an address that begins with https:// or http://, not {base_url}")
     directory = out / game
-    bar = tqdm(unit="B", unit_scale=True, desc=f"downloading {game}", disable=not show_progress)
+    bar = ProgressBar(unit="B", unit_scale=True, desc=f"downloading {game}", disable=not show_progress)
     with bar, ThreadPoolExecutor(num_connections) as pool, contextlib.ExitStack() as stack:
         client = _Client(f"{base_url.rstrip('/')}/{game}", num_connections, bar)
         try:
             num_shards = client.count_shards(run)
             share = math.ceil(num_steps / num_shards)
             directory.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(held(directory, "downloading to"))
+            stack.enter_context(exclusive_lock(directory, "downloading to"))
             shards = [_Shard(client, directory, shard_name(run, shard, num_shards)) for shard in range(num_shards)]
             moved = 0
             for number, done in enumerate(as_completed(pool.submit(shard.fetch, share) for shard in shards), 1):
@@ -145,7 +147,7 @@ class _Shard:
         at = f"{self._client.base_url}/{self._name}"
         with _Remote(self._client, self._name, self._partial, self._path) as remote, open_gzip(remote) as stream:
             whole = self._count(stream, share, at, "the source itself is damaged, or not of this format")
-        with naming(self._path, self._partial.parent):
+        with name_file_in_errors(self._path, self._partial.parent):
             if not whole:
                 with open_gzip(self._partial) as stream, create_gzip(self._rewritten) as shard:
                     for payload in itertools.islice(read_records(stream), self.episodes):
@@ -157,11 +159,11 @@ class _Shard:
     def _count(self, stream: Any, enough: float, name: str, advice: str) -> bool:
         """Count steps and episodes until there are ``enough`` steps; return whether the file ended first."""
         self.steps = self.episodes = 0
-        with damage_explained(
+        with translate_gzip_errors(
             lambda what: ReplayFormatError(f"{name} is damaged at record {self.episodes} ({what}); {advice}")
         ):
             for payload in read_records(stream):
-                self.steps += len(EpisodeRecord.parse(payload))
+                self.steps += len(ShardRecord.parse(payload))
                 self.episodes += 1
                 if self.steps >= enough:
                     return False
@@ -186,7 +188,7 @@ class _Remote(io.RawIOBase):
     def __init__(self, client: _Client, name: str, partial: Path, path: Path):
         super().__init__()
         self._client, self._name, self._partial, self._path = client, name, partial, path
-        with naming(path, partial):
+        with name_file_in_errors(path, partial):
             self._file = partial.open("a+b")
         self._available = partial.stat().st_size
         self._size: int | None = None  # of the remote file; not known yet
@@ -216,7 +218,7 @@ class _Remote(io.RawIOBase):
         while end <= self._available:  # the same ends, wherever an earlier command was stopped
             end += end // 8
         for block, size in self._client.fetch(self._name, self._available, end):
-            with naming(self._path, self._partial):
+            with name_file_in_errors(self._path, self._partial):
                 self._file.write(block)
                 self._file.flush()
             self._available += len(block)
@@ -233,7 +235,7 @@ class _Client:
         stopped: set when nobody waits for the files any more.
     """
 
-    def __init__(self, base_url: str, num_connections: int, bar: tqdm[Any]):
+    def __init__(self, base_url: str, num_connections: int, bar: ProgressBar):
         self.base_url = base_url
         self.stopped = threading.Event()
         self.bytes_moved = 0

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from replay_data.recording import Recording
+
+STACK = 4  # frames a state is made of (Mnih et al. 2015)
+
+LEAD_IN = STACK - 1
+
+FRAME_SHAPE = (84, 84)
 
 
 @dataclass(frozen=True)
@@ -19,20 +27,20 @@ class Episode:
         actions: uint8 ``[T]``.
         rewards: float32 ``[T]``; what followed action t, clipped to [-1, 1].
         raw_rewards: float32 ``[T]``; the same before clipping, or None where the source does not have it.
-        terminal: whether the game was over after the last step; otherwise a time limit cut the episode.
+        terminated: whether the game was over after the last step; false where a time limit truncated the episode.
     """
 
     frames: npt.NDArray[np.uint8]
     actions: npt.NDArray[np.uint8]
     rewards: npt.NDArray[np.float32]
     raw_rewards: npt.NDArray[np.float32] | None
-    terminal: bool
+    terminated: bool
 
     def __len__(self) -> int:
         return len(self.actions)
 
 
-class Part(Protocol):
+class Shard(Protocol):
     """One of the pieces a run was recorded in (a buffer of a log, a shard), read forward only.
 
     Every method raises ReplayFormatError if what it reads is damaged.
@@ -69,14 +77,14 @@ class Part(Protocol):
         """Close the files; what is read next starts at the beginning."""
 
 
-class Source(Protocol):
+class EpisodeSource(Protocol):
     """One recorded run of a game."""
 
-    num_parts: int
+    num_shards: int
     """How many parts the run had when it was recorded."""
-    recording: Mapping[str, Any] | None
+    recording: Recording | None
     """Who played, and how, where this project recorded it."""
 
     @property
-    def parts(self) -> Mapping[int, Part]:
+    def shards(self) -> Mapping[int, Shard]:
         """The parts that are there, by number, ascending."""

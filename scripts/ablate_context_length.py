@@ -7,11 +7,12 @@ from pathlib import Path
 import tyro
 
 from atari_dt.command_line import run
-from atari_dt.config import ModelConfig, TrainingConfig, preset
-from atari_dt.evaluation import target_returns
+from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.evaluation import compute_target_returns
 from atari_dt.experiments.ablation import ablation_runs
+from atari_dt.experiments.report import SweepOptions, sweep
 from atari_dt.experiments.run import EvaluationConfig, RunConfig
-from atari_dt.experiments.sweep_report import SweepOptions, sweep
+from atari_dt.games.presets import preset
 from atari_dt.model import DatasetInfo
 from replay_data import InputError, TrajectoryStore
 
@@ -60,7 +61,7 @@ def main() -> None:
     base = RunConfig(store.path.resolve(), options.model, options.training, options.evaluation, options.threads)
     runs = ablation_runs(base, options.context_lengths, options.seeds)
     if options.model.conditioning == "return":
-        target_returns(DatasetInfo.of(store), options.evaluation.return_multiples)  # before hours of training
+        compute_target_returns(DatasetInfo.from_store(store), options.evaluation.return_multiples)  # before hours of training
     sweep(runs, options.out, {base.data: store.digest}, options.where)
 
 

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import tyro
 
 from atari_dt.command_line import run as run_command
-from atari_dt.config import QLearningConfig
-from atari_dt.environment import EnvironmentConfig
-from atari_dt.games import find_game
+from atari_dt.config import PQNConfig
+from atari_dt.environment.config import EnvironmentConfig
+from atari_dt.games.catalogue import find_game
 from replay_data import InputError
-from replay_data.files import write_whole
+from replay_data.storage.atomic import atomic_write
 
 
 def main(
@@ -28,7 +28,7 @@ def main(
     seed: int = 0,
     num_workers: int | None = None,
     resume: bool = False,
-    learning: tyro.conf.OmitArgPrefixes[QLearningConfig] = QLearningConfig(),  # noqa: B008
+    learning: tyro.conf.OmitArgPrefixes[PQNConfig] = PQNConfig(),  # noqa: B008
 ) -> None:
     """Play a game and record it: 50 Dopamine log buffers in OUT/{game}/{run}/replay_logs.
 
@@ -47,27 +47,28 @@ def main(
         learning: How q_learning learns.
     """
     # Imported here, because the processes that play import this file too, and have no use for PyTorch.
-    from atari_dt.collection.recorder import Player, record
+    from atari_dt.collection.recorder import record
+    from atari_dt.collection.rollout import Player
     from atari_dt.collection.scripted import ScriptedPlayer
 
     found, environment = find_game(game), EnvironmentConfig.with_max_steps(max_steps, sticky_actions=sticky_actions)
-    if agent == "scripted" and learning != QLearningConfig():
+    if agent == "scripted" and learning != PQNConfig():
         raise InputError("the options of q_learning mean nothing to scripted players; leave them out")
     if agent == "q_learning" and num_workers is not None:
-        raise InputError("--num-workers is for scripted players; --num-games says how many games q_learning plays")
+        raise InputError("--num-workers is for scripted players; --num-envs says how many games q_learning plays")
     settings: dict[str, Any] = {}
     if agent == "q_learning":
         # PyTorch's threads would otherwise spin while they wait, on the cores that the emulators' threads play on. This
         # is read when PyTorch is loaded, by the import below.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        from atari_dt.collection.q_learning import QLearningPlayer, recorded_settings
+        from atari_dt.collection.pqn import PQNPlayer, recorded_settings
 
         settings = recorded_settings(learning)
 
     def make_player() -> Player:
         if agent == "scripted":
             return ScriptedPlayer(found, environment, seed, num_workers)
-        return QLearningPlayer(found, environment, num_steps, learning, seed)
+        return PQNPlayer(found, environment, num_steps, learning, seed)
 
     buffers = record(
         found,
@@ -81,17 +82,12 @@ def main(
         run=run,
         resume=resume,
     )
-    from atari_dt.experiments.recording import (
-        bytes_per_step,
-        recording_figure,
-        recording_table,
-        suggested_selection,
-    )
+    from atari_dt.rendering.replay_summary import bytes_per_step, replay_figure, replay_table, suggested_selection
 
     directory = out / found.name / str(run)
     size, per_row = bytes_per_step(directory / "replay_logs", buffers)
-    write_whole(directory / "returns.png", recording_figure(found, buffers))
-    print(recording_table(buffers))
+    atomic_write(directory / "returns.png", replay_figure(found, buffers))
+    print(replay_table(buffers))
     rows = buffers[0].rows
     print(f"{directory}: {len(buffers)} buffers of {rows:,} rows, {size / 1e6:,.0f} MB, {per_row:.0f} bytes a row")
     print(f"figure: {directory / 'returns.png'}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from atari_dt.command_line import run as run_command
-from atari_dt.games import find_game
+from atari_dt.games.catalogue import find_game
 from replay_data import InputError
 from replay_data.download import BASE_URL, download_run
 

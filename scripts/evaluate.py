@@ -9,9 +9,11 @@ import tyro
 from atari_dt.command_line import run
 from atari_dt.evaluation import PROTOCOLS, EvaluationProtocol, Sampling
 from atari_dt.evaluation.protocol import ProtocolName
-from atari_dt.experiments.evaluation import evaluate_runs
-from atari_dt.experiments.report import check_new, evaluation_table, write_evaluation
+from atari_dt.evaluation.run_evaluation import evaluate_runs
+from atari_dt.rendering.evaluation_report import write_evaluation
+from atari_dt.rendering.tables import evaluation_table
 from replay_data import TrajectoryStore
+from replay_data.storage.paths import check_new_directory
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def main() -> None:
     options = tyro.cli(Options)
     options = tyro.cli(Options, default=dataclasses.replace(options, switches=PROTOCOLS[options.protocol]))
     if options.out:
-        check_new(options.out)
+        check_new_directory(options.out)
     evaluation = evaluate_runs(
         options.run_directories,
         return_multiples=options.return_multiples,

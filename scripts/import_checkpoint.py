@@ -7,8 +7,8 @@ import tyro
 
 from atari_dt.command_line import run
 from atari_dt.config import Conditioning
-from atari_dt.environment import action_meanings
-from atari_dt.games import find_game
+from atari_dt.environment.python_env import action_meanings
+from atari_dt.games.catalogue import find_game
 from atari_dt.model import DatasetInfo, DecisionTransformer
 from replay_data import InputError
 

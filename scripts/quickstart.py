@@ -8,7 +8,7 @@ from pathlib import Path
 
 from atari_dt.command_line import run
 from replay_data import InputError
-from replay_data.files import write_whole
+from replay_data.storage.atomic import atomic_write
 
 RETURN_MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0)
 NEXT_STEPS = """
@@ -51,11 +51,14 @@ def main(
     # Imported here, because the processes that play import this file too, and have no use for PyTorch.
     from atari_dt.collection.scripted import collect
     from atari_dt.config import ModelConfig, TrainingConfig
-    from atari_dt.environment import EnvironmentConfig
-    from atari_dt.experiments.evaluation import evaluate_runs
-    from atari_dt.experiments.report import evaluation_json, evaluation_table, quickstart_figure, write_evaluation
-    from atari_dt.games import find_game
-    from atari_dt.interpretation.visualization import Shown, play_and_visualize
+    from atari_dt.environment.config import EnvironmentConfig
+    from atari_dt.evaluation.results import evaluation_json
+    from atari_dt.evaluation.run_evaluation import evaluate_runs
+    from atari_dt.games.catalogue import find_game
+    from atari_dt.interpretation.visualization import VisualizationConfig, play_and_visualize
+    from atari_dt.rendering.evaluation_report import write_evaluation
+    from atari_dt.rendering.figures import quickstart_figure
+    from atari_dt.rendering.tables import evaluation_table
     from atari_dt.training import train
 
     start = time.perf_counter()
@@ -97,14 +100,14 @@ def main(
     write_evaluation(out / "evaluation", evaluation, video_targets=[RETURN_MULTIPLES.index(1.0)])
 
     print("4/4 A page shows what it looks at while it plays.")
-    shown = Shown(video=False)
+    shown = VisualizationConfig(video=False)
     play_and_visualize(out / "run", out / "attention", shown, max_steps=min(max_steps, 2000), seed=seed)
 
     metrics = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
-    write_whole(out / "quickstart.png", quickstart_figure(evaluation, metrics))
+    atomic_write(out / "quickstart.png", quickstart_figure(evaluation, metrics))
     total_seconds = time.perf_counter() - start
     results = evaluation_json(evaluation) | {"train_seconds": train_seconds, "total_seconds": total_seconds}
-    write_whole(out / "results.json", json.dumps(results, indent=2) + "\n")
+    atomic_write(out / "results.json", json.dumps(results, indent=2) + "\n")
     print(f"\n{game.name} after {train_seconds / 60:.1f} minutes of training, {total_seconds / 60:.1f} in all:\n")
     print(evaluation_table(evaluation))
     size = f"--num-layers 3 --dropout 0 --batch-size 32 --max-updates {updates}"

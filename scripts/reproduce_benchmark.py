@@ -1,4 +1,4 @@
-"""The paper's table 1: Decision Transformer, behaviour cloning and %BC on several games and seeds."""
+"""The paper's table 1: Decision Transformer, behavior cloning and %BC on several games and seeds."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -8,18 +8,18 @@ import tyro
 
 from atari_dt.command_line import run
 from atari_dt.config import ModelConfig, TrainingConfig
-from atari_dt.evaluation import target_returns
+from atari_dt.evaluation import compute_target_returns
 from atari_dt.experiments.benchmark import BenchmarkPreset, benchmark_preset, benchmark_runs, benchmark_stores
+from atari_dt.experiments.report import SweepOptions, sweep
 from atari_dt.experiments.run import EvaluationConfig, RunConfig
-from atari_dt.experiments.sweep_report import SweepOptions, sweep
-from atari_dt.games import find_game
+from atari_dt.games.catalogue import find_game
 from atari_dt.model import DatasetInfo
 from replay_data import InputError
 
 
 @dataclass(frozen=True)
 class Options:
-    """Train Decision Transformers, behaviour cloning and %BC with the paper's settings, let them play with its protocol
+    """Train Decision Transformers, behavior cloning and %BC with the paper's settings, let them play with its protocol
     and target returns, and print its table 1 with these scores beside the published ones.
 
     Runs that are finished are skipped: the same command goes on after an interruption, and adds games and seeds.
@@ -71,7 +71,7 @@ def main() -> None:
             if now != usual:
                 raise InputError(f"{name} is not free here; use --seeds, --top-percents or --max-updates")
         for seed in options.seeds:  # before hours of training
-            target_returns(DatasetInfo.of(stores[game.name, seed]), asked.evaluation.return_multiples)
+            compute_target_returns(DatasetInfo.from_store(stores[game.name, seed]), asked.evaluation.return_multiples)
         bases[game.name] = RunConfig(Path(), asked.model, asked.training, asked.evaluation, asked.threads)
     runs = benchmark_runs(bases, stores, options.top_percents)
     digests = {store.path.resolve(): store.digest for store in stores.values()}

@@ -1,4 +1,4 @@
-"""Train a Decision Transformer, or behaviour cloning, on a trajectory store."""
+"""Train a Decision Transformer, or behavior cloning, on a trajectory store."""
 
 import dataclasses
 import os
@@ -9,7 +9,8 @@ from pathlib import Path
 import tyro
 
 from atari_dt.command_line import run
-from atari_dt.config import ModelConfig, TrainingConfig, preset
+from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.games.presets import preset
 from atari_dt.training import TrainingStopped, train
 from replay_data import TrajectoryStore
 

@@ -9,7 +9,7 @@ import tyro
 from atari_dt.command_line import run
 from atari_dt.evaluation import PROTOCOLS, EvaluationProtocol, Sampling
 from atari_dt.evaluation.protocol import ProtocolName
-from atari_dt.interpretation.visualization import Shown, play_and_visualize
+from atari_dt.interpretation.visualization import VisualizationConfig, play_and_visualize
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Options:
     """Target return, as a multiple of the dataset's largest return; 1 if none is given in either way."""
     target_return: float | None = None
     """Target return as a number, in the dataset's reward units."""
-    shown: tyro.conf.OmitArgPrefixes[Shown] = field(default_factory=Shown)
+    shown: tyro.conf.OmitArgPrefixes[VisualizationConfig] = field(default_factory=VisualizationConfig)
     """What the pictures show."""
     protocol: ProtocolName = "dopamine"
     """`dopamine`: as the data was made; `original`: as the original code evaluates. Each switch changes one thing."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import tyro
 
 from atari_dt.command_line import run
-from atari_dt.experiments.sweep_report import write_report
+from atari_dt.experiments.report import write_report
 
 
 def main(sweep: tyro.conf.Positional[Path]) -> None:

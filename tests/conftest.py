@@ -13,28 +13,16 @@ os.environ["OMP_NUM_THREADS"] = "1"  # two test processes share two cores, and s
 import torch
 
 from replay_data import StoreWriter, TrajectoryStore
+from replay_data.store_metadata import StoreSource
+from replay_data.testing import write_random_store
 
 DATA = Path(__file__).parent / "data"
-
-
-def write_store(path: Path, lengths: list[int], seed: int = 0, game: str = "Breakout") -> TrajectoryStore:
-    """A store of random episodes of the given lengths, with rewards from -7 to 7, clipped."""
-    rng = np.random.default_rng(seed)
-    meanings = ["NOOP", "FIRE", "RIGHT", "LEFT"]
-    with StoreWriter(
-        path, game=game, action_meanings=meanings, reward_clipping=True, sticky_actions=0.25, source={"kind": "test"}
-    ) as writer:
-        for length in lengths:
-            raw = rng.integers(-7, 8, size=length).astype(np.float32)
-            frames = rng.integers(0, 256, size=(length, 84, 84), dtype=np.uint8)
-            writer.append(frames, rng.integers(0, 4, size=length), raw.clip(-1, 1), raw)
-    return TrajectoryStore.open(path)
 
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
     """Episodes both shorter and longer than the contexts that tests cut from them."""
-    return write_store(tmp_path_factory.mktemp("stores") / "store", [7, 1, 30, 12, 3, 50])
+    return write_random_store(tmp_path_factory.mktemp("stores") / "store", [7, 1, 30, 12, 3, 50])
 
 
 @pytest.fixture(scope="session")
@@ -48,12 +36,12 @@ def readable_store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
         action_meanings=["NOOP", "FIRE", "RIGHT", "LEFT"],
         reward_clipping=False,
         sticky_actions=None,
-        source={"kind": "test"},
+        source=StoreSource("test"),
     ) as writer:
         for _ in range(8):
             actions = rng.integers(0, 4, size=25)
             frames = np.broadcast_to((60 * actions).astype(np.uint8)[:, None, None], (25, 84, 84))
-            writer.append(np.ascontiguousarray(frames), actions, np.ones(25))
+            writer.append(np.ascontiguousarray(frames), actions, np.ones(25), terminated=True)
     return TrajectoryStore.open(path)
 
 

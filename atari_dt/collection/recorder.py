@@ -12,147 +12,36 @@ import importlib.metadata
 import json
 import shutil
 import time
-import zipfile
-import zlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
-from isal import igzip
 
-from atari_dt.environment import EnvironmentConfig, action_meanings, rom_sha256
-from atari_dt.games import Game
+from atari_dt.collection.buffer_writer import BufferWriter
+from atari_dt.collection.recorder_checkpoint import (
+    CHECKPOINTS_DIRECTORY,
+    LOGS_DIRECTORY,
+    RECORDING_FILE,
+    RecorderCheckpoint,
+    list_checkpoints,
+)
+from atari_dt.collection.rollout import Player
+from atari_dt.config import describe_differences
+from atari_dt.environment.config import EnvironmentConfig, rom_sha256
+from atari_dt.environment.python_env import action_meanings
+from atari_dt.games.catalogue import Game
 from replay_data import InputError
-from replay_data.dopamine_log import NUM_BUFFERS, PADDING, DopamineLogWriter, RecordedBuffer, settle_log
-from replay_data.episode import Episode
-from replay_data.files import check_free_space, held, sync, whole_directory, write_whole
-from replay_data.trajectory_store import FRAME_SHAPE
+from replay_data.recording import Recording, Scalar
+from replay_data.sources.dopamine_format import NUM_BUFFERS, PADDING
+from replay_data.sources.dopamine_sidecar import BufferSidecar
+from replay_data.sources.dopamine_writer import recover_log
+from replay_data.storage.atomic import atomic_write, sync
+from replay_data.storage.locks import exclusive_lock
+from replay_data.storage.paths import check_free_space
 
 BYTES_PER_STEP = 250  # more than any game's frames were seen to take, compressed
-
-
-@dataclass(frozen=True)
-class PackedEpisode:
-    """An `Episode` whose frames are compressed: 27,000 steps of 32 games would be 6 GB.
-
-    Attributes:
-        frames: one or more members of gzip; what they hold is uint8 ``[T, 84, 84]``.
-        actions: uint8 ``[T]``.
-        raw_rewards: float32 ``[T]``; what followed each action, before clipping.
-        terminal: whether the game was over after the last step; otherwise a time limit cut the episode.
-    """
-
-    frames: bytes
-    actions: npt.NDArray[np.uint8]
-    raw_rewards: npt.NDArray[np.float32]
-    terminal: bool
-
-    def __len__(self) -> int:
-        return len(self.actions)
-
-    @classmethod
-    def pack(cls, episode: Episode) -> PackedEpisode:
-        """Compress the frames of an episode whose raw rewards are known."""
-        assert episode.raw_rewards is not None
-        return cls(_compress(episode.frames), episode.actions, episode.raw_rewards, episode.terminal)
-
-    def unpack(self) -> Episode:
-        """Return what was packed, with the rewards clipped to [-1, 1]."""
-        frames = np.frombuffer(igzip.decompress(self.frames), dtype=np.uint8).reshape(-1, *FRAME_SHAPE)
-        return Episode(frames, self.actions, self.raw_rewards.clip(-1, 1), self.raw_rewards, self.terminal)
-
-
-def _compress(frames: npt.NDArray[np.uint8]) -> bytes:
-    return igzip.compress(np.ascontiguousarray(frames), 1, mtime=0)
-
-
-@dataclass(frozen=True)
-class Played:
-    """What a player has played since it yielded last.
-
-    Attributes:
-        episodes: those that ended, in that order, each with what its record should say of it.
-        steps: how many it played, in all games.
-        values: numbers to show.
-    """
-
-    episodes: Sequence[tuple[PackedEpisode, Mapping[str, float]]]
-    steps: int
-    values: Mapping[str, float]
-
-
-class OpenEpisodes:
-    """Turns steps of N parallel games into episodes, in the order they ended."""
-
-    def __init__(self, num_games: int):
-        self._open: list[list[PackedEpisode]] = [[] for _ in range(num_games)]
-
-    def add(
-        self,
-        frames: npt.NDArray[np.uint8],
-        actions: npt.NDArray[np.uint8],
-        raw_rewards: npt.NDArray[np.float32],
-        terminal: npt.NDArray[np.bool_],
-        cut: npt.NDArray[np.bool_],
-    ) -> list[tuple[PackedEpisode, int]]:
-        """Add T steps of every game.
-
-        Args:
-            frames: uint8 ``[T, N, 84, 84]``.
-            actions: uint8 ``[T, N]``.
-            raw_rewards: float32 ``[T, N]``.
-            terminal: bool ``[T, N]``, where a game was over after the step.
-            cut: bool ``[T, N]``, where a time limit ended the episode.
-
-        Returns:
-            The episodes that ended, each with the number of steps, of all games, up to its last one.
-        """
-        num_games = len(self._open)
-        ended: list[tuple[int, PackedEpisode]] = []
-        for game, pieces in enumerate(self._open):
-            start = 0
-            for last in [*np.flatnonzero(terminal[:, game] | cut[:, game]).tolist(), None]:
-                part = slice(start, None if last is None else last + 1)
-                if len(actions[part]):
-                    content = _compress(frames[part, game])
-                    over = last is not None and bool(terminal[last, game])
-                    pieces.append(
-                        PackedEpisode(content, actions[part, game].copy(), raw_rewards[part, game].copy(), over)
-                    )
-                if last is not None:
-                    ended.append((last * num_games + game + 1, _joined(pieces)))
-                    pieces.clear()
-                    start = last + 1
-        return [(episode, at) for at, episode in sorted(ended, key=lambda end: end[0])]
-
-
-def _joined(pieces: Sequence[PackedEpisode]) -> PackedEpisode:
-    """The episode that these, one after another, are."""
-    return PackedEpisode(
-        b"".join(piece.frames for piece in pieces),
-        np.concatenate([piece.actions for piece in pieces]),
-        np.concatenate([piece.raw_rewards for piece in pieces]),
-        pieces[-1].terminal,
-    )
-
-
-class Player(Protocol):
-    """Who plays."""
-
-    def play(self) -> Generator[Played, None, None]:
-        """Play for ever."""
-
-    def state(self) -> bytes:
-        """What `restore` goes on from, after what `play` yielded last."""
-
-    def restore(self, state: bytes) -> None:
-        """Go on from a `state`."""
 
 
 def record(
@@ -164,11 +53,11 @@ def record(
     num_steps: int,
     environment: EnvironmentConfig,
     seed: int,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, Scalar],
     run: int = 1,
     resume: bool = False,
     show_progress: bool = True,
-) -> list[RecordedBuffer]:
+) -> list[BufferSidecar]:
     """Let a player play until 50 buffers of ``num_steps // 50`` rows are full.
 
     Whole episodes are put one after another in the order they ended; the last one goes as far as there is room. What is
@@ -204,29 +93,29 @@ def record(
     if not 0 <= seed < 2**63:
         raise InputError(f"seed must lie between 0 and 2**63 - 1, not {seed}")
     directory = out / game.name / str(run)
-    recording = {
-        "game": game.name,
-        "agent": agent,
-        "num_steps": num_steps,
-        "seed": seed,
-        "sticky_actions": environment.sticky_actions,
-        "max_frames": environment.max_frames,
-        "action_meanings": action_meanings(game),
-        "rom_sha256": rom_sha256(game, environment),
-        **settings,
-        "versions": {name: importlib.metadata.version(name) for name in ("atari-dt", "ale-py", "numpy", "torch")},
-    }
+    recording = Recording(
+        agent=agent,
+        game=game.name,
+        num_steps=num_steps,
+        seed=seed,
+        sticky_actions=environment.sticky_actions,
+        max_frames=environment.max_frames,
+        action_meanings=tuple(action_meanings(game)),
+        rom_sha256=rom_sha256(game, environment),
+        settings=settings,
+        versions={name: importlib.metadata.version(name) for name in ("atari-dt", "ale-py", "numpy", "torch")},
+    )
     _check_recording(directory, recording, resume)
     try:
         with _recording_directory(directory, recording):
-            checkpoint = _Checkpoint.read(directory)
+            checkpoint = RecorderCheckpoint.read(directory)
             check_free_space(directory, (NUM_BUFFERS - checkpoint.whole) * rows * BYTES_PER_STEP)
-            settle_log(directory / _LOGS, checkpoint.stage, checkpoint.whole)
+            recover_log(directory / LOGS_DIRECTORY, checkpoint.stage, checkpoint.whole)
             if checkpoint.whole < NUM_BUFFERS:
                 player = make_player()
                 if checkpoint.player is not None:
                     player.restore(checkpoint.player)
-                with _BufferWriter(directory, rows, recording, checkpoint) as writer:
+                with BufferWriter(directory, rows, recording, checkpoint) as writer:
                     _play(player, writer, directory, checkpoint, num_steps, game.name, show_progress)
     except KeyboardInterrupt:
         whole = len(read_recording(directory))
@@ -235,34 +124,34 @@ def record(
     return read_recording(directory)
 
 
-def read_recording(directory: Path) -> list[RecordedBuffer]:
+def read_recording(directory: Path) -> list[BufferSidecar]:
     """What the JSON files beside a recording's buffers say; ``directory`` is ``{out}/{Game}/{run}``."""
-    found = (RecordedBuffer.read(directory / _LOGS, number) for number in range(NUM_BUFFERS))
+    found = (BufferSidecar.read(directory / LOGS_DIRECTORY, number) for number in range(NUM_BUFFERS))
     return [buffer for buffer in found if buffer is not None]
 
 
 def _play(
     player: Player,
-    writer: _BufferWriter,
+    writer: BufferWriter,
     directory: Path,
-    checkpoint: _Checkpoint,
+    checkpoint: RecorderCheckpoint,
     num_steps: int,
     name: str,
     show_progress: bool,
 ) -> None:
     # Imported here, because the processes of scripted players import this file, and have no use for PyTorch.
     from torch.utils.tensorboard import SummaryWriter
-    from tqdm import tqdm
+
+    from replay_data.progress import ProgressBar
 
     played, start, scores = checkpoint.played, time.perf_counter(), deque[float](maxlen=100)
     with (
         SummaryWriter(directory / "tensorboard", purge_step=played + 1 if played else None) as board,
-        tqdm(
+        ProgressBar(
             total=num_steps,
             initial=min(writer.add_count, num_steps),
             unit="step",
             desc=f"playing {name}",
-            mininterval=0.5,
             disable=not show_progress,
         ) as bar,
         closing(player.play()) as rounds,
@@ -288,9 +177,9 @@ def _play(
         writer.finish()
 
 
-def _check_recording(directory: Path, recording: Mapping[str, Any], resume: bool) -> None:
+def _check_recording(directory: Path, recording: Recording, resume: bool) -> None:
     """Raise InputError if there is a recording already, or, to be resumed, one with other settings."""
-    path = directory / _ABOUT
+    path = directory / RECORDING_FILE
     if not directory.exists() or all(entry.name.startswith(".recording") for entry in directory.iterdir()):
         return  # it was killed, if anything, before it had written anything
     if not resume:
@@ -298,39 +187,36 @@ def _check_recording(directory: Path, recording: Mapping[str, Any], resume: bool
             f"{directory} exists already; choose another --out or --run, delete it, or go on from it with --resume"
         )
     try:
-        there = dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        saved = Recording.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{directory} is no recording that could be resumed ({path.name} cannot be read)") from error
-    now = json.loads(json.dumps(recording))
-    fields = [
-        f"{name} ({there.get(name)} there, {now.get(name)} now)"
-        for name in {**there, **now}
-        if name != "versions" and there.get(name) != now.get(name)
-    ]
-    if fields:
-        raise InputError(f"{directory} was recorded with other settings: {', '.join(fields)}; resume it with those")
-    if _has_buffers(directory) and not _checkpoints(directory):
+    if differences := describe_differences(saved.flat(), recording.flat(), ignore=("versions",)):
+        raise InputError(f"{directory} was recorded with other settings: {differences}; resume it with those")
+    if _has_buffers(directory) and not list_checkpoints(directory):
         raise InputError(f"{directory} has no checkpoint to go on from; its buffers can be used")
 
 
 @contextmanager
-def _recording_directory(directory: Path, recording: Mapping[str, Any]) -> Iterator[None]:
+def _recording_directory(directory: Path, recording: Recording) -> Iterator[None]:
     """Make and hold the directory of a recording; remove it again if no buffer was completed."""
     made = [parent for parent in (directory.parent, directory.parent.parent) if not parent.exists()]
     directory.mkdir(parents=True, exist_ok=True)
-    with held(directory, "recording in"):
+    with exclusive_lock(directory, "recording in"):
         try:
-            if not (directory / _ABOUT).exists():
-                write_whole(directory / _ABOUT, json.dumps(recording, indent=2) + "\n")
-            for part in (_LOGS, _CHECKPOINTS):
+            if not (directory / RECORDING_FILE).exists():
+                atomic_write(
+                    directory / RECORDING_FILE,
+                    json.dumps({"format_version": 2, **recording.to_json()}, indent=2) + "\n",
+                )
+            for part in (LOGS_DIRECTORY, CHECKPOINTS_DIRECTORY):
                 (directory / part).mkdir(exist_ok=True)
             for parent in (directory, directory.parent, directory.parent.parent):
                 sync(parent)
-            for left in (directory / _CHECKPOINTS).glob(".*"):  # by sessions that were killed
+            for left in (directory / CHECKPOINTS_DIRECTORY).glob(".*"):  # by sessions that were killed
                 shutil.rmtree(left)
             yield
         except BaseException:
-            if not _has_buffers(directory) and not _checkpoints(directory):
+            if not _has_buffers(directory) and not list_checkpoints(directory):
                 shutil.rmtree(directory, ignore_errors=True)
                 for parent in made:
                     with suppress(OSError):  # somebody else's files are in it
@@ -338,209 +224,5 @@ def _recording_directory(directory: Path, recording: Mapping[str, Any]) -> Itera
             raise
 
 
-_ABOUT, _LOGS, _CHECKPOINTS = "recording.json", "replay_logs", "checkpoints"
-
-
 def _has_buffers(directory: Path) -> bool:
-    return any((directory / _LOGS).glob("*_ckpt.*"))
-
-
-def _checkpoints(directory: Path) -> list[Path]:
-    return sorted((directory / _CHECKPOINTS).glob("buffers-*"))
-
-
-@dataclass(frozen=True)
-class _Checkpoint:
-    """Where a recording stands.
-
-    Attributes:
-        whole: buffers that are complete.
-        add_count: rows before the first of ``episodes``.
-        episodes: those that had ended, but are not, or not to their end, in these buffers.
-        played: steps that were played, in all games.
-        stage: name of the hidden directory that buffers may still be in.
-        player: its state; None before it has begun.
-    """
-
-    whole: int = 0
-    add_count: int = 0
-    episodes: Sequence[tuple[PackedEpisode, Mapping[str, float]]] = ()
-    played: int = 0
-    stage: str | None = None
-    player: bytes | None = None
-
-    @classmethod
-    def read(cls, directory: Path) -> _Checkpoint:
-        """Read the last one of a recording.
-
-        Raises:
-            InputError: if it is damaged.
-        """
-        paths = _checkpoints(directory)
-        if not paths:
-            return cls()
-        path = paths[-1]
-        try:
-            about = json.loads((path / "progress.json").read_text())
-            with (path / "episodes.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                frames, sizes, actions, raw_rewards, lengths, terminal = (
-                    arrays[name] for name in ("frames", "sizes", "actions", "raw_rewards", "lengths", "terminal")
-                )
-            ends, stops, details = np.cumsum(lengths), np.cumsum(sizes), about.pop("details")
-            episodes = []
-            for end, length, stop, size, over, each in zip(ends, lengths, stops, sizes, terminal, details, strict=True):
-                part = slice(end - length, end)
-                content = frames[stop - size : stop].tobytes()
-                episode = PackedEpisode(content, actions[part], raw_rewards[part], bool(over))
-                if not len(episode.unpack().frames) == len(episode) == len(episode.raw_rewards):
-                    raise ValueError("the lengths of an episode contradict each other")
-                episodes.append((episode, each))
-            return cls(**about, episodes=episodes, player=(path / "player").read_bytes())
-        except _DAMAGE as error:
-            raise InputError(
-                f"the checkpoint {path} is damaged ({type(error).__name__}: {error}); the recording cannot go on, but "
-                "its buffers can be used"
-            ) from error
-
-    def write(self, directory: Path) -> None:
-        """Write it whole."""
-        assert self.player is not None
-        about = {"whole": self.whole, "add_count": self.add_count, "played": self.played, "stage": self.stage}
-        episodes = [episode for episode, _ in self.episodes]
-        with whole_directory(directory / _CHECKPOINTS / f"buffers-{self.whole:02d}") as partial:
-            (partial / "player").write_bytes(self.player)
-            content = {**about, "details": [dict(details) for _, details in self.episodes]}
-            (partial / "progress.json").write_text(json.dumps(content, indent=2) + "\n")
-            np.savez(
-                partial / "episodes.npz",
-                frames=np.frombuffer(b"".join(episode.frames for episode in episodes), dtype=np.uint8),
-                sizes=np.array([len(episode.frames) for episode in episodes], dtype=np.int64),
-                actions=np.concatenate([np.zeros(0, np.uint8), *(episode.actions for episode in episodes)]),
-                raw_rewards=np.concatenate([np.zeros(0, np.float32), *(each.raw_rewards for each in episodes)]),
-                lengths=np.array([len(episode) for episode in episodes], dtype=np.int64),
-                terminal=np.array([episode.terminal for episode in episodes], dtype=np.bool_),
-            )
-
-    def remove_older(self, directory: Path) -> None:
-        """Remove those before it."""
-        for old in _checkpoints(directory):
-            if old.name != f"buffers-{self.whole:02d}":
-                hidden = old.with_name(f".{old.name}")
-                old.rename(hidden)  # at once, so that no half of it is ever taken for a checkpoint
-                shutil.rmtree(hidden, ignore_errors=True)
-
-
-_DAMAGE = (  # what reading a checkpoint can raise, beside what isal raises (a zlib.error)
-    *(OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError),
-    *(zipfile.BadZipFile, zlib.error),
-)
-
-
-class _BufferWriter:
-    """Writes episodes to the log, and a checkpoint whenever buffers are complete, in a thread of its own.
-
-    Attributes:
-        add_count: rows added to the log, written or not.
-        seconds: for which the thread has worked.
-    """
-
-    def __init__(self, directory: Path, rows: int, recording: Mapping[str, Any], checkpoint: _Checkpoint):
-        self.add_count, self.seconds = checkpoint.add_count, 0.0
-        self._directory, self._rows = directory, rows
-        self._log = DopamineLogWriter(
-            directory / _LOGS,
-            rows,
-            recording=recording,
-            num_buffers=NUM_BUFFERS,
-            hold=True,
-            whole=checkpoint.whole,
-            add_count=checkpoint.add_count,
-        )
-        self._thread = ThreadPoolExecutor(1)
-        self._tasks: deque[Future[None]] = deque()
-        self._complete, self._failed = checkpoint.whole, False
-        self._submit(checkpoint.episodes, checkpoint.played, None)  # with which no buffer is complete yet
-
-    def __enter__(self) -> _BufferWriter:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
-        self._log.abandon()  # what was not completed is played again by whoever resumes
-
-    def add(
-        self, episodes: Sequence[tuple[PackedEpisode, Mapping[str, float]]], played: int, state: Callable[[], bytes]
-    ) -> bool:
-        """Add episodes; return whether all buffers are complete with them.
-
-        Args:
-            episodes: with what the JSON file says of them.
-            played: steps that were played, in all games.
-            state: the player's, asked for when a buffer is complete.
-        """
-        rows = self.add_count + sum(PADDING + len(episode) for episode, _ in episodes)
-        complete = min((rows + 1) // self._rows, NUM_BUFFERS)
-        snapshot = state() if complete > self._complete else None
-        self._complete = complete
-        self._submit(episodes, played, snapshot)
-        while len(self._tasks) > 4 or (self._tasks and self._tasks[0].done()):
-            self._tasks.popleft().result()
-        return complete == NUM_BUFFERS
-
-    def _submit(
-        self, episodes: Sequence[tuple[PackedEpisode, Mapping[str, float]]], played: int, snapshot: bytes | None
-    ) -> None:
-        self.add_count += sum(PADDING + len(episode) for episode, _ in episodes)
-        if episodes:
-            self._tasks.append(self._thread.submit(self._write, episodes, played, snapshot))
-
-    def finish(self) -> None:
-        """Wait until everything is written."""
-        while self._tasks:
-            self._tasks.popleft().result()
-
-    def _write(
-        self, episodes: Sequence[tuple[PackedEpisode, Mapping[str, float]]], played: int, snapshot: bytes | None
-    ) -> None:
-        if self._failed:  # an episode is missing already
-            return
-        self._failed, start = True, time.perf_counter()
-        starts = []
-        for packed, details in episodes:
-            starts.append(self._log.add_count)
-            episode = packed.unpack()
-            self._log.append(
-                episode.frames,
-                episode.actions,
-                episode.rewards,
-                terminal=episode.terminal,
-                raw_rewards=episode.raw_rewards,
-                details=details,
-            )
-        if snapshot is not None:
-            self._show_buffers(episodes, starts, played, snapshot)
-        self._failed = False
-        self.seconds += time.perf_counter() - start
-
-    def _show_buffers(
-        self,
-        episodes: Sequence[tuple[PackedEpisode, Mapping[str, float]]],
-        starts: Sequence[int],
-        played: int,
-        snapshot: bytes,
-    ) -> None:
-        whole = self._log.num_complete
-        # Buffers are complete since one of these episodes; those before that one are in them to their end.
-        end = whole * self._rows - 1
-        fits = [start + PADDING + len(episode) <= end for start, (episode, _) in zip(starts, episodes, strict=True)]
-        first = len(episodes) if whole == NUM_BUFFERS else sum(fits)
-        checkpoint = _Checkpoint(
-            whole=whole,
-            add_count=[*starts, self._log.add_count][first],
-            episodes=episodes[first:],
-            played=played,
-            stage=self._log.stage.name if self._log.stage else None,
-            player=snapshot,
-        )
-        self._log.publish(lambda: checkpoint.write(self._directory))
-        checkpoint.remove_older(self._directory)
+    return any((directory / LOGS_DIRECTORY).glob("*_ckpt.*"))

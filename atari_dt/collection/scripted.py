@@ -19,15 +19,17 @@ from typing import Any
 import ale_py
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
-from atari_dt.collection.recorder import PackedEpisode, Played
-from atari_dt.environment import EnvironmentConfig, SingleGame, action_meanings
-from atari_dt.games import Game
+from atari_dt.collection.rollout import CompressedEpisode, Rollout
+from atari_dt.environment.config import EnvironmentConfig
+from atari_dt.environment.python_env import AleEnv, action_meanings
+from atari_dt.games.catalogue import Game
 from replay_data import InputError, StoreWriter, TrajectoryStore
 from replay_data.episode import Episode
-from replay_data.files import check_free_space
-from replay_data.parallel import available_cores, signals_ignored
+from replay_data.progress import ProgressBar
+from replay_data.storage.paths import check_free_space
+from replay_data.storage.processes import available_cores, ignore_signals
+from replay_data.store_metadata import StoreSource
 
 NOOP, FIRE, RIGHT, LEFT = 0, 1, 2, 3  # the same indices in the minimal action sets of Breakout and Pong
 COAST = 10  # how far a paddle still moves after one RIGHT or LEFT, in RAM units
@@ -100,7 +102,7 @@ def play_episode(game: Game, config: EnvironmentConfig, skill: float, seed: int)
         seed: of the emulator and of the random actions; the same seed and skill give the same episode.
     """
     player = PLAYERS[game.name]
-    emulator = SingleGame(game, config, seed)
+    emulator = AleEnv(game, config, seed)
     rng = np.random.default_rng(seed)
     frames, actions, rewards = [], [], []
     ram = previous = emulator.ram.astype(np.int64)
@@ -114,7 +116,7 @@ def play_episode(game: Game, config: EnvironmentConfig, skill: float, seed: int)
         actions.append(action)
         rewards.append(reward)
     raw = np.array(rewards, dtype=np.float32)
-    return Episode(np.stack(frames), np.array(actions, dtype=np.uint8), raw.clip(-1, 1), raw, emulator.game_over)
+    return Episode(np.stack(frames), np.array(actions, dtype=np.uint8), raw.clip(-1, 1), raw, emulator.terminated)
 
 
 def collect(
@@ -151,14 +153,16 @@ def collect(
             raise InputError(f"{name} must be at least {least}, not {value}")
     check_free_space(out, num_steps * 84 * 84)
     config = config or EnvironmentConfig()
-    source = {
-        "kind": "scripted",
-        "selection": {"kind": "all"},
-        "seed": seed,
-        "skills": "(i + 1/2) * golden ratio mod 1 for episode i",
-        "max_frames": config.max_frames,
-        "ale_py": ale_py.__version__,
-    }
+    source = StoreSource(
+        format="scripted",
+        selection={"method": "all"},
+        details={
+            "seed": seed,
+            "skills": "(i + 1/2) * golden ratio mod 1 for episode i",
+            "max_frames": config.max_frames,
+            "ale_py": ale_py.__version__,
+        },
+    )
     writer = StoreWriter(
         out,
         game=game.name,
@@ -170,11 +174,13 @@ def collect(
     try:
         with (
             writer,
-            tqdm(total=num_steps, unit="step", desc=f"playing {game.name}", disable=not show_progress) as bar,
+            ProgressBar(total=num_steps, unit="step", desc=f"playing {game.name}", disable=not show_progress) as bar,
             closing(_episodes(game, config, seed, num_workers)) as episodes,
         ):
             for episode in episodes:
-                writer.append(episode.frames, episode.actions, episode.rewards, episode.raw_rewards)
+                writer.append(
+                    episode.frames, episode.actions, episode.rewards, episode.raw_rewards, terminated=episode.terminated
+                )
                 bar.update(min(len(episode.actions), num_steps - bar.n))
                 if writer.steps >= num_steps:
                     break
@@ -201,13 +207,13 @@ class ScriptedPlayer:
         self._game, self._config, self._seed = game, config, seed
         self._episodes = 0
 
-    def play(self) -> Generator[Played, None, None]:
+    def play(self) -> Generator[Rollout, None, None]:
         """Play for ever."""
         with closing(_episodes(self._game, self._config, self._seed, self._workers, self._episodes)) as episodes:
             for episode in episodes:
                 skill = _skill(self._episodes)
                 self._episodes += 1
-                yield Played([(PackedEpisode.pack(episode), {"skill": skill})], len(episode), {})
+                yield Rollout([(CompressedEpisode.pack(episode), {"skill": skill})], len(episode), {})
 
     def state(self) -> bytes:
         """How many episodes have been played."""
@@ -261,14 +267,14 @@ def _episodes(
         index += 1
 
     try:
-        with signals_ignored():  # by the workers, which inherit it; the parent ends them
+        with ignore_signals():  # by the workers, which inherit it; the parent ends them
             for _ in range(2 * num_workers):
                 submit()
         while True:
             yield ahead.pop(0).result()
             submit()
     finally:
-        with signals_ignored():  # a second Ctrl-C must not leave processes behind
+        with ignore_signals():  # a second Ctrl-C must not leave processes behind
             pool.shutdown(wait=True, cancel_futures=True)
 
 

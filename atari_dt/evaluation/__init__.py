@@ -1,35 +1,25 @@
 """From a trained model to episodes played under a target return, and what they say."""
 
-from atari_dt.evaluation.conditioning import dataset_of, target_returns
-from atari_dt.evaluation.evaluator import (
-    EpisodeRecord,
-    EvaluationResult,
-    evaluate,
-    evaluate_policy,
-    evaluate_random,
-)
-from atari_dt.evaluation.policy import (
-    DecisionTransformerPolicy,
-    GymnasiumPolicy,
-    RandomPolicy,
-    Sampling,
-    load_policy,
-)
+from atari_dt.evaluation.evaluator import evaluate, evaluate_policy, evaluate_random
+from atari_dt.evaluation.gymnasium_policy import GymnasiumPolicy, load_policy
+from atari_dt.evaluation.policy import DecisionTransformerPolicy, RandomPolicy, Sampling
 from atari_dt.evaluation.protocol import PROTOCOLS, EvaluationProtocol
+from atari_dt.evaluation.results import EvaluatedEpisode, EvaluationResult
+from atari_dt.evaluation.target_returns import compute_target_returns, require_dataset
 
 __all__ = [
     "PROTOCOLS",
     "DecisionTransformerPolicy",
-    "EpisodeRecord",
+    "EvaluatedEpisode",
     "EvaluationProtocol",
     "EvaluationResult",
     "GymnasiumPolicy",
     "RandomPolicy",
     "Sampling",
-    "dataset_of",
+    "compute_target_returns",
     "evaluate",
     "evaluate_policy",
     "evaluate_random",
     "load_policy",
-    "target_returns",
+    "require_dataset",
 ]

@@ -5,54 +5,21 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from tqdm import tqdm
 
-from atari_dt.environment import Games, Rom, make_games
-from atari_dt.evaluation.conditioning import dataset_of
+from atari_dt.environment.rom import Rom
+from atari_dt.environment.vector_env import VectorEnv, make_vector_env
 from atari_dt.evaluation.policy import DecisionTransformerPolicy, Policy, RandomPolicy, Sampling
 from atari_dt.evaluation.protocol import EvaluationProtocol
-from atari_dt.games import find_game
-from atari_dt.model import DatasetInfo, DecisionTransformer
+from atari_dt.evaluation.results import EvaluatedEpisode, EvaluationResult
+from atari_dt.evaluation.target_returns import require_dataset
+from atari_dt.games.catalogue import find_game
+from atari_dt.model.dataset_info import DatasetInfo
+from atari_dt.model.decision_transformer import DecisionTransformer
 from replay_data import InputError
-from replay_data.parallel import available_cores
-
-
-@dataclass(frozen=True)
-class EpisodeRecord:
-    """What a policy did in an episode; with the emulator's seed, enough to play it again.
-
-    Attributes:
-        actions: uint8 ``[steps]``.
-        returns_to_go: float32 ``[steps]``, before each action.
-    """
-
-    actions: npt.NDArray[np.uint8]
-    returns_to_go: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class EvaluationResult:
-    """Episodes played under one target return.
-
-    Attributes:
-        target_return: in the dataset's reward units.
-        scores: float64 ``[episodes]``, in the game's own points.
-        returns: float64 ``[episodes]``, the same episodes in the dataset's reward units.
-        lengths: int64 ``[episodes]``, in steps.
-        emulator_seeds: int64 ``[episodes]``.
-        episodes: what was done in each.
-    """
-
-    target_return: float
-    scores: npt.NDArray[np.float64]
-    returns: npt.NDArray[np.float64]
-    lengths: npt.NDArray[np.int64]
-    emulator_seeds: npt.NDArray[np.int64]
-    episodes: tuple[EpisodeRecord, ...]
+from replay_data.progress import ProgressBar
+from replay_data.storage.processes import available_cores
 
 
 def evaluate(
@@ -89,11 +56,11 @@ def evaluate(
             not those of the dataset.
     """
     _check_jobs(targets, episodes, num_envs, seed)
-    dataset = dataset_of(model)
+    dataset = require_dataset(model)
     num_envs = min(num_envs, episodes * len(targets))
     protocol = protocol or EvaluationProtocol()
     policy = DecisionTransformerPolicy(model.eval(), num_envs, protocol, sampling)
-    games = games_of(dataset, num_envs, protocol, max_steps, rom)
+    games = make_dataset_env(dataset, num_envs, protocol, max_steps, rom)
     return evaluate_policy(policy, games, targets, episodes, dataset.reward_clipping, seed, show_progress)
 
 
@@ -111,21 +78,21 @@ def evaluate_random(
     """Let a player play to whom all actions are equal, under the same conditions; arguments as in `evaluate`."""
     _check_jobs([0.0], episodes, num_envs, seed)
     num_envs = min(num_envs, episodes)
-    games = games_of(dataset, num_envs, protocol or EvaluationProtocol(), max_steps, rom)
+    games = make_dataset_env(dataset, num_envs, protocol or EvaluationProtocol(), max_steps, rom)
     policy = RandomPolicy(num_envs, len(dataset.action_meanings))
     (result,) = evaluate_policy(policy, games, [0.0], episodes, dataset.reward_clipping, seed, show_progress)
     return result
 
 
-def games_of(
+def make_dataset_env(
     dataset: DatasetInfo, num_envs: int, protocol: EvaluationProtocol, max_steps: int, rom: Rom | None = None
-) -> Games:
+) -> VectorEnv:
     """Return N games of the one that a dataset is of, to be played under a protocol.
 
     Raises:
         InputError: if a number is out of range, or the game's actions are not those of the dataset.
     """
-    games = make_games(find_game(dataset.game), num_envs, protocol.environment(dataset, max_steps, rom))
+    games = make_vector_env(find_game(dataset.game), num_envs, protocol.environment(dataset, max_steps, rom))
     if games.action_meanings != list(dataset.action_meanings):
         raise InputError(
             f"the model was trained with the actions {' '.join(dataset.action_meanings)}, but "
@@ -136,7 +103,7 @@ def games_of(
 
 def evaluate_policy(
     policy: Policy,
-    games: Games,
+    games: VectorEnv,
     targets: Sequence[float],
     episodes: int,
     reward_clipping: bool,
@@ -169,7 +136,9 @@ def evaluate_policy(
     finished: list[float] = []
     steps = 0
     start = shown = time.perf_counter()
-    with tqdm(total=jobs, unit="episode", desc=f"evaluating {games.game.name}", disable=not show_progress) as bar:
+    with ProgressBar(
+        total=jobs, unit="episode", desc=f"evaluating {games.game.name}", disable=not show_progress
+    ) as bar:
         while True:
             free = np.flatnonzero(job < 0)[: jobs - given]
             if len(free) and (len(free) >= min(together, jobs - given) or (job < 0).all()):
@@ -207,7 +176,7 @@ def evaluate_policy(
             lengths[part],
             emulator_seeds[part],
             tuple(
-                EpisodeRecord(np.array(done, dtype=np.uint8), np.array(returns_to_go, dtype=np.float32))
+                EvaluatedEpisode(np.array(done, dtype=np.uint8), np.array(returns_to_go, dtype=np.float32))
                 for done, returns_to_go in zip(actions_of[part], returns_to_go_of[part], strict=True)
             ),
         )

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from atari_dt.devices import find_device
-from atari_dt.evaluation.conditioning import dataset_of, target_returns
 from atari_dt.evaluation.protocol import EvaluationProtocol
-from atari_dt.model import DatasetInfo, DecisionTransformer, latest_checkpoint
+from atari_dt.evaluation.target_returns import require_dataset
+from atari_dt.model.decision_transformer import DecisionTransformer
 from replay_data import InputError
 
 Ints = npt.NDArray[np.int64]
+
 Floats = npt.NDArray[np.float32]
 
 # With fewer rows than these, the matrix library was seen to choose kernels that add in another order. What one game
 # is given would then differ in the last bit with the number of games beside it, and one draw in a million with it.
 _LEAST_STATES = 12
+
 _LEAST_TOKENS = 64
 
 
@@ -63,7 +62,7 @@ class Policy(Protocol):
     def returns_to_go(self) -> Floats:
         """What each game has still to reach, float32 ``[N]``."""
 
-    def start(self, indices: Ints, target_returns: Floats, seeds: Ints) -> None:
+    def start(self, indices: Ints, compute_target_returns: Floats, seeds: Ints) -> None:
         """Forget the past of some games ``[M]`` and begin episodes there, each with its target return and seed."""
 
     def act(self, indices: Ints, states: npt.NDArray[np.uint8], rewards: Floats) -> Ints:
@@ -88,7 +87,7 @@ class RandomPolicy:
         self.returns_to_go = np.zeros(num_envs, dtype=np.float32)
         self._rngs = [np.random.default_rng() for _ in range(num_envs)]
 
-    def start(self, indices: Ints, target_returns: Floats, seeds: Ints) -> None:
+    def start(self, indices: Ints, compute_target_returns: Floats, seeds: Ints) -> None:
         """Seed the games' actions; the target returns mean nothing here."""
         for game, seed in zip(indices, seeds, strict=True):
             self._rngs[game] = np.random.default_rng(seed)
@@ -99,7 +98,7 @@ class RandomPolicy:
 
 
 @dataclass(frozen=True)
-class Decision:
+class PolicyStep:
     """What one call of `DecisionTransformerPolicy.act` saw and computed for M games.
 
     Steps are left-aligned; what lies behind a game's newest step means nothing. Tensors are on the model's device.
@@ -134,7 +133,7 @@ class DecisionTransformerPolicy:
         num_envs: N.
         protocol: which rewards lower the return-to-go, and how returns and timesteps are shown to the model.
         sampling: how actions are chosen.
-        keep_decisions: whether ``decision`` is kept, attention weights included.
+        keep_last_step: whether ``decision`` is kept, attention weights included.
 
     Attributes:
         returns_to_go: float32 ``[N]``, what each game has still to reach.
@@ -144,7 +143,7 @@ class DecisionTransformerPolicy:
         InputError: if the model does not know its dataset, or cannot be given timesteps as the protocol wants.
     """
 
-    decision: Decision | None = None
+    last_step: PolicyStep | None = None
 
     def __init__(
         self,
@@ -152,18 +151,18 @@ class DecisionTransformerPolicy:
         num_envs: int,
         protocol: EvaluationProtocol | None = None,
         sampling: Sampling | None = None,
-        keep_decisions: bool = False,
+        keep_last_step: bool = False,
     ):
         self._model = model
         self._protocol = protocol or EvaluationProtocol()
         self._sampling = sampling or Sampling()
-        self._keep_decisions = keep_decisions
+        self._keep_last_step = keep_last_step
         if self._protocol.window_timestep == "current" and model.config.timestep_encoding == "per_step":
             raise InputError(
                 "this model gives every step its own timestep, so its contexts have none of the newest step's; "
                 "use --window-timestep first"
             )
-        self._clip = dataset_of(model).reward_clipping and self._protocol.reward_units == "dataset"
+        self._clip = require_dataset(model).reward_clipping and self._protocol.reward_units == "dataset"
         self._device = next(model.parameters()).device
         self._steps = model.config.context_length
         tokens = self._steps * (3 if model.config.conditioning == "return" else 2) - 1
@@ -177,10 +176,10 @@ class DecisionTransformerPolicy:
         self.returns_to_go = np.zeros(num_envs, dtype=np.float32)
         self._rngs = [np.random.default_rng() for _ in range(num_envs)]
 
-    def start(self, indices: Ints, target_returns: Floats, seeds: Ints) -> None:
+    def start(self, indices: Ints, compute_target_returns: Floats, seeds: Ints) -> None:
         """Empty the games' contexts; the seeds are those of the action sampling."""
         self._elapsed[indices] = 0
-        self.returns_to_go[indices] = target_returns
+        self.returns_to_go[indices] = compute_target_returns
         for game, seed in zip(indices, seeds, strict=True):
             self._rngs[game] = np.random.default_rng(seed)
 
@@ -199,11 +198,11 @@ class DecisionTransformerPolicy:
         if self._protocol.window_timestep == "current":
             self._timesteps[place[0], 0] = self._tensor(elapsed)
 
-        logits, context, attentions = self._predict(*place, output_attentions=self._keep_decisions)
+        logits, context, attentions = self._predict(*place, output_attentions=self._keep_last_step)
         probabilities = self._sampling.probabilities(logits)
         if attentions is not None:
             num_steps = np.minimum(elapsed + 1, self._steps)
-            self.decision = Decision(num_steps, *context, logits, probabilities, attentions)
+            self.last_step = PolicyStep(num_steps, *context, logits, probabilities, attentions)
         draws = np.array([self._rngs[game].random() for game in indices])
         likeliest = probabilities.argmax(-1)  # where rounding leaves the sum below the draw
         reached = probabilities.cumsum(-1) > draws[:, None]
@@ -257,120 +256,6 @@ class DecisionTransformerPolicy:
             full = self._tensor(indices)
             for history in (self._tokens, self._actions, self._returns, self._timesteps):
                 history[full] = history[full].roll(-1, dims=1)
-
-
-class GymnasiumPolicy:
-    """A trained model as a player of any Gymnasium vector environment; `load_policy` makes one.
-
-    Args:
-        model: with its ``dataset``, on the device where it is to play, in evaluation mode.
-        target_return: that every episode is asked for, in the dataset's reward units.
-        protocol: as in `DecisionTransformerPolicy`.
-        sampling: likewise.
-    """
-
-    def __init__(
-        self,
-        model: DecisionTransformer,
-        target_return: float,
-        protocol: EvaluationProtocol | None = None,
-        sampling: Sampling | None = None,
-    ):
-        self._model = model
-        self._protocol, self._sampling = protocol, sampling
-        self.target_return = target_return
-        self._policy: DecisionTransformerPolicy | None = None
-
-    @property
-    def dataset(self) -> DatasetInfo:
-        """What the model was trained on: the game, the meanings of its actions, the largest return."""
-        return dataset_of(self._model)
-
-    @property
-    def returns_to_go(self) -> Floats:
-        """What each game has still to reach, float32 ``[N]``."""
-        return self._playing().returns_to_go
-
-    def reset(self, num_envs: int, seed: int = 0, autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP) -> None:
-        """Begin an episode in each of N games.
-
-        Args:
-            num_envs: N.
-            seed: of the action sampling.
-            autoreset_mode: ``envs.metadata["autoreset_mode"]``: when the first observation of the next episode comes
-                after one that ended. In `NEXT_STEP`, Gymnasium's default, one step later, and the action before it is
-                not played; otherwise together with ``dones``.
-        """
-        self._policy = DecisionTransformerPolicy(self._model, num_envs, self._protocol, self._sampling)
-        self._games = np.arange(num_envs)
-        self._seeds = np.random.default_rng(seed)
-        self._waits = autoreset_mode == AutoresetMode.NEXT_STEP
-        self._starts = np.ones(num_envs, dtype=bool)  # whose next observation is an episode's first
-
-    def act(self, observations: npt.NDArray[np.uint8], rewards: npt.NDArray[Any], dones: npt.NDArray[np.bool_]) -> Ints:
-        """Choose an action for every game.
-
-        Args:
-            observations: uint8 ``[N, 4, 84, 84]`` or ``[N, 84, 84, 4]``, oldest frame first.
-            rewards: ``[N]``, of the last step, as the game paid them; what is given before the first step is not read.
-            dones: bool ``[N]``, terminated or truncated in the last step; likewise.
-
-        Returns:
-            Action indices, int64 ``[N]``.
-
-        Raises:
-            ValueError: if the shapes or types are others, or `reset` was not called.
-        """
-        policy = self._playing()
-        shape = len(self._games), 4, 84, 84
-        states = np.asarray(observations)
-        if states.shape == (len(self._games), 84, 84, 4):
-            states = states.transpose(0, 3, 1, 2)
-        if states.shape != shape or states.dtype != np.uint8:
-            raise ValueError(f"observations must be uint8 {shape}, not {states.dtype} {states.shape}")
-        dones = np.asarray(dones, dtype=bool)
-        starting = self._starts if self._waits else self._starts | dones
-        self._starts = dones & ~starting if self._waits else np.zeros_like(dones)
-        games = np.flatnonzero(starting)
-        targets = np.full(len(games), self.target_return, dtype=np.float32)
-        policy.start(games, targets, self._seeds.integers(2**31, size=len(games)))
-        return policy.act(self._games, np.ascontiguousarray(states), np.asarray(rewards, dtype=np.float32))
-
-    def _playing(self) -> DecisionTransformerPolicy:
-        if self._policy is None:
-            raise ValueError("call reset with the number of games first")
-        return self._policy
-
-
-def load_policy(
-    run_directory: str | os.PathLike[str],
-    return_multiple: float = 1.0,
-    *,
-    target_return: float | None = None,
-    device: str = "auto",
-    protocol: EvaluationProtocol | None = None,
-    sampling: Sampling | None = None,
-) -> GymnasiumPolicy:
-    """Read a trained model and let it play in other people's code.
-
-    Args:
-        run_directory: what scripts/train.py wrote, or one of its checkpoints.
-        return_multiple: of the dataset's largest return, for the target return.
-        target_return: instead, in the dataset's reward units.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-        protocol: which rewards lower the return-to-go, and how; by default as the data was made.
-        sampling: temperature and top-k; by default the softmax as it is.
-
-    Raises:
-        InputError: if there is no such run or device, or the model does not know its dataset, or the multiple asks
-            for nothing.
-    """
-    model = DecisionTransformer.from_pretrained(latest_checkpoint(run_directory)).to(find_device(device))
-    dataset = dataset_of(model)
-    if target_return is None:
-        cloning = model.config.conditioning == "none"
-        target_return = 0.0 if cloning else target_returns(dataset, [return_multiple])[0]
-    return GymnasiumPolicy(model, target_return, protocol, sampling)
 
 
 def _at_least(rows: Tensor, number: int) -> Tensor:

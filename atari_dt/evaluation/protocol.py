@@ -6,8 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from atari_dt.environment import EnvironmentConfig, FrameScaling, Rom
-from atari_dt.model import DatasetInfo
+from atari_dt.environment.config import EnvironmentConfig, FrameScaling
+from atari_dt.environment.rom import Rom
+from atari_dt.model.dataset_info import DatasetInfo
 
 ProtocolName = Literal["dopamine", "original"]
 

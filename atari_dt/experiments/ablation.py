@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from atari_dt.experiments.report import png
-from atari_dt.experiments.results import Group, interval, mean_and_spread, normalised
-from atari_dt.experiments.run import RunConfig, limited
+from atari_dt.experiments.results import RunGroup, format_interval, mean_and_spread, normalized_summary
+from atari_dt.experiments.run import RunConfig, schedule_for_max_updates
+from atari_dt.rendering.figures import to_png
 from replay_data import InputError
 
 
@@ -18,7 +18,7 @@ def ablation_runs(base: RunConfig, context_lengths: Sequence[int], seeds: Sequen
     """The runs of every context length with every seed, by name.
 
     Args:
-        base: all that they have in common. Where it has a limit of updates, all make so many (see `limited`) and warm
+        base: all that they have in common. Where it has a limit of updates, all make so many (see `schedule_for_max_updates`) and warm
             up for as many as ``base`` does; otherwise the schedule is the paper's, in tokens.
         context_lengths: K.
         seeds: of the training; the evaluation's is the same in all.
@@ -30,7 +30,10 @@ def ablation_runs(base: RunConfig, context_lengths: Sequence[int], seeds: Sequen
         raise InputError("an ablation needs at least one context length and one seed")
     runs = {}
     for length in context_lengths:
-        model, training = dataclasses.replace(base.model, context_length=length), limited(base.training, length)
+        model, training = (
+            dataclasses.replace(base.model, context_length=length),
+            schedule_for_max_updates(base.training, length),
+        )
         if training.max_updates is not None:
             warmup = max(1, training.warmup_tokens * length // base.model.context_length)
             training = dataclasses.replace(training, warmup_tokens=warmup)
@@ -40,27 +43,27 @@ def ablation_runs(base: RunConfig, context_lengths: Sequence[int], seeds: Sequen
     return runs
 
 
-def ablation_rows(groups: Sequence[Group]) -> list[list[str]]:
+def ablation_rows(groups: Sequence[RunGroup]) -> list[list[str]]:
     """A table of groups that differ in K only, with a line for each, ascending, under a header.
 
     Scores are in points under the last target return, mean ± standard deviation of the seeds' means; behind them the
-    interquartile mean over all episodes with its 95% interval, and the gamer-normalised mean. The loss is in nats, mean
+    interquartile mean over all episodes with its 95% interval, and the gamer-normalized mean. The loss is in nats, mean
     ± standard deviation over the seeds.
     """
-    rows = [["K", "seeds", "score", "IQM", "95% interval", "normalised %", "validation loss", "s/update", "steps/s"]]
+    rows = [["K", "seeds", "score", "IQM", "95% interval", "normalized %", "validation loss", "s/update", "steps/s"]]
     for group in sorted(groups, key=lambda group: group.context_length):
         summary, losses = group.summary(), group.validation_losses
         loss = "" if np.isnan(losses).any() else f"{losses.mean():.3f}"
         if loss and len(losses) > 1:
             loss += f" ± {losses.std():.3f}"
-        in_percent = normalised(group.game, summary)
+        in_percent = normalized_summary(group.game, summary)
         rows.append(
             [
                 f"{group.context_length}",
                 f"{summary.seeds}",
                 mean_and_spread(summary),
                 f"{summary.interquartile_mean:.1f}",
-                interval(summary),
+                format_interval(summary),
                 "" if in_percent is None else f"{in_percent.mean:.1f}",
                 loss,
                 f"{group.cost('seconds_per_update'):.3g}",
@@ -70,7 +73,7 @@ def ablation_rows(groups: Sequence[Group]) -> list[list[str]]:
     return rows
 
 
-def ablation_figure(groups: Sequence[Group]) -> bytes:
+def ablation_figure(groups: Sequence[RunGroup]) -> bytes:
     """Draw score and validation loss of groups that differ in K only over the context length; return a PNG file.
 
     A point is a seed. The line of the scores is their interquartile mean, with its 95% interval.
@@ -100,4 +103,4 @@ def ablation_figure(groups: Sequence[Group]) -> bytes:
         axes.set_xlabel("context length K (steps)")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
-    return png(figure)
+    return to_png(figure)

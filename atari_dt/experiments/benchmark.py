@@ -9,21 +9,22 @@ from typing import Literal
 
 from matplotlib.figure import Figure
 
-from atari_dt.config import Conditioning, ModelConfig, TrainingConfig, preset
-from atari_dt.evaluation.scores import ScoreSummary, gamer_normalised, summarise
-from atari_dt.experiments.report import png
+from atari_dt.config import Conditioning, ModelConfig, TrainingConfig
+from atari_dt.evaluation.statistics import ScoreSummary, gamer_normalized, summarize
 from atari_dt.experiments.results import (
-    Group,
-    constants,
-    interval,
-    labels,
+    RunGroup,
+    format_interval,
+    group_labels,
     mean_and_spread,
-    normalised,
+    normalization_scores,
+    normalized_summary,
     target_name,
 )
-from atari_dt.experiments.run import EvaluationConfig, RunConfig, limited
-from atari_dt.games import Game
-from atari_dt.training import training_windows
+from atari_dt.experiments.run import EvaluationConfig, RunConfig, schedule_for_max_updates
+from atari_dt.games.catalogue import Game
+from atari_dt.games.presets import preset
+from atari_dt.rendering.figures import to_png
+from atari_dt.training.loop import training_windows
 from replay_data import InputError, TrajectoryStore
 
 BenchmarkPreset = Literal["paper", "quick"]
@@ -73,7 +74,7 @@ def benchmark_stores(data: Path, games: Sequence[Game], seeds: Sequence[int]) ->
         for store in opened.values():
             if store.game != game.name:
                 raise InputError(f"{store.path} holds data of {store.game}, not of {game.name}")
-            if game.paper and not store.metadata["reward_clipping"]:
+            if game.paper and not store.metadata.reward_clipping:
                 raise InputError(f"{store.path} holds unclipped rewards; the paper's target returns count clipped ones")
         stores |= {(game.name, seed): opened[path] for seed, path in zip(seeds, paths, strict=True)}
     return stores
@@ -110,13 +111,13 @@ def benchmark_runs(
                 base,
                 data=store.path.resolve(),
                 model=dataclasses.replace(base.model, conditioning=conditioning),
-                training=limited(training, base.model.context_length),
+                training=schedule_for_max_updates(training, base.model.context_length),
             )
     return runs
 
 
-def table_1(groups: Sequence[Group]) -> list[list[str]]:
-    """Gamer-normalised scores in the shape of the paper's table 1, under a header, the published columns on the right.
+def table_1(groups: Sequence[RunGroup]) -> list[list[str]]:
+    """Gamer-normalized scores in the shape of the paper's table 1, under a header, the published columns on the right.
 
     Mean ± standard deviation of the seeds' means. Of the Decision Transformer's target returns, this shows the paper's
     number and the paper's multiple of the largest return.
@@ -136,38 +137,40 @@ def table_1(groups: Sequence[Group]) -> list[list[str]]:
         cells = [game.name, "", ""]
         if (transformer := of_game.get("DT")) is not None:
             for i, target in enumerate(transformer.results[0]["targets"]):
-                value = mean_and_spread(normalised(game, transformer.summary(i)))
+                value = mean_and_spread(normalized_summary(game, transformer.summary(i)))
                 if target["return_multiple"] == paper.return_multiple:
                     cells[2] = value
                 elif target["return_multiple"] is None and target["target_return"] == paper.target_return:
                     cells[1] = value
         for method in methods:
-            cells.append(mean_and_spread(normalised(game, of_game[method].summary())) if method in of_game else "")
+            cells.append(
+                mean_and_spread(normalized_summary(game, of_game[method].summary())) if method in of_game else ""
+            )
         for name in published:
-            mean, spread = paper.normalised[name]
+            mean, spread = paper.normalized[name]
             cells.append(f"{mean:.1f}" + ("" if spread is None else f" ± {spread:.1f}"))
         rows.append(cells)
     return rows
 
 
-def score_rows(groups: Sequence[Group]) -> list[list[str]]:
+def score_rows(groups: Sequence[RunGroup]) -> list[list[str]]:
     """Scores in points of every group and target return of every game, under a header, with what they compare to.
 
     Mean ± standard deviation of the seeds' means; the interquartile mean over all episodes with its 95% interval; and
-    the mean normalised with the game's `constants`. Where each seed has its own data, what is said of the data is the
+    the mean normalized with the game's `normalization_scores`. Where each seed has its own data, what is said of the data is the
     mean over the seeds, but the best is that of all.
     """
-    rows = [["game", "method", "target return", "seeds", "episodes", "score", "IQM", "95% interval", "normalised %"]]
-    named = list(zip(groups, labels(groups), strict=True))
+    rows = [["game", "method", "target return", "seeds", "episodes", "score", "IQM", "95% interval", "normalized %"]]
+    named = list(zip(groups, group_labels(groups), strict=True))
     for game in dict.fromkeys(group.game for group in groups):
         of_game = [(group, name) for group, name in named if group.game == game]
 
         def add(name: str, target: str, summary: ScoreSummary, seeds: str, game: Game = game) -> None:
-            percent = normalised(game, summary)
+            percent = normalized_summary(game, summary)
             rows.append(
                 [
                     *(game.name, name, target, seeds, str(summary.episodes), mean_and_spread(summary)),
-                    *(f"{summary.interquartile_mean:.1f}", interval(summary)),
+                    *(f"{summary.interquartile_mean:.1f}", format_interval(summary)),
                     "" if percent is None else f"{percent.mean:.1f}",
                 ]
             )
@@ -175,27 +178,27 @@ def score_rows(groups: Sequence[Group]) -> list[list[str]]:
         for group, name in of_game:
             for i in range(len(group.results[0]["targets"])):
                 add(name, target_name(group, i), group.summary(i), str(len(group.results)))
-        add("random player", "", summarise([of_game[0][0].random_scores]), "")
-        pair = constants(game)
+        add("random player", "", summarize([of_game[0][0].random_scores]), "")
+        pair = normalization_scores(game)
         for name, score in zip(("data, mean", "data, best"), data_scores(of_game[0][0]), strict=True):
             if score is not None:
-                percent = "" if pair is None else f"{gamer_normalised(score, *pair):.1f}"
+                percent = "" if pair is None else f"{gamer_normalized(score, *pair):.1f}"
                 rows.append([game.name, name, "", "", "", f"{score:.1f}", "", "", percent])
     return rows
 
 
-def data_scores(group: Group) -> tuple[float | None, float | None]:
+def data_scores(group: RunGroup) -> tuple[float | None, float | None]:
     """Mean score of the data, averaged over the seeds' draws, and the largest; None where it has no raw rewards."""
     means, largest = ([result["dataset"][name] for result in group.results] for name in ("mean_score", "max_score"))
     return (None, None) if None in means else (sum(means) / len(means), max(largest))
 
 
-def benchmark_figure(groups: Sequence[Group]) -> bytes:
+def benchmark_figure(groups: Sequence[RunGroup]) -> bytes:
     """Draw the scores of each game's methods; return a PNG file.
 
     A point is a seed's mean, a bar the 95% interval of the interquartile mean over all episodes.
     """
-    games, names = list(dict.fromkeys(group.game for group in groups)), labels(groups)
+    games, names = list(dict.fromkeys(group.game for group in groups)), group_labels(groups)
     bars = max(sum(len(group.results[0]["targets"]) for group in groups if group.game == game) for game in games)
     figure = Figure(figsize=((1 + 1.2 * bars) * len(games), 4), layout="constrained")
     for axes, game in zip(figure.subplots(1, len(games), squeeze=False)[0], games, strict=True):
@@ -222,4 +225,4 @@ def benchmark_figure(groups: Sequence[Group]) -> bytes:
         axes.set(ylabel="score (points)", title=game.name)
         axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
-    return png(figure)
+    return to_png(figure)

@@ -1,355 +1,247 @@
-"""Tables, figures, videos and JSON of what was played."""
+"""The report of a sweep: ``report.md`` and ``report.html``, made from the files of its runs alone."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
-import os
-import platform
 import re
-import tempfile
-import time
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import ale_py
-import numpy as np
-import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
-from torch.utils.tensorboard import summary as tensorboard
-from tqdm import tqdm
 
-from atari_dt.evaluation import EvaluationResult
-from atari_dt.evaluation.scores import ScoreSummary, gamer_normalised, summarise
-from atari_dt.experiments.evaluation import Evaluation
-from atari_dt.experiments.video import Preview, replay, write_video
+from atari_dt.experiments.ablation import ablation_figure, ablation_rows
+from atari_dt.experiments.benchmark import benchmark_figure, score_rows, table_1
+from atari_dt.experiments.results import RunGroup, describe_datasets, group_labels, read_groups, recorded_here
+from atari_dt.experiments.run import RunConfig, read_config
+from atari_dt.experiments.sweep import COMMANDS, read_failure, run_sweep
+from atari_dt.rendering.figures import to_png
+from atari_dt.rendering.html import ReportDocument
 from replay_data import InputError
-from replay_data.files import whole_directory
 
 
-def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Every score of an evaluation, its statistics, what they are to be compared with, and how they came about.
+@dataclass(frozen=True)
+class SweepOptions:
+    """Where the runs of a sweep are done."""
 
-    Scores are in the game's points, returns in the dataset's reward units. Standard deviations are the population's.
-    """
-    game, dataset = evaluation.game, evaluation.datasets[0]
-    return {
-        "game": game.name,
-        "protocol": dataclasses.asdict(evaluation.protocol),
-        "sampling": dataclasses.asdict(evaluation.sampling),
-        "seed": evaluation.seed,
-        "max_frames": evaluation.environment.max_frames,
-        "rom_sha256": evaluation.rom_sha256,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "ale_py": ale_py.__version__},
-        "summary": [
-            {
-                "return_multiple": multiple,
-                "target_return": evaluation.target_return(i),
-                "score": _statistics(evaluation, summarise(evaluation.scores(i))),
-                "mean_return": float(evaluation.returns(i).mean()),
-                "std_return": float(evaluation.returns(i).std()),
-            }
-            for i, multiple in enumerate(evaluation.return_multiples)
-        ],
-        "random": {
-            "score": _statistics(evaluation, summarise([evaluation.random.scores])),
-            "scores": evaluation.random.scores.tolist(),
-        },
-        "datasets": [dataclasses.asdict(dataset) for dataset in evaluation.datasets],
-        "paper": dataclasses.asdict(game.paper) if game.paper else None,
-        "human": dict(zip(("random", "human"), game.random_and_human, strict=True)) if game.random_and_human else None,
-        "runs": [
-            {
-                "run": str(checkpoint),
-                "evaluations": [
-                    {
-                        "return_multiple": multiple,
-                        "target_return": result.target_return if evaluation.conditioned else None,
-                        "scores": result.scores.tolist(),
-                        "mean_score": float(result.scores.mean()),
-                        "std_score": float(result.scores.std()),
-                        "returns": result.returns.tolist(),
-                        "lengths": result.lengths.tolist(),
-                        "emulator_seeds": result.emulator_seeds.tolist(),
-                    }
-                    for multiple, result in zip(evaluation.return_multiples, results, strict=True)
-                ],
-            }
-            for checkpoint, results in zip(evaluation.checkpoints, evaluation.results, strict=True)
-        ],
-        "reward_units": "clipped to [-1, 1]" if dataset.reward_clipping else "points",
-    }
+    jobs: int | None = None
+    """Runs at once; by default as many as fill the cores with their threads, and one on a GPU; on a cluster all."""
+    ray_address: str | None = None
+    """Do the runs on a Ray cluster, such as 127.0.0.1:6379, whose nodes share the directories DATA and OUT."""
+    retry_failed: bool = False
+    """Try runs again that failed before."""
 
 
-def _statistics(evaluation: Evaluation, summary: ScoreSummary) -> dict[str, Any]:
-    """A summary, in points and normalised with the paper's constants and with those of the 57 games."""
-    values = {"points": dataclasses.asdict(summary)}
-    for name, constants in _constants(evaluation).items():
-        values[name] = dataclasses.asdict(summary.normalised(*constants))
-    return values
-
-
-def _constants(evaluation: Evaluation) -> dict[str, tuple[float, float]]:
-    """Random and human score, in points, of the tables that know the game."""
-    game, constants = evaluation.game, {}
-    if game.paper is not None:
-        constants["normalised_as_in_the_paper"] = game.paper.random, game.paper.gamer
-    if game.random_and_human is not None:
-        constants["human_normalised"] = game.random_and_human
-    return constants
-
-
-def evaluation_table(evaluation: Evaluation) -> str:
-    """A line for each target return, and for what it is to be compared with.
-
-    Scores are in points, mean ± standard deviation over all episodes; behind them the interquartile mean with its 95%
-    interval, and the mean gamer-normalised with the paper's constants and with those of the 57 games; returns are in
-    the dataset's reward units.
-    """
-    constants = _constants(evaluation)
-    header = ("target return", "score", "median", "IQM", "95% interval", "return", "episodes")
-    normalised = {"normalised_as_in_the_paper": "paper's %", "human_normalised": "human %"}
-    rows = [[*header[:5], *(normalised[name] for name in constants), *header[5:]]]
-
-    def add(name: str, scores: Sequence[Any], returns: str, episodes: int) -> None:
-        summary = summarise(scores)
-        interval = "" if summary.interval is None else f"{summary.interval[0]:.1f} to {summary.interval[1]:.1f}"
-        percent = [f"{summary.normalised(*pair).mean:.1f}" for pair in constants.values()]
-        score = f"{summary.mean:.1f} ± {summary.std:.1f}"
-        middle = [f"{summary.median:.1f}", f"{summary.interquartile_mean:.1f}", interval]
-        rows.append([name, score, *middle, *percent, returns, str(episodes)])
-
-    def add_score(name: str, score: float | None, spread: str, returns: str, episodes: str) -> None:
-        if score is not None:
-            percent = [f"{gamer_normalised(score, *pair):.1f}" for pair in constants.values()]
-            rows.append([name, f"{score:.1f}{spread}", "", "", "", *percent, returns, episodes])
-
-    for i, multiple in enumerate(evaluation.return_multiples):
-        target = evaluation.target_return(i)
-        times = "" if multiple is None else f" ({multiple:g}×)"
-        name = "none (cloning)" if target is None else f"{target:.1f}{times}"
-        scores = evaluation.scores(i)
-        add(name, scores, _spread(evaluation.returns(i)), sum(map(len, scores)))
-    random, dataset, paper = evaluation.random, evaluation.datasets[0], evaluation.game.paper
-    add("random player", [random.scores], _spread(random.returns), len(random.scores))
-    if dataset.mean_return is not None:
-        add_score("dataset, mean", dataset.mean_score, "", f"{dataset.mean_return:.1f}", str(dataset.episodes))
-        add_score("dataset, best", dataset.max_score, "", f"{dataset.max_return:.1f}", "1")
-    if paper is not None:
-        mean, std = paper.decision_transformer if evaluation.conditioned else paper.behaviour_cloning
-        add_score("paper, 3 seeds", mean, f" ± {std:.1f}", "", "")
-    return aligned(rows)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as text, each column aligned to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-
-
-def draw_sweep(axes: Axes, evaluation: Evaluation) -> None:
-    """Draw achieved against target return, as the paper does, with a band of ± one standard deviation."""
-    dataset = evaluation.datasets[0]
-    targets = np.array([evaluation.target_return(i) or 0.0 for i in range(len(evaluation.return_multiples))])
-    order = np.argsort(targets, kind="stable")
-    returns = [evaluation.returns(int(i)) for i in order]
-    targets = targets[order]
-    means = np.array([values.mean() for values in returns])
-    deviations = np.array([values.std() for values in returns])
-    tops = [(means + deviations).max()]
-    if evaluation.conditioned:
-        low, high = min(0.0, targets.min()), max(targets.max(), 1e-6)
-        axes.plot([low, high], [low, high], color="0.6", linestyle="--", label="achieved = target")
-        axes.fill_between(targets, means - deviations, means + deviations, color="tab:blue", alpha=0.15, linewidth=0)
-    if dataset.max_return is not None:
-        best = f"best of the data ({dataset.max_return:g})"
-        axes.axhline(dataset.max_return, color="tab:green", linewidth=1, label=best)
-        tops.append(dataset.max_return)
-        if evaluation.conditioned and dataset.max_return <= high:
-            axes.axvline(dataset.max_return, color="tab:green", linewidth=1, alpha=0.4)
-    for value, name, color in (
-        (dataset.mean_return, "mean of the data", "tab:green"),
-        (evaluation.random.returns.mean(), "random player", "tab:red"),
-    ):
-        if value is not None:
-            axes.axhline(value, color=color, linewidth=1, linestyle=":", label=f"{name} ({value:.1f})")
-    for target, values in zip(targets, returns, strict=True):
-        axes.plot(np.full(len(values), target), values, ".", color="tab:blue", alpha=0.25)
-    axes.errorbar(
-        targets, means, deviations, color="tab:blue", marker="o", capsize=3, label="mean ± standard deviation"
-    )
-    axes.set(
-        xlabel="target return" if evaluation.conditioned else "behaviour cloning, no target return",
-        ylabel="achieved return",
-        title=f"{evaluation.game.name}: what is asked for and what is played",
-    )
-    if not evaluation.conditioned:
-        axes.set_xticks([])
-    axes.legend(fontsize=8)
-    axes.set_ylim(top=1.15 * max(tops) if max(tops) > 0 else None)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def draw_scores(figure: Figure, evaluation: Evaluation) -> None:
-    """Draw a histogram of the scores under each target return."""
-    scores = [np.concatenate(evaluation.scores(i)) for i in range(len(evaluation.return_multiples))]
-    everything = np.concatenate([*scores, evaluation.random.scores])
-    edges = np.histogram_bin_edges(everything, bins=min(30, max(5, len(set(everything)))))
-    rows = figure.subplots(len(scores), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    for i, (axes, values) in enumerate(zip(rows, scores, strict=True)):
-        axes.hist(values, edges, color="tab:blue", alpha=0.8)
-        axes.axvline(np.median(values), color="black", linewidth=1.5, label=f"median {np.median(values):.1f}")
-        mean = evaluation.random.scores.mean()
-        axes.axvline(mean, color="tab:red", linestyle=":", label=f"random player {mean:.1f}")
-        if (best := evaluation.datasets[0].max_score) is not None and best <= edges[-1]:
-            axes.axvline(best, color="tab:green", linewidth=1, label=f"best of the data {best:g}")
-        axes.set_ylabel("episodes")
-        axes.set_title(evaluation.label(i), fontsize=9, loc="left")
-        axes.legend(fontsize=7, loc="upper right")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.yaxis.get_major_locator().set_params(integer=True)
-    rows[-1].set_xlabel(f"score in {evaluation.game.name}, in points")
-
-
-def quickstart_figure(evaluation: Evaluation, metrics: Sequence[dict[str, float]]) -> bytes:
-    """Draw achieved against target return, and the learning curve; return a PNG file.
+def sweep(runs: Mapping[str, RunConfig], out: Path, digests: Mapping[Path, str], options: SweepOptions) -> None:
+    """Do all runs, write the report and print its tables.
 
     Args:
-        evaluation: what was played.
-        metrics: the lines of ``metrics.jsonl``.
-    """
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    draw_sweep(left, evaluation)
-    updates = [line["update"] for line in metrics]
-    right.plot(updates, [line["loss"] for line in metrics], color="tab:orange")
-    right.set(xlabel="update", title="learning curve")
-    right.set_ylabel("cross-entropy per action (nats)", color="tab:orange")
-    accuracy = right.twinx()
-    accuracy.plot(updates, [line["action_accuracy"] for line in metrics], color="tab:purple")
-    accuracy.set_ylabel("action accuracy", color="tab:purple")
-    for axes in (right, accuracy):
-        axes.spines["top"].set_visible(False)
-    return png(figure)
-
-
-def write_evaluation(out: Path, evaluation: Evaluation, video_targets: Sequence[int] | None = None) -> None:
-    """Write a directory of everything that an evaluation found, whole or not at all.
-
-    ``scores.json`` has every score; ``sweep.png`` shows achieved against target returns, ``scores.png`` histograms;
-    ``*-best.mp4``, ``*-median.mp4`` and ``*-worst.mp4`` are the episodes of these scores under each target return; and
-    a TensorBoard file holds all of it.
-
-    Args:
-        out: the directory, which must not exist.
-        evaluation: what was found.
-        video_targets: target returns whose videos are made; all by default.
+        runs: by name.
+        out: directory of the sweep.
+        digests: of each run's data.
+        options: where they are done.
 
     Raises:
-        InputError: if it exists.
-        OSError: if it cannot be written.
+        InputError: if a run failed, naming each, after all others are done; or as `run_sweep` and `read_groups` say.
+        OSError: if something cannot be written.
+        KeyboardInterrupt: on Ctrl-C; the same call goes on.
     """
-    check_new(out)
-    sweep, scores = Figure(figsize=(6, 4.5), layout="constrained"), Figure(layout="constrained")
-    draw_sweep(sweep.subplots(), evaluation)
-    scores.set_size_inches(6, 1 + 1.5 * len(evaluation.return_multiples))
-    draw_scores(scores, evaluation)
-    number = re.search(r"update-(\d+)$", evaluation.checkpoints[0].name)
-    update = int(number[1]) if number else 0
-    with whole_directory(out) as directory:
-        (directory / "scores.json").write_text(json.dumps(evaluation_json(evaluation), indent=2) + "\n")
-        summaries = []
-        for name, figure in (("sweep", sweep), ("scores", scores)):
-            content = png(figure)
-            (directory / f"{name}.png").write_bytes(content)
-            summaries.append(_image(name, content))
-        for i in range(len(evaluation.return_multiples)):
-            values, label = np.concatenate(evaluation.scores(i)), evaluation.label(i)
-            summaries.append(tensorboard.histogram(f"evaluation/scores/{label}", values, "auto"))
-            summaries.append(tensorboard.scalar(f"evaluation/mean_score/{label}", values.mean()))
-            summaries.append(tensorboard.scalar(f"evaluation/mean_return/{label}", evaluation.returns(i).mean()))
-        everything = range(len(evaluation.return_multiples)) if video_targets is None else video_targets
-        summaries += _write_videos(directory, evaluation, everything)
-        (directory / f"events.out.tfevents.{int(time.time())}").write_bytes(_events(summaries, update))
+    read_groups(out, runs, digests)  # before hours of training
+    command = shlex.join(["python", *sys.argv])
+    failures = run_sweep(runs, out, **dataclasses.asdict(options), command=command)
+    read_groups(out, runs, digests)
+    print(write_report(out))
+    print(f"report: {out / 'report.html'}")
+    if failures:
+        named = "; ".join(f"{name} ({reason})" for name, reason in failures.items())
+        raise InputError(f"{len(failures)} of {len(runs)} runs failed: {named}; --retry-failed tries them again")
 
 
-def _write_videos(directory: Path, evaluation: Evaluation, targets: Sequence[int]) -> list[Any]:
-    """Write the videos; return what TensorBoard is to show of them."""
-    chosen = [(target, *episode) for target in targets for episode in _remarkable(evaluation, target)]
-    dataset = evaluation.datasets[0]
-    summaries = []
-    for target, name, result, i in tqdm(chosen, unit="video", desc="drawing videos", leave=False):
-        episode, seed = result.episodes[i], int(result.emulator_seeds[i])
-        label = f"{evaluation.label(target)}-{name}"
-        frames = replay(
-            evaluation.game, evaluation.environment, seed, episode, dataset.action_meanings, evaluation.conditioned
-        )
-        preview = Preview()
-        write_video(directory / f"{label}.mp4", preview.watch(frames))
-        summaries.append(_image(label, preview.gif()))
-    return summaries
+def write_report(out: Path) -> str:
+    """Write ``report.md``, the same as one file ``report.html``, and the figures, of all runs in a sweep's directory.
+
+    Returns:
+        The tables as text, for a terminal.
+
+    Raises:
+        InputError: if there is no run, or one cannot be read.
+        OSError: if the report cannot be written.
+    """
+    names = sorted((path.parent.name for path in out.glob("*/experiment.json")), key=_natural)
+    runs = {name: read_config(out / name) for name in names}
+    if not runs:
+        raise InputError(f"{out} has no runs; give the --out of a sweep")
+    groups = sorted(read_groups(out, runs), key=_order)
+    report = ReportDocument()
+    games = list(dict.fromkeys(group.game.name for group in groups))
+    report.heading("Sweep" + (f": {', '.join(games)}" if games else ""), 1)
+    failures = {name: reason for name in runs if (reason := read_failure(out / name)) is not None}
+    finished = sum((out / name / "result.json").exists() for name in runs)
+    unfinished = len(runs) - finished - len(failures)
+    counts = f"{finished} of {len(runs)} runs are finished"
+    counts += f", {len(failures)} failed" * bool(failures) + f", {unfinished} are not finished" * bool(unfinished)
+    report.paragraph(f"{counts}.")
+    if groups:
+        _found(report, groups)
+        report.heading("Learning curves")
+        report.figure("curves", "Losses over updates", _curves(out, groups))
+    _made(report, out, runs, groups, failures)
+    report.write(out)
+    return "\n\n".join(report.tables)
 
 
-def _image(name: str, content: bytes) -> Any:
-    """A picture for TensorBoard, of a PNG or GIF file."""
-    image = Summary.Image(colorspace=3, encoded_image_string=content)
-    return Summary(value=[Summary.Value(tag=f"evaluation/{name}", image=image)])
+def _natural(name: str) -> list[tuple[str, int]]:
+    """A key that sorts K5 before K10."""
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
 
 
-def _events(summaries: Sequence[Any], step: int) -> bytes:
-    """A TensorBoard file. (Its own writer does this in a thread, whose errors nobody could catch.)"""
-    file = io.BytesIO()
-    records = RecordWriter(file)
-    records.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
-    for summary in summaries:
-        records.write(Event(wall_time=time.time(), step=step, summary=summary).SerializeToString())
-    records.flush()
-    return file.getvalue()
+def _order(group: RunGroup) -> tuple[Any, ...]:
+    """DT before BC before %BC, ascending K, as the tables show them."""
+    config = group.config
+    conditioned = config.model.conditioning == "return"
+    return group.game.name, not conditioned, -config.training.top_percent, config.model.context_length
 
 
-def _remarkable(evaluation: Evaluation, target: int) -> list[tuple[str, EvaluationResult, int]]:
-    """The best, the median and the worst episode of all seeds under a target return, each only once."""
-    episodes = [(results[target], i) for results in evaluation.results for i in range(len(results[target].scores))]
-    episodes.sort(key=lambda episode: episode[0].scores[episode[1]])
-    names = {(len(episodes) - 1) // 2: "median"}
-    names[0] = "worst"
-    names[len(episodes) - 1] = "best"
-    return [(name, *episodes[place]) for place, name in names.items()]
+def _found(report: ReportDocument, groups: Sequence[RunGroup]) -> None:
+    """Tables and figures of what was found, each where there is something to compare."""
+    members: dict[tuple[Any, str], list[RunGroup]] = {}
+    for group in groups:
+        members.setdefault((group.game, group.method), []).append(group)
+    of_paper = [group for group in groups if group.game.paper]
+    if len(members) > 1:
+        report.heading("Benchmark")
+        if of_paper and all(len(its) == 1 for its in members.values()):
+            here = (
+                "the others are NOT, but of the data below, and not comparable with them"
+                if recorded_here(of_paper)
+                else "data and settings below say how far the others compare with them"
+            )
+            report.table(
+                table_1(of_paper),
+                "Gamer-normalized scores in percent, mean ± standard deviation of the seeds' means, like table 1 of "
+                "Chen et al. 2021. The published columns are of 500,000 steps of the DQN-replay dataset; "
+                f"{here}.",
+                main=True,
+            )
+        report.figure("benchmark", "Scores of each method", benchmark_figure(groups))
+    for (game, method), its in members.items():
+        if len({group.context_length for group in its}) == len(its) > 1:
+            report.heading(f"Context length: {method} in {game.name}")
+            report.table(
+                ablation_rows(its),
+                "Score in points under the last target return and validation loss in nats, mean ± standard deviation "
+                "over the seeds; IQM: interquartile mean over all episodes.",
+                main=True,
+            )
+            name = f"context-length-{game.name}-{method}".replace("%", "").replace(" ", "-")
+            report.figure(name, "Score and validation loss over the context length", ablation_figure(its))
+    report.heading("Scores")
+    report.table(
+        score_rows(groups),
+        "In points: mean ± standard deviation of the seeds' means; IQM: interquartile mean over all episodes, with its "
+        "95% interval. Normalized with the paper's random and gamer scores where it has the game, else with those of "
+        "the usual 57 games.",
+        main=len(members) > 1 or not report.tables,
+    )
+    report.heading("Data")
+    report.bullets(describe_datasets(groups))
 
 
-def check_new(path: Path) -> None:
-    """Raise InputError unless a directory can be made at ``path``; asked before the work is done, not after."""
-    if os.path.lexists(path):
-        raise InputError(f"{path} exists already; choose another directory, or delete it")
-    parent = next(parent for parent in path.absolute().parents if parent.exists())
-    check_writable(parent / path.name, path)
+def _curves(out: Path, groups: Sequence[RunGroup]) -> bytes:
+    """Draw the losses of all runs over their updates, training and, where episodes were held out, validation."""
+    games = list(dict.fromkeys(group.game for group in groups))
+    figure = Figure(figsize=(10, 3.5 * len(games)), layout="constrained")
+    for (left, right), game in zip(figure.subplots(len(games), 2, squeeze=False), games, strict=True):
+        of_game = [group for group in groups if group.game == game]
+        for number, (group, label) in enumerate(zip(of_game, group_labels(of_game), strict=True)):
+            for name, result in zip(group.names, group.results, strict=True):
+                lines = _metrics(out / name)
+                left.plot(
+                    [line["update"] for line in lines], [line["loss"] for line in lines], color=f"C{number}", alpha=0.6
+                )
+                curve = result["curve"]
+                places, losses = ([line[name] for line in curve] for name in ("update", "validation_loss"))
+                right.plot(places, losses, "o-", color=f"C{number}", markersize=3)
+            left.plot([], [], color=f"C{number}", label=label)
+        left.set(ylabel="training loss (nats)", title=f"{game.name}, training")
+        right.set(ylabel="validation loss (nats)", title=f"{game.name}, held-out episodes")
+        if not any(len(line.get_xdata()) for line in right.lines):
+            right.text(0.5, 0.5, "no episodes were held out", ha="center", transform=right.transAxes)
+        left.legend(frameon=False, fontsize=8)
+        for axes in (left, right):
+            axes.set_xlabel("update")
+            axes.spines[["top", "right"]].set_visible(False)
+    return to_png(figure)
 
 
-def check_writable(path: Path, named: Path | None = None) -> None:
-    """Raise InputError unless a file can be written at ``path``; asked before the work is done, not after."""
+def _metrics(directory: Path) -> list[dict[str, float]]:
+    """The training losses in a run's ``metrics.jsonl``, where that is still there and whole."""
+    path = directory / "training" / "metrics.jsonl"
     try:
-        if path.is_dir():
-            raise IsADirectoryError
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"{named or path} cannot be written; give a place in a directory that exists and is yours to write"
-        ) from error
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        return [{name: float(line[name]) for name in ("update", "loss")} for line in lines]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
 
 
-def png(figure: Figure) -> bytes:
-    """Draw a figure as the content of a PNG file."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    return image.getvalue()
+def _made(
+    report: ReportDocument,
+    out: Path,
+    runs: Mapping[str, RunConfig],
+    groups: Sequence[RunGroup],
+    failures: Mapping[str, str],
+) -> None:
+    """How it was made: runs, commands, settings, versions."""
+    results = {name: result for group in groups for name, result in zip(group.names, group.results, strict=True)}
+    rows = [["run", "state", "updates", "s/update", "evaluation steps/s", "hardware"]]
+    for name in runs:
+        if name in failures:
+            rows.append([name, f"failed: {failures[name]}", "", "", "", ""])
+        elif name not in results:
+            twin = (out / name / "result.json").exists()
+            rows.append([name, "finished, the same as another run" if twin else "not finished", "", "", "", ""])
+        else:
+            costs, lines = results[name]["costs"], _metrics(out / name)
+            hardware = costs["hardware"]
+            where = hardware["gpu"] or f"{hardware['cpu']}, {runs[name].threads} thread(s)"
+            rows.append(
+                [
+                    *(name, "finished", f"{lines[-1]['update']:,.0f}" if lines else ""),
+                    *(f"{costs['seconds_per_update']:.3g}", f"{costs['evaluation_steps_per_s']:.0f}"),
+                    f"{where}, {costs['dtype']}",
+                ]
+            )
+    report.heading("Runs")
+    report.table(rows)
+    report.heading("Commands")
+    commands = out / COMMANDS
+    report.code(
+        commands.read_text(errors="replace").strip() if commands.exists() else "python -m atari_dt.experiments.run RUN"
+    )
+    report.heading("Settings")
+    report.table(_settings(runs))
+    versions = {", ".join(f"{k} {v}" for k, v in each["costs"]["versions"].items()) for each in results.values()}
+    if versions:
+        report.heading("Versions")
+        report.bullets(sorted(versions))
 
 
-def _spread(values: Any) -> str:
-    return f"{values.mean():.1f} ± {values.std():.1f}"
+def _settings(runs: Mapping[str, RunConfig]) -> list[list[str]]:
+    """Every field of the runs' configs; where they differ, each value with the runs that have it."""
+    rows = [["setting", "value", "runs"]]
+    values: dict[str, dict[str, list[str]]] = {}
+    for name, config in runs.items():
+        for field, value in config.flat().items():
+            values.setdefault(field, {}).setdefault(json.dumps(value), []).append(name)
+    for field, by_value in values.items():
+        for value, names in by_value.items():
+            rows.append([field, value, "all" if len(by_value) == 1 else ", ".join(names)])
+    for above, row in reversed(list(pairwise(rows))):
+        if row[0] == above[0]:
+            row[0] = ""
+    return rows

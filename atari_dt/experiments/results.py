@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from atari_dt.evaluation.scores import ScoreSummary, summarise
+from atari_dt.evaluation.statistics import ScoreSummary, summarize
 from atari_dt.experiments.run import RunConfig, read_result
-from atari_dt.games import Game, find_game
+from atari_dt.games.catalogue import Game, find_game
 from replay_data import InputError
+from replay_data.store_metadata import StoreSource
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """Finished runs that differ in their training seed only, and in their data where each seed has a draw of its own
     (``breakout/123``).
 
@@ -62,7 +63,7 @@ class Group:
 
     @cached_property
     def _summaries(self) -> list[ScoreSummary]:
-        return [summarise(self.scores(target)) for target in range(len(self.results[0]["targets"]))]
+        return [summarize(self.scores(target)) for target in range(len(self.results[0]["targets"]))]
 
     @property
     def random_scores(self) -> npt.NDArray[np.float64]:
@@ -81,7 +82,7 @@ class Group:
         return float(np.median([result["costs"][name] for result in self.results]))
 
 
-def read_groups(out: Path, runs: Mapping[str, RunConfig], digests: Mapping[Path, str] | None = None) -> list[Group]:
+def read_groups(out: Path, runs: Mapping[str, RunConfig], digests: Mapping[Path, str] | None = None) -> list[RunGroup]:
     """Gather the finished runs of a sweep, in the order of ``runs``.
 
     Args:
@@ -107,11 +108,11 @@ def read_groups(out: Path, runs: Mapping[str, RunConfig], digests: Mapping[Path,
     groups = []
     for members in found.values():
         names, results = zip(*members.values(), strict=True)
-        groups.append(Group(names, runs[names[0]], results))
+        groups.append(RunGroup(names, runs[names[0]], results))
     return groups
 
 
-def labels(groups: Sequence[Group]) -> list[str]:
+def group_labels(groups: Sequence[RunGroup]) -> list[str]:
     """A name for each group: its method and, where one of its game has several, the settings that differ."""
     settings = []
     for group in groups:
@@ -134,7 +135,7 @@ _OF_SCHEDULE = ("seed", "warmup_tokens", "final_tokens", "epochs")
 """Settings that follow from others, or of which a group has several."""
 
 
-def constants(game: Game) -> tuple[float, float] | None:
+def normalization_scores(game: Game) -> tuple[float, float] | None:
     """Points of a random player and of a human one: the paper's where it has the game, else those of the 57 games."""
     return (game.paper.random, game.paper.gamer) if game.paper else game.random_and_human
 
@@ -146,12 +147,12 @@ def mean_and_spread(summary: ScoreSummary | None) -> str:
     return f"{summary.mean:.1f}" + ("" if summary.std_of_seeds is None else f" ± {summary.std_of_seeds:.1f}")
 
 
-def interval(summary: ScoreSummary) -> str:
+def format_interval(summary: ScoreSummary) -> str:
     """The 95% interval of the interquartile mean, where there is one."""
     return "" if summary.interval is None else f"{summary.interval[0]:.1f} to {summary.interval[1]:.1f}"
 
 
-def target_name(group: Group, target: int) -> str:
+def target_name(group: RunGroup, target: int) -> str:
     """A target return and the multiple that it is, such as ``22 (1×)``; the mean where each seed has its own data."""
     targets = [result["targets"][target] for result in group.results]
     if targets[0]["target_return"] is None:
@@ -161,18 +162,18 @@ def target_name(group: Group, target: int) -> str:
     return f"{number:g}" + ("" if multiple is None else f" ({multiple:g}×)")
 
 
-def normalised(game: Game, summary: ScoreSummary) -> ScoreSummary | None:
-    """A summary as gamer-normalised percentages, where the game's constants are known."""
-    pair = constants(game)
-    return None if pair is None else summary.normalised(*pair)
+def normalized_summary(game: Game, summary: ScoreSummary) -> ScoreSummary | None:
+    """A summary as gamer-normalized percentages, where the game's constants are known."""
+    pair = normalization_scores(game)
+    return None if pair is None else summary.normalized(*pair)
 
 
-def origins(groups: Iterable[Group]) -> list[str]:
+def describe_datasets(groups: Iterable[RunGroup]) -> list[str]:
     """A sentence for each dataset, in which nobody can mistake it for another."""
     sentences = []
     for group in groups:
         for result in group.results:
-            source, dataset = result["data_source"], result["dataset"]
+            source, dataset = StoreSource.from_json(result["data_source"]), result["dataset"]
             sentence = (
                 f"{dataset['game']}: {dataset['steps']:,} steps in {dataset['episodes']:,} episodes "
                 f"{_played_by(source)}; returns of "
@@ -184,22 +185,23 @@ def origins(groups: Iterable[Group]) -> list[str]:
     return sentences
 
 
-def recorded_here(groups: Sequence[Group]) -> bool:
-    """Whether some of the data says that it is not of the DQN-replay dataset."""
-    sources = [result["data_source"] for group in groups for result in group.results]
-    return any(source["kind"] not in ("dopamine", "rl_unplugged") or "recording" in source for source in sources)
+def recorded_here(groups: Sequence[RunGroup]) -> bool:
+    """Return whether some of the data is not from the DQN-replay dataset."""
+    sources = [StoreSource.from_json(result["data_source"]) for group in groups for result in group.results]
+    return any(source.format not in ("dopamine", "rl_unplugged") or source.recording for source in sources)
 
 
-def _played_by(source: Mapping[str, Any]) -> str:
-    """What a store's ``metadata["source"]`` says: who played, and which of the episodes were taken."""
-    recording = source.get("recording", source if source["kind"] == "scripted" else None)
-    if recording is not None:
-        who = "a player that learned the game" if recording.get("agent") == "q_learning" else "scripted players"
-        who += f", recorded with this project, seed {recording['seed']}"
-    elif source["kind"] == "rl_unplugged":
-        who = f"RL Unplugged, run {source['run']} (the experience of the DQN-replay dataset)"
-    elif source["kind"] == "dopamine":
-        who = f"a log in the format of the DQN-replay dataset, run {source['run']}"
+def _played_by(source: StoreSource) -> str:
+    """Describe who played the episodes of a store, and which of them were selected."""
+    if source.format == "scripted":
+        who = f"scripted players, recorded with this project, seed {source.details.get('seed')}"
+    elif source.recording is not None:
+        agent = "a learning player" if source.recording.agent == "q_learning" else "scripted players"
+        who = f"{agent}, recorded with this project, seed {source.recording.seed}"
+    elif source.format == "rl_unplugged":
+        who = f"RL Unplugged, run {source.run} (the experience of the DQN-replay dataset)"
+    elif source.format == "dopamine":
+        who = f"a log in the format of the DQN-replay dataset, run {source.run}"
     else:
-        who = f"a source called {source['kind']!r}"
-    return f"of {who}" + (f" (selection: {source['selection']['kind']})" if "selection" in source else "")
+        who = f"a source called {source.format!r}"
+    return f"of {who}" + (f" (selection: {source.selection['method']})" if "method" in source.selection else "")

@@ -27,14 +27,15 @@ import tyro
 
 from atari_dt.command_line import run as run_command
 from atari_dt.config import ModelConfig, TrainingConfig
-from atari_dt.environment import EnvironmentConfig
-from atari_dt.evaluation import PROTOCOLS
-from atari_dt.evaluation.protocol import ProtocolName
-from atari_dt.experiments.evaluation import Evaluation, evaluate_runs
-from atari_dt.experiments.report import write_evaluation
-from atari_dt.training import train
+from atari_dt.environment.config import EnvironmentConfig
+from atari_dt.evaluation.protocol import PROTOCOLS, ProtocolName
+from atari_dt.evaluation.results import Evaluation
+from atari_dt.evaluation.run_evaluation import evaluate_runs
+from atari_dt.rendering.evaluation_report import write_evaluation
+from atari_dt.training.loop import train
 from replay_data import InputError, TrajectoryStore
-from replay_data.files import held, write_whole
+from replay_data.storage.atomic import atomic_write
+from replay_data.storage.locks import exclusive_lock
 
 CURVE = ("update", "validation_loss", "validation_accuracy")
 """What of ``metrics.jsonl`` goes into a result: what depends neither on the machine's speed nor on interruptions, which
@@ -46,7 +47,7 @@ class EvaluationConfig:
     """How the trained model plays."""
 
     return_multiples: tuple[float, ...] = (1.0,)
-    """Target returns, as multiples of the dataset's largest return; they mean nothing to behaviour cloning."""
+    """Target returns, as multiples of the dataset's largest return; they mean nothing to behavior cloning."""
     target_returns: tuple[float, ...] = ()
     """Target returns as numbers, in the dataset's reward units."""
     protocol: ProtocolName = "dopamine"
@@ -120,7 +121,7 @@ class RunConfig:
             raise InputError(f"this is no config of a run ({type(error).__name__}: {error})") from error
 
 
-def limited(training: TrainingConfig, context_length: int) -> TrainingConfig:
+def schedule_for_max_updates(training: TrainingConfig, context_length: int) -> TrainingConfig:
     """Where there is a limit of updates, so many are made, however many epochs that is, and the cosine ends with the
     last; otherwise the schedule is the paper's, in tokens."""
     if (updates := training.max_updates) is None:
@@ -176,12 +177,12 @@ def execute(directory: Path) -> None:
         "evaluation_steps_per_s": steps_per_s,
         **{name: made[name] for name in ("dtype", "versions", "hardware")},
     }
-    write_whole(directory / "costs.json", json.dumps(costs, indent=2) + "\n")
+    atomic_write(directory / "costs.json", json.dumps(costs, indent=2) + "\n")
     result = {
         "config": config.to_json(),
         "data_digest": store.digest,
         "dataset": dataclasses.asdict(evaluation.datasets[0]),
-        "data_source": store.metadata["source"],
+        "data_source": store.metadata.source.to_json(),
         "curve": [{name: line[name] for name in CURVE} for line in lines if "validation_loss" in line],
         "targets": [
             {
@@ -195,7 +196,7 @@ def execute(directory: Path) -> None:
         ],
         "random_scores": evaluation.random.scores.tolist(),
     }
-    write_whole(path, json.dumps(result, indent=2) + "\n")
+    atomic_write(path, json.dumps(result, indent=2) + "\n")
 
 
 def _evaluate(training: Path, config: RunConfig) -> tuple[Evaluation, float]:
@@ -261,7 +262,7 @@ def main(directory: tyro.conf.Positional[Path]) -> None:
         directory: Of the run, with its experiment.json.
     """
     _end_with_parent()
-    with held(directory, "doing the run in"):
+    with exclusive_lock(directory, "doing the run in"):
         execute(directory)
 
 

@@ -7,29 +7,23 @@ or ``failure.json`` with the reason), so that a sweep that was killed goes on wh
 from __future__ import annotations
 
 import json
-import logging
-import os
-import platform
 import re
 import signal
-import socket
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import torch
-from tqdm import tqdm
 
+from atari_dt.config import describe_differences
+from atari_dt.experiments.launchers import LocalLauncher, RayLauncher
 from atari_dt.experiments.run import RunConfig, read_config
 from replay_data import InputError
-from replay_data.files import held, write_whole
-from replay_data.parallel import available_cores
+from replay_data.progress import ProgressBar
+from replay_data.storage.atomic import atomic_write
+from replay_data.storage.locks import exclusive_lock
+from replay_data.storage.processes import available_cores
 
 COMMANDS = "commands.txt"
 """Of a sweep's directory: the commands that did its runs, a line for each."""
@@ -75,7 +69,7 @@ def run_sweep(
     if jobs < 1:
         raise InputError(f"jobs must be at least 1, not {jobs}")
     out.mkdir(parents=True, exist_ok=True)
-    with held(out, "doing the sweep in"):
+    with exclusive_lock(out, "doing the sweep in"):
         for name, config in runs.items():
             _check_same(out / name, config)
         waiting = [
@@ -92,22 +86,22 @@ def run_sweep(
             for name, config in runs.items():
                 if not (out / name / "experiment.json").exists():
                     (out / name).mkdir(exist_ok=True)
-                    write_whole(out / name / "experiment.json", json.dumps(config.to_json(), indent=2) + "\n")
+                    atomic_write(out / name / "experiment.json", json.dumps(config.to_json(), indent=2) + "\n")
             for name in waiting:
                 (out / name / "failure.json").unlink(missing_ok=True)
             _do(waiting, runs, out, place, jobs, show_progress)
     return {name: reason for name in runs if (reason := read_failure(out / name)) is not None}
 
 
-def _place(ray_address: str | None) -> _Here | _Cluster:
-    return _Here() if ray_address is None else _Cluster(ray_address)
+def _place(ray_address: str | None) -> LocalLauncher | RayLauncher:
+    return LocalLauncher() if ray_address is None else RayLauncher(ray_address)
 
 
 def _note(command: str, path: Path) -> None:
     """Add a line to a file, if it is not there yet."""
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     if command not in lines:
-        write_whole(path, "\n".join([*lines, command]) + "\n")
+        atomic_write(path, "\n".join([*lines, command]) + "\n")
 
 
 def read_failure(directory: Path) -> str | None:
@@ -132,10 +126,9 @@ def _check_same(directory: Path, config: RunConfig) -> None:
     if not (directory / "experiment.json").exists():
         return
     there, now = read_config(directory).flat(), config.flat()
-    fields = [f"{name} ({there[name]} there, {now[name]} now)" for name in now if there[name] != now[name]]
-    if fields:
+    if differences := describe_differences(there, now):
         raise InputError(
-            f"{directory} was begun with other settings: {', '.join(fields)}; go on with those, or choose another --out"
+            f"{directory} was begun with other settings: {differences}; go on with those, or choose another --out"
         )
 
 
@@ -143,7 +136,7 @@ def _do(
     names: Sequence[str],
     runs: Mapping[str, RunConfig],
     out: Path,
-    place: _Here | _Cluster,
+    place: LocalLauncher | RayLauncher,
     jobs: int,
     show_progress: bool,
 ) -> None:
@@ -152,7 +145,7 @@ def _do(
         (out / name / "log.txt").unlink(missing_ok=True)  # until it has begun
     with (
         ThreadPoolExecutor(jobs) as pool,
-        tqdm(total=len(names), unit="run", desc="runs", disable=not show_progress) as bar,
+        ProgressBar(total=len(names), unit="run", desc="runs", disable=not show_progress) as bar,
     ):
         try:
             pending = {pool.submit(_do_one, place, out.resolve() / name, runs[name]): name for name in names}
@@ -175,7 +168,7 @@ def _do(
             raise
 
 
-def _do_one(place: _Here | _Cluster, directory: Path, config: RunConfig) -> None:
+def _do_one(place: LocalLauncher | RayLauncher, directory: Path, config: RunConfig) -> None:
     """Do a run; if it fails, write why into its directory.
 
     Raises:
@@ -188,7 +181,7 @@ def _do_one(place: _Here | _Cluster, directory: Path, config: RunConfig) -> None
         raise KeyboardInterrupt
     if isinstance(outcome, int):
         outcome = _reason((directory / "log.txt").read_text(errors="replace"), outcome)
-    write_whole(directory / "failure.json", json.dumps({"reason": outcome}, indent=2) + "\n")
+    atomic_write(directory / "failure.json", json.dumps({"reason": outcome}, indent=2) + "\n")
 
 
 def _progress(directory: Path) -> str:
@@ -198,138 +191,6 @@ def _progress(directory: Path) -> str:
         return f"{directory.name} at update {json.loads(line)['update']}"
     except (OSError, ValueError, KeyError):
         return directory.name
-
-
-def _start(directory: Path, threads: int) -> subprocess.Popen[bytes]:
-    """Begin a run in a process of its own, which ends when this one does, and which Ctrl-C does not reach."""
-    with (directory / "log.txt").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "atari_dt.experiments.run", str(directory)],
-            stdin=subprocess.PIPE,  # whose end is the sign that this process has ended
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-            start_new_session=True,
-        )
-
-
-class _Here:
-    """This machine."""
-
-    def __init__(self) -> None:
-        self._lock, self._stopped = threading.Lock(), False
-        self._running: set[subprocess.Popen[bytes]] = set()
-
-    def check(self, config: RunConfig) -> None:
-        """Any run can be done here."""
-
-    def do(self, directory: Path, config: RunConfig) -> int | str | None:
-        """Do a run; return the exit status of its process, or None if all were asked to end."""
-        with self._lock:
-            if self._stopped:
-                return None
-            process = _start(directory, config.threads)
-            self._running.add(process)
-        with process:
-            status = process.wait()
-        with self._lock:
-            self._running.remove(process)
-            return None if self._stopped else status
-
-    def stop(self) -> None:
-        """Ask all to end; those that train leave a checkpoint."""
-        with self._lock:
-            self._stopped = True
-            for process in self._running:
-                process.terminate()
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-class _Cluster:
-    """A Ray cluster."""
-
-    def __init__(self, address: str) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise InputError('Ray is not installed; pip install "atari-dt[cluster]", on every node') from error
-        try:
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            if port.isdecimal():  # Ray itself would wait for long
-                socket.create_connection((host, int(port)), timeout=10).close()
-            handler = signal.getsignal(signal.SIGTERM)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-            signal.signal(signal.SIGTERM, handler)  # Ray's own would end this process on the spot
-        except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"no Ray cluster answers at {address}; begin one with: ray start --head --port=6379"
-            ) from error
-        self._ray, self._lock, self._stopped = ray, threading.Lock(), False
-        self._nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        self._running: set[Any] = set()
-
-    def _needs(self, config: RunConfig) -> dict[str, int]:
-        """CPUs and GPUs of a run."""
-        device = config.training.device
-        any_gpu = any(node.get("GPU", 0) for node in self._nodes)
-        return {"CPU": config.threads, "GPU": int(device.startswith("cuda") or (device == "auto" and any_gpu))}
-
-    def check(self, config: RunConfig) -> None:
-        """Raise InputError if no node has what a run needs; Ray would wait for one for ever."""
-        needs = self._needs(config)
-        if not any(all(node.get(kind, 0) >= number for kind, number in needs.items()) for node in self._nodes):
-            wanted = " and ".join(f"{number} {kind}" for kind, number in needs.items() if number)
-            raise InputError(
-                f"no node of the Ray cluster has the {wanted} that a run needs; see --threads and --device"
-            )
-
-    def do(self, directory: Path, config: RunConfig) -> int | str | None:
-        """Do a run on a node; return the exit status of its process, or what went wrong with the node, or None if all
-        were asked to end."""
-        needs = self._needs(config)
-        with self._lock:
-            if self._stopped:
-                return None
-            task = self._ray.remote(_run_on_node).options(num_cpus=needs["CPU"], num_gpus=needs["GPU"])
-            running = task.remote(directory, config.threads)
-            self._running.add(running)
-        try:
-            outcome: int | str = self._ray.get(running)
-        except self._ray.exceptions.RayError as error:
-            outcome = f"Ray: {type(error).__name__}: {str(error).strip().splitlines()[-1]}"
-        with self._lock:
-            self._running.remove(running)
-            return None if self._stopped else outcome
-
-    def stop(self) -> None:
-        """Ask all to end; those that train leave a checkpoint."""
-        with self._lock:
-            self._stopped = True
-            for running in self._running:
-                self._ray.cancel(running)
-
-    def close(self) -> None:
-        """Leave the cluster."""
-        self._ray.shutdown()
-
-
-def _run_on_node(directory: Path, threads: int) -> int:
-    """In a worker of a Ray cluster: do a run; return its process's exit status."""
-    if not directory.is_dir():
-        raise InputError(f"{directory} is not there on node {platform.node()}; all nodes must see it")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray cancels with it; a node in the background ignores it
-    process = _start(directory, threads)
-    with process:
-        try:
-            while process.poll() is None:
-                time.sleep(0.5)  # Ray cancels between two lines of Python, never within a wait
-            return process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
 
 
 def _reason(log: str, status: int) -> str:

@@ -1,6 +1,6 @@
 """Attention from the state token that an action is read at to every return, state and action token of its context.
 
-Tokens are the model's own: (return-to-go, state, action) of each step, or (state, action) in behaviour cloning.
+Tokens are the model's own: (return-to-go, state, action) of each step, or (state, action) in behavior cloning.
 Contexts of fewer than K steps are left-aligned, so the acting token's place says how many steps there are.
 """
 
@@ -19,14 +19,14 @@ from atari_dt.config import Conditioning
 Floats = npt.NDArray[np.float32]
 
 
-def token_kinds(conditioning: Conditioning) -> tuple[str, ...]:
+def token_types(conditioning: Conditioning) -> tuple[str, ...]:
     """Name the tokens of a step, in their order."""
     return ("return", "state", "action") if conditioning == "return" else ("state", "action")
 
 
-def acting_places(num_steps: Tensor, conditioning: Conditioning) -> Tensor:
+def query_positions(num_steps: Tensor, conditioning: Conditioning) -> Tensor:
     """Places of the acting state tokens, int64 ``[B]``, in contexts of ``num_steps`` steps, int64 ``[B]``."""
-    kinds = token_kinds(conditioning)
+    kinds = token_types(conditioning)
     return len(kinds) * (num_steps - 1) + kinds.index("state")
 
 
@@ -35,7 +35,7 @@ def attention_from(attentions: Sequence[Tensor], places: Tensor) -> Tensor:
 
     Args:
         attentions: for each layer ``[B, heads, T, T]``, as the model returns them.
-        places: int64 ``[B]``, the tokens'; `acting_places` of the acting ones.
+        places: int64 ``[B]``, the tokens'; `query_positions` of the acting ones.
 
     Returns:
         ``[B, layers, heads, T]``; each row sums to 1, and is 0 behind the token.
@@ -64,13 +64,13 @@ def attention_rollout(attentions: Sequence[Tensor], places: Tensor) -> Tensor:
     return row
 
 
-def by_step_and_kind(weights: Floats, conditioning: Conditioning) -> Floats:
+def by_step_and_token_type(weights: Floats, conditioning: Conditioning) -> Floats:
     """Group the weights of the tokens of K steps, ``[..., T]``, by step and kind; the last action may be missing.
 
     Returns:
-        ``[..., K, kinds]``, kinds as in `token_kinds`; an action that is missing has weight 0.
+        ``[..., K, kinds]``, kinds as in `token_types`; an action that is missing has weight 0.
     """
-    kinds = len(token_kinds(conditioning))
+    kinds = len(token_types(conditioning))
     missing = -weights.shape[-1] % kinds
     padded = np.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, missing)])
     return padded.reshape(*weights.shape[:-1], -1, kinds)
@@ -110,7 +110,7 @@ def attention_by_distance(weights: Floats) -> AttentionByDistance:
     """Average the attention of acting tokens by distance.
 
     Args:
-        weights: ``[N, layers, heads, K, kinds]``, of N full contexts (see `by_step_and_kind`). Shorter contexts do not
+        weights: ``[N, layers, heads, K, kinds]``, of N full contexts (see `by_step_and_token_type`). Shorter contexts do not
             belong here: their weights have fewer steps to go to.
 
     Raises:

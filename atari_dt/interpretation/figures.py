@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import matplotlib as mpl
@@ -13,26 +11,30 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from atari_dt.config import Conditioning
-from atari_dt.experiments.report import png
-from atari_dt.experiments.video import Pixels
-from atari_dt.interpretation.attention import AttentionByDistance, token_kinds
-from atari_dt.interpretation.recording import RecordedEpisode, Recording, number
+from atari_dt.interpretation.attention import AttentionByDistance, token_types
+from atari_dt.interpretation.episode_trace import EpisodeTrace, TracedEvaluation, format_number
+from atari_dt.rendering.canvas import FAINT_COLOR, LINE_COLOR, PAGE_COLOR, Canvas
+from atari_dt.rendering.figures import to_png
+from atari_dt.rendering.video import Pixels
 
 Floats = npt.NDArray[np.float32]
 
-COLOURS = {"return": "#e08a00", "state": "#3b82f6", "action": "#16a34a"}
+COLORS = {"return": "#e08a00", "state": "#3b82f6", "action": "#16a34a"}
+
 FOR, AGAINST = "#ff2d75", "#00b8d9"
-_PAGE, _TEXT, _FAINT, _LINE = "#ffffff", "#1b1f26", "#5d6675", "#d9dee6"
+
 _SIDE, _GAP, _BARS, _LABEL = 84, 8, 60, 16  # of a cell of the strip, in pixels
+
 _COLUMNS = 13  # of the strip, at most
+
 _KEY = 44  # height of the two lines beneath it
 
 
 @dataclass(frozen=True)
-class Moment:
+class StepView:
     """One step of an episode, and what is to be shown of it.
 
     Attributes:
@@ -44,8 +46,8 @@ class Moment:
         saliency: ``[K + 3, cells, cells]``, of the frames of its context.
     """
 
-    recording: Recording
-    episode: RecordedEpisode
+    recording: TracedEvaluation
+    episode: EpisodeTrace
     step: int
     weights: Floats
     what: str
@@ -54,7 +56,7 @@ class Moment:
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds of token."""
-        return token_kinds(self.recording.model.config.conditioning)
+        return token_types(self.recording.model.config.conditioning)
 
     @property
     def probabilities(self) -> npt.NDArray[np.float64]:
@@ -67,14 +69,14 @@ class Moment:
         return self.recording.dataset.action_meanings[self.episode.actions[self.step]]
 
 
-def step_figure(moment: Moment, stacks: dict[str, Floats]) -> Image.Image:
+def step_figure(moment: StepView, stacks: dict[str, Floats]) -> Image.Image:
     """Draw one step: the strip of its context, and its newest state.
 
     Args:
         moment: the step.
         stacks: by name, maps of the newest state's four frames, each ``[4, cells, cells]``.
     """
-    pen = _Pen(scale=2)
+    pen = Canvas(scale=2)
     strip_height, width = _strip_size(len(moment.weights))
     width = max(width, len(stacks) * (4 * (_SIDE + _GAP) + 3 * _GAP))
     y = 66 + strip_height + _KEY
@@ -83,16 +85,16 @@ def step_figure(moment: Moment, stacks: dict[str, Floats]) -> Image.Image:
     _draw_moment(pen, _GAP, moment)
     for i, (name, maps) in enumerate(stacks.items()):
         x = _GAP + i * (4 * (_SIDE + _GAP) + 3 * _GAP)
-        pen.text(x, y, f"the newest state's four frames, {name}", 11, _FAINT)
+        pen.text(x, y, f"the newest state's four frames, {name}", 11, FAINT_COLOR)
         for frame in range(4):
-            picture = overlaid(moment.episode.states[moment.step, frame], maps[frame], np.abs(maps).max())
+            picture = overlay(moment.episode.states[moment.step, frame], maps[frame], np.abs(maps).max())
             pen.picture(x + frame * (_SIDE + _GAP), y + 20, picture)
     return pen.image
 
 
-def video_frame(moment: Moment) -> Pixels:
+def video_frame(moment: StepView) -> Pixels:
     """Draw the game beside the strip of a step, uint8 ``[height, width, 3]``, both even."""
-    pen = _Pen(scale=1)
+    pen = Canvas(scale=1)
     episode, step = moment.episode, moment.step
     screen = episode.palette[episode.screens[step]].repeat(2, axis=0).repeat(2, axis=1)
     screen_height, screen_width = screen.shape[:2]
@@ -101,7 +103,7 @@ def video_frame(moment: Moment) -> Pixels:
     left, y = screen_width + 3 * _GAP, 66 + strip_height + _KEY
     pen.start(left + strip_width + _GAP, max(screen_height + 40, y + 18 * len(actions) + _GAP))
     pen.image.paste(Image.fromarray(screen), (_GAP, _GAP))
-    pen.text(_GAP, screen_height + 2 * _GAP, f"score {number(float(episode.scores[step]))}", 14, bold=True)
+    pen.text(_GAP, screen_height + 2 * _GAP, f"score {format_number(float(episode.scores[step]))}", 14, bold=True)
     pen.text(_GAP + screen_width, screen_height + 2 * _GAP, f"step {step}", 14, anchor="ra")
     pen.text(left, 6, f"{moment.recording.game.name}: what the model attends to", 16, bold=True)
     _draw_moment(pen, left, moment)
@@ -109,7 +111,7 @@ def video_frame(moment: Moment) -> Pixels:
     for action, (name, probability) in enumerate(zip(actions, moment.probabilities, strict=True)):
         line = y + 18 * action
         pen.text(left, line, name, 11, bold=name == moment.action)
-        pen.bar(start, line + 1, start + 240 * probability, line + 13, COLOURS["state"])
+        pen.bar(start, line + 1, start + 240 * probability, line + 13, COLORS["state"])
         pen.text(start + 240 + _GAP, line, f"{probability:.0%}", 11)
     return np.asarray(pen.image)
 
@@ -123,19 +125,19 @@ def distance_figure(distance: AttentionByDistance, title: str) -> bytes:
     back = np.arange(steps)
     tokens = kinds * steps - 1
     even = distance.even.sum(-1)
-    colours = mpl.colormaps["viridis"](np.linspace(0, 0.85, layers))
+    colors = mpl.colormaps["viridis"](np.linspace(0, 0.85, layers))
     left.plot(back, even, color="0.5", linestyle=":", label="all tokens alike")
     for layer in range(layers):
-        left.plot(back, by_step[layer].T, color=colours[layer], linewidth=0.6, alpha=0.35)
+        left.plot(back, by_step[layer].T, color=colors[layer], linewidth=0.6, alpha=0.35)
         label = f"layer {layer + 1}: entropy {distance.entropy[layer].mean():.2f} nats"
         left.plot(
-            back, by_step[layer].mean(0), color=colours[layer], linewidth=2.2, marker="o", markersize=3, label=label
+            back, by_step[layer].mean(0), color=colors[layer], linewidth=2.2, marker="o", markersize=3, label=label
         )
         right.plot(
             distance.mean_distance[layer],
             distance.entropy[layer],
             "o",
-            color=colours[layer],
+            color=colors[layer],
             label=f"layer {layer + 1}",
         )
     left.set(xlabel="steps before the acting one", ylabel="mean attention to a step", title=title)
@@ -151,13 +153,13 @@ def distance_figure(distance: AttentionByDistance, title: str) -> bytes:
     right.legend(fontsize=8, ncols=2, loc="upper left")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    return png(figure)
+    return to_png(figure)
 
 
 def heads_figure(attention: Floats, conditioning: Conditioning, title: str) -> bytes:
     """Draw the attention of every layer and head at one step, ``[layers, heads, steps, kinds]``; return a PNG file."""
     layers, heads, steps, _ = attention.shape
-    kinds = token_kinds(conditioning)
+    kinds = token_types(conditioning)
     figure = Figure(figsize=(2 + 1.5 * heads, 1.2 + 1.0 * layers), layout="constrained")
     figure.suptitle(title, fontsize=11)
     for layer, row in enumerate(figure.subplots(layers, heads, sharex=True, sharey=True, squeeze=False)):
@@ -173,10 +175,10 @@ def heads_figure(attention: Floats, conditioning: Conditioning, title: str) -> b
             axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     figure.supxlabel("steps back", fontsize=9)
     figure.colorbar(image, ax=figure.axes, label="attention", shrink=0.8)
-    return png(figure)
+    return to_png(figure)
 
 
-def overlaid(frame: npt.NDArray[np.uint8], cells: Floats, most: float) -> Pixels:
+def overlay(frame: npt.NDArray[np.uint8], cells: Floats, most: float) -> Pixels:
     """Lay a saliency map ``[cells, cells]`` over a grey frame ``[84, 84]``; the frame shines through where it stays
     below ``most``.
 
@@ -186,14 +188,14 @@ def overlaid(frame: npt.NDArray[np.uint8], cells: Floats, most: float) -> Pixels
     strength = (np.abs(cells) / max(most, 1e-30)).clip(0, 1).astype(np.float32)
     both = np.stack([np.where(cells > 0, strength, 0), np.where(cells < 0, strength, 0)], axis=-1)
     alpha = 0.85 * cv2.resize(both, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR)
-    colours = np.array([_rgb(FOR), _rgb(AGAINST)], dtype=np.float32)
+    colors = np.array([_rgb(FOR), _rgb(AGAINST)], dtype=np.float32)
     left = frame * (1 - alpha[..., 0] - alpha[..., 1])
-    mixed = left[..., None] + alpha @ colours
+    mixed = left[..., None] + alpha @ colors
     return np.rint(mixed).clip(0, 255).astype(np.uint8)
 
 
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+def _rgb(color: str) -> tuple[int, int, int]:
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
 
 def _strip_size(steps: int) -> tuple[int, int]:
@@ -208,30 +210,30 @@ def _grid(steps: int) -> tuple[int, int]:
     return lines, math.ceil((steps + 3) / lines)
 
 
-def _draw_moment(pen: _Pen, left: float, moment: Moment) -> None:
+def _draw_moment(pen: Canvas, left: float, moment: StepView) -> None:
     """Draw, beneath a title, what was asked for and done, the strip, and its key."""
     recording, episode, step = moment.recording, moment.episode, moment.step
     asked = f"target return {recording.target_label(float(recording.targets[recording.played]))}"
     name = recording.name if len(recording.name) <= 40 else f"…{recording.name[-39:]}"
-    pen.text(left, 28, f"{name} · {asked}", 11, _FAINT)
-    to_go = number(float(episode.returns_to_go[step, episode.num_steps[step] - 1]))
+    pen.text(left, 28, f"{name} · {asked}", 11, FAINT_COLOR)
+    to_go = format_number(float(episode.returns_to_go[step, episode.num_steps[step] - 1]))
     still = f" · return-to-go {to_go}" if recording.conditioned else ""
     probability = moment.probabilities[episode.actions[step]]
-    score = number(float(episode.scores[step]))
+    score = format_number(float(episode.scores[step]))
     pen.text(left, 44, f"score {score}{still} · takes {moment.action} ({probability:.0%})", 11)
     _draw_strip(pen, left, 66, moment)
     y = 66 + _strip_size(len(moment.weights))[0]
-    tokens = [(COLOURS[kind], kind) for kind in moment.kinds]
+    tokens = [(COLORS[kind], kind) for kind in moment.kinds]
     pixels = [(FOR, f"pixels for {moment.action}"), (AGAINST, f"pixels against {moment.action}")]
-    for line, parts in enumerate(([*tokens, (_PAGE, f"{moment.what}, in %")], pixels)):
+    for line, parts in enumerate(([*tokens, (PAGE_COLOR, f"{moment.what}, in %")], pixels)):
         x = left
-        for colour, text in parts:
-            pen.bar(x, y + 18 * line + 3, x + 10, y + 18 * line + 13, colour)
+        for color, text in parts:
+            pen.bar(x, y + 18 * line + 3, x + 10, y + 18 * line + 13, color)
             pen.text(x + 14, y + 18 * line, text, 11)
             x += pen.width(text, 11) + 28
 
 
-def _draw_strip(pen: _Pen, left: float, top: float, moment: Moment) -> None:
+def _draw_strip(pen: Canvas, left: float, top: float, moment: StepView) -> None:
     steps, num_steps = len(moment.weights), int(moment.episode.num_steps[moment.step])
     lines, columns = _grid(steps)
     most, most_salient = moment.weights.max(), np.abs(moment.saliency).max()
@@ -240,60 +242,18 @@ def _draw_strip(pen: _Pen, left: float, top: float, moment: Moment) -> None:
         line, column = divmod(lines * columns - 1 - back, columns)  # the newest frame is the last one
         x, y = left + column * (_SIDE + _GAP), top + line * (_SIDE + _BARS + _LABEL + _GAP)
         frame = moment.episode.states[moment.step - back, 3]
-        pen.picture(x, y, overlaid(frame, moment.saliency[num_steps + 2 - back], most_salient))
+        pen.picture(x, y, overlay(frame, moment.saliency[num_steps + 2 - back], most_salient))
         floor = y + _SIDE + _BARS
-        pen.text(x + _SIDE / 2, floor + 3, f"−{back}" if back else "now", 10, _FAINT, anchor="ma")
+        pen.text(x + _SIDE / 2, floor + 3, f"−{back}" if back else "now", 10, FAINT_COLOR, anchor="ma")
         if back >= num_steps:
-            pen.text(x + _SIDE / 2, floor - 8, "in the oldest stacks", 8, _FAINT, anchor="ms")
+            pen.text(x + _SIDE / 2, floor - 8, "in the oldest stacks", 8, FAINT_COLOR, anchor="ms")
             continue
         start = x + (_SIDE - len(moment.kinds) * width) / 2
         for kind, weight in zip(moment.kinds, moment.weights[num_steps - 1 - back], strict=True):
             height = (_BARS - 18) * weight / most
-            pen.bar(start + 1, floor - height, start + width - 1, floor, COLOURS[kind])
+            pen.bar(start + 1, floor - height, start + width - 1, floor, COLORS[kind])
             if weight >= 0.0005:
                 percent = f"{100 * weight:.{1 if weight < 0.0995 else 0}f}"
-                pen.text(start + width / 2, floor - height - 2, percent, 9, _FAINT, anchor="ms")
+                pen.text(start + width / 2, floor - height - 2, percent, 9, FAINT_COLOR, anchor="ms")
             start += width
-        pen.bar(x, floor, x + _SIDE, floor + 1, _LINE)
-
-
-class _Pen:
-    """Draws in units that are ``scale`` pixels large."""
-
-    def __init__(self, scale: int):
-        self._scale = scale
-
-    def start(self, width: float, height: float) -> None:
-        """Begin a picture; both sides even, as video wants them."""
-        size = tuple(2 * math.ceil(side * self._scale / 2) for side in (width, height))
-        self.image = Image.new("RGB", (size[0], size[1]), _PAGE)
-        self._draw = ImageDraw.Draw(self.image)
-
-    def text(
-        self, x: float, y: float, text: str, size: int, colour: str = _TEXT, bold: bool = False, anchor: str = "la"
-    ) -> None:
-        """Write at a place, which is the text's upper left corner unless ``anchor`` says otherwise (see Pillow's)."""
-        place = x * self._scale, y * self._scale
-        self._draw.text(place, text, colour, _font(size * self._scale, bold), anchor)
-
-    def width(self, text: str, size: int) -> float:
-        """How wide a text is."""
-        return _font(size * self._scale, False).getlength(text) / self._scale
-
-    def bar(self, left: float, top: float, right: float, bottom: float, colour: str) -> None:
-        """Fill a rectangle, which is at least a pixel high."""
-        corners = [round(value * self._scale) for value in (left, top, right, bottom)]
-        corners[3] = max(corners[1], corners[3] - 1)
-        self._draw.rectangle((corners[0], corners[1], max(corners[0], corners[2] - 1), corners[3]), colour)
-
-    def picture(self, x: float, y: float, pixels: Pixels) -> None:
-        """Paste a picture, a pixel a unit."""
-        large = pixels.repeat(self._scale, axis=0).repeat(self._scale, axis=1)
-        self.image.paste(Image.fromarray(large), (round(x * self._scale), round(y * self._scale)))
-
-
-@functools.cache
-def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, as it comes with Matplotlib."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / name), size)
+        pen.bar(x, floor, x + _SIDE, floor + 1, LINE_COLOR)

@@ -10,8 +10,8 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from atari_dt.model import DecisionTransformer
-from atari_dt.training import ContextBatch
+from atari_dt.model.decision_transformer import DecisionTransformer
+from atari_dt.training.batches import ContextBatch
 from replay_data import InputError
 
 SIDE = 84

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from atari_dt.experiments.video import STEPS_PER_SECOND
-from atari_dt.interpretation.attention import token_kinds
-from atari_dt.interpretation.recording import RecordedEpisode, Recording
+from atari_dt.interpretation.attention import token_types
+from atari_dt.interpretation.episode_trace import EpisodeTrace, TracedEvaluation
+from atari_dt.rendering.video import STEPS_PER_SECOND
 
 Maps = Mapping[str, npt.NDArray[np.float32]]
 
 _LEVELS = 15  # of saliency, in each direction
 
 
-def viewer_page(recording: Recording, saliency: Sequence[Maps]) -> str:
+def viewer_page(recording: TracedEvaluation, saliency: Sequence[Maps]) -> str:
     """Pack episodes into the page, with everything that it shows.
 
     Attention weights are kept as 8-bit square roots (at most 0.4% off, less where they are small), probabilities in 16
@@ -43,7 +43,7 @@ def viewer_page(recording: Recording, saliency: Sequence[Maps]) -> str:
         "contextLength": config.context_length,
         "layers": config.num_layers,
         "heads": config.num_heads,
-        "kinds": token_kinds(config.conditioning),
+        "kinds": token_types(config.conditioning),
         "conditioned": recording.conditioned,
         "actions": recording.dataset.action_meanings,
         "targets": recording.targets.tolist(),
@@ -64,7 +64,7 @@ def viewer_page(recording: Recording, saliency: Sequence[Maps]) -> str:
     )
 
 
-def _pack(episode: RecordedEpisode, maps: Maps) -> dict[str, Any]:
+def _pack(episode: EpisodeTrace, maps: Maps) -> dict[str, Any]:
     everything = np.arange(len(episode))
     newest = episode.returns_to_go[everything, episode.num_steps - 1]
     return {

@@ -9,30 +9,34 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from atari_dt.config import ModelConfig
-from atari_dt.devices import enough_memory
-from atari_dt.experiments.report import aligned, check_new
-from atari_dt.experiments.video import write_video
-from atari_dt.interpretation.attention import AttentionByDistance, attention_by_distance, token_kinds
-from atari_dt.interpretation.figures import Moment, distance_figure, heads_figure, step_figure, video_frame
-from atari_dt.interpretation.recording import RecordedEpisode, Recording, record
+from atari_dt.hardware import translate_out_of_memory
+from atari_dt.interpretation.attention import AttentionByDistance, attention_by_distance, token_types
+from atari_dt.interpretation.episode_trace import EpisodeTrace, TracedEvaluation, trace_episodes
+from atari_dt.interpretation.figures import StepView, distance_figure, heads_figure, step_figure, video_frame
 from atari_dt.interpretation.saliency import by_cell, by_frame, check_patch, gradient_times_input, occlusion
 from atari_dt.interpretation.viewer import viewer_page
-from atari_dt.model import DecisionTransformer, latest_checkpoint
+from atari_dt.model.decision_transformer import DecisionTransformer
+from atari_dt.model.pretrained import latest_checkpoint
+from atari_dt.rendering.tables import align_columns
+from atari_dt.rendering.video import write_video
 from replay_data import InputError
-from replay_data.files import whole_directory
+from replay_data.progress import ProgressBar
+from replay_data.storage.atomic import atomic_directory
+from replay_data.storage.paths import check_new_directory
 
 Floats = npt.NDArray[np.float32]
 
 GRADIENT, OCCLUSION = "gradient × input", "occlusion"
+
 _CELLS = 14  # along a side, of 6 pixels each
+
 _BATCH = 16  # contexts whose gradients are computed together
 
 
 @dataclass(frozen=True)
-class Shown:
+class VisualizationConfig:
     """Which of what was recorded the pictures show.
 
     Attributes:
@@ -71,7 +75,7 @@ class Shown:
             if _is_number(chosen) and int(chosen) > most:
                 raise InputError(f"{name} {chosen} is none of the model's {most}; they are numbered from 1")
 
-    def weights(self, episode: RecordedEpisode) -> tuple[Floats, str]:
+    def weights(self, episode: EpisodeTrace) -> tuple[Floats, str]:
         """The weights to be shown of each step of an episode, ``[T, K, kinds]``, and their name."""
         if self.layer == "rollout":
             return episode.rollout, "attention rollout"
@@ -83,28 +87,28 @@ class Shown:
         return layer[:, int(self.head) - 1], f"attention of layer {self.layer}, head {self.head}"
 
 
-def play_and_visualize(run_directory: Path, out: Path, shown: Shown, **conditions: Any) -> str:
+def play_and_visualize(run_directory: Path, out: Path, shown: VisualizationConfig, **conditions: Any) -> str:
     """Let a trained model play, and write what it attended to.
 
     Args:
         run_directory: what scripts/train.py wrote, or one of its checkpoints.
         out: as in `visualize`.
         shown: likewise.
-        conditions: options of `record`.
+        conditions: options of `trace_episodes`.
 
     Returns:
         A table of where the layers look, as text.
 
     Raises:
-        InputError: as `record` and `visualize` do; what can be refused before playing is.
+        InputError: as `trace_episodes` and `visualize` do; what can be refused before playing is.
         OSError: if something cannot be written.
     """
-    check_new(out)
+    check_new_directory(out)
     shown.check(DecisionTransformer.from_pretrained(latest_checkpoint(run_directory)).config)
-    return visualize(out, record(run_directory, **conditions), shown)
+    return visualize(out, trace_episodes(run_directory, **conditions), shown)
 
 
-def visualize(out: Path, recording: Recording, shown: Shown, show_progress: bool = True) -> str:
+def visualize(out: Path, recording: TracedEvaluation, shown: VisualizationConfig, show_progress: bool = True) -> str:
     """Write a directory of what a model attends to, whole or not at all.
 
     ``attention.png`` shows one step, ``attention.mp4`` the best episode, ``attention_distance.png`` how far back each
@@ -134,9 +138,9 @@ def visualize(out: Path, recording: Recording, shown: Shown, show_progress: bool
     weights, what = shown.weights(episode)
     distance = _distance(recording)
     saliency = [_saliency(recording, each, shown, show_progress) for each in recording.episodes]
-    with whole_directory(out) as directory:
+    with atomic_directory(out) as directory:
         gradients = saliency[best][GRADIENT]
-        moments = [Moment(recording, episode, t, weights[t], what, gradients[t]) for t in range(len(episode))]
+        moments = [StepView(recording, episode, t, weights[t], what, gradients[t]) for t in range(len(episode))]
         step_figure(moments[step], _of_newest(recording, episode, step, shown.patch)).save(directory / "attention.png")
         title = f"{game}, {recording.name}, {distance.contexts:,} contexts"
         (directory / "attention_distance.png").write_bytes(distance_figure(distance, title))
@@ -145,7 +149,7 @@ def visualize(out: Path, recording: Recording, shown: Shown, show_progress: bool
             heads = heads_figure(episode.attention[step, :, :, : episode.num_steps[step]], config.conditioning, title)
             (directory / "attention_heads.png").write_bytes(heads)
         if shown.video:
-            bar = tqdm(moments, unit="step", desc="drawing the video", leave=False, disable=not show_progress)
+            bar = ProgressBar(moments, unit="step", desc="drawing the video", leave=False, disable=not show_progress)
             write_video(directory / "attention.mp4", map(video_frame, bar))
         numbers = _numbers(recording, distance, saliency)
         (directory / "attention.json").write_text(json.dumps(numbers, indent=2, allow_nan=False) + "\n")
@@ -157,12 +161,12 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and int(text) > 0
 
 
-def _full(recording: Recording) -> list[npt.NDArray[np.bool_]]:
+def _full(recording: TracedEvaluation) -> list[npt.NDArray[np.bool_]]:
     """Of each episode, which steps have a context of K steps."""
     return [episode.num_steps == recording.model.config.context_length for episode in recording.episodes]
 
 
-def _distance(recording: Recording) -> AttentionByDistance:
+def _distance(recording: TracedEvaluation) -> AttentionByDistance:
     """How far back the heads look, over all full contexts."""
     full = _full(recording)
     if not any(each.any() for each in full):
@@ -174,14 +178,16 @@ def _distance(recording: Recording) -> AttentionByDistance:
     return attention_by_distance(np.concatenate(parts))
 
 
-def _saliency(recording: Recording, episode: RecordedEpisode, shown: Shown, show_progress: bool) -> dict[str, Floats]:
+def _saliency(
+    recording: TracedEvaluation, episode: EpisodeTrace, shown: VisualizationConfig, show_progress: bool
+) -> dict[str, Floats]:
     """Maps of every step by name, float32 ``[T, K + 3, cells, cells]``."""
     model = recording.model
     device = next(model.parameters()).device
     parts: dict[str, list[Floats]] = {GRADIENT: [], **({OCCLUSION: []} if shown.occlusion else {})}
     with (
-        tqdm(total=len(episode), unit="step", desc="saliency", leave=False, disable=not show_progress) as bar,
-        enough_memory(device, "--episodes, or use --device cpu"),
+        ProgressBar(total=len(episode), unit="step", desc="saliency", leave=False, disable=not show_progress) as bar,
+        translate_out_of_memory(device, "--episodes, or use --device cpu"),
     ):
         for steps in np.array_split(np.arange(len(episode)), -(-len(episode) // _BATCH)):
             batch = episode.batch(steps, device)
@@ -192,7 +198,7 @@ def _saliency(recording: Recording, episode: RecordedEpisode, shown: Shown, show
     return {name: np.concatenate(maps) for name, maps in parts.items()}
 
 
-def _of_newest(recording: Recording, episode: RecordedEpisode, step: int, patch: int) -> dict[str, Floats]:
+def _of_newest(recording: TracedEvaluation, episode: EpisodeTrace, step: int, patch: int) -> dict[str, Floats]:
     """Both kinds of saliency of a step's newest state, each ``[4, cells, cells]``."""
     batch = episode.batch(np.array([step]), next(recording.model.parameters()).device)
     newest = int(episode.num_steps[step]) - 1
@@ -202,7 +208,9 @@ def _of_newest(recording: Recording, episode: RecordedEpisode, step: int, patch:
     return {name: maps[0, newest].cpu().numpy() for name, maps in zip(names, (gradient, occluded), strict=True)}
 
 
-def _numbers(recording: Recording, distance: AttentionByDistance, saliency: list[dict[str, Floats]]) -> dict[str, Any]:
+def _numbers(
+    recording: TracedEvaluation, distance: AttentionByDistance, saliency: list[dict[str, Floats]]
+) -> dict[str, Any]:
     """What attention.json holds: attention in shares of 1, entropy in nats, distances in steps."""
     full = _full(recording)
     by_frame = [np.abs(maps[GRADIENT][each]).sum((2, 3)) for maps, each in zip(saliency, full, strict=True)]
@@ -218,7 +226,7 @@ def _numbers(recording: Recording, distance: AttentionByDistance, saliency: list
         "steps": [len(episode) for episode in recording.episodes],
         "contexts": distance.contexts,
         "context_length": config.context_length,
-        "kinds": token_kinds(config.conditioning),
+        "kinds": token_types(config.conditioning),
         "attention_by_layer_head_distance_kind": distance.weights.tolist(),
         "entropy_by_layer_head": distance.entropy.tolist(),
         "mean_distance_by_layer_head": distance.mean_distance.tolist(),
@@ -228,7 +236,7 @@ def _numbers(recording: Recording, distance: AttentionByDistance, saliency: list
     }
 
 
-def _table(recording: Recording, distance: AttentionByDistance, numbers: dict[str, Any]) -> str:
+def _table(recording: TracedEvaluation, distance: AttentionByDistance, numbers: dict[str, Any]) -> str:
     """A line for each layer, the mean of its heads, and one for all tokens alike."""
     layers, _, steps, kinds = distance.weights.shape
     rows = [["", "entropy", "mean distance", "newest step", *numbers["kinds"]]]
@@ -240,7 +248,7 @@ def _table(recording: Recording, distance: AttentionByDistance, numbers: dict[st
         back = weights.sum(1) @ np.arange(steps)
         shares = [f"{share:.1%}" for share in (weights[0].sum(), *weights.sum(0))]
         rows.append([name, f"{entropy:.2f} nats", f"{back:.1f} steps", *shares])
-    text = f"""{aligned(rows)}
+    text = f"""{align_columns(rows)}
 
 {sum(numbers["saliency_by_frame_newest_first"][:4]):.1%} of the saliency lies in the newest four frames."""
     if recording.conditioned:

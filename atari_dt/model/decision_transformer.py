@@ -1,11 +1,10 @@
-"""The Decision Transformer for Atari (Chen et al. 2021, section 3), and behaviour cloning as the same model."""
+"""The Decision Transformer for Atari (Chen et al. 2021, section 3), and behavior cloning as the same model."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,15 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atari_dt.config import Conditioning, ModelConfig
-from atari_dt.model.hub import hub_sentences, model_card
+from atari_dt.model.dataset_info import DatasetInfo
+from atari_dt.model.model_card import model_card, translate_hub_errors
 from atari_dt.model.original_checkpoint import read_original_checkpoint
+from atari_dt.model.pretrained import CHECKPOINT_FILES, CHECKPOINT_FORMAT
 from atari_dt.model.state_encoder import StateEncoder
 from atari_dt.model.transformer import Dropout, Transformer, init_weights
-from replay_data import InputError, TrajectoryStore
-from replay_data.files import whole_directory
-
-CHECKPOINT_FORMAT = 1
-_FILES = ("config.json", "model.safetensors")
+from replay_data import InputError
+from replay_data.storage.atomic import atomic_directory
 
 
 class DecisionTransformerOutput(NamedTuple):
@@ -43,53 +41,6 @@ class DecisionTransformerOutput(NamedTuple):
     action_logits: Tensor
     hidden_states: tuple[Tensor, ...] | None
     attentions: tuple[Tensor, ...] | None
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What a checkpoint remembers of the data that it was trained on: enough to condition it and to play.
-
-    Attributes:
-        game: such as ``"Breakout"``.
-        action_meanings: name of each action index.
-        reward_clipping: whether returns are sums of rewards clipped to [-1, 1].
-        sticky_actions: as the data was played; None where it is not known.
-        max_return, mean_return: of the episodes, in the dataset's reward units. Where only a checkpoint of the original
-            code is there, the mean and what follows is None, and the largest may be.
-        steps, episodes: size.
-        max_score, mean_score: returns in the game's own points; None where the data has no raw rewards.
-        digest: SHA-256 of the store's arrays.
-    """
-
-    game: str
-    action_meanings: tuple[str, ...]
-    reward_clipping: bool
-    sticky_actions: float | None
-    max_return: float | None
-    mean_return: float | None = None
-    steps: int | None = None
-    episodes: int | None = None
-    max_score: float | None = None
-    mean_score: float | None = None
-    digest: str | None = None
-
-    @classmethod
-    def of(cls, store: TrajectoryStore) -> DatasetInfo:
-        """Describe a store."""
-        metadata = store.metadata
-        return cls(
-            game=store.game,
-            action_meanings=tuple(metadata["action_meanings"]),
-            reward_clipping=metadata["reward_clipping"],
-            sticky_actions=metadata["sticky_actions"],
-            steps=len(store),
-            episodes=store.num_episodes,
-            max_return=metadata["max_return"],
-            mean_return=metadata["mean_return"],
-            max_score=metadata.get("max_score"),
-            mean_score=metadata.get("mean_score"),
-            digest=store.digest,
-        )
 
 
 class DecisionTransformer(nn.Module, ModelHubMixin):
@@ -147,7 +98,7 @@ class DecisionTransformer(nn.Module, ModelHubMixin):
         Args:
             states: uint8 ``[B, K, 4, 84, 84]``, oldest frame first.
             actions: int64 ``[B, K]``, or ``[B, K - 1]`` when the last one is still to be chosen.
-            returns_to_go: float ``[B, K]``, in the dataset's reward units; not read by behaviour cloning.
+            returns_to_go: float ``[B, K]``, in the dataset's reward units; not read by behavior cloning.
             timesteps: int64 ``[B, K]``; ``config.timestep_encoding`` says which are embedded.
             attention_mask: bool ``[B, K]``, true where there is a step; all by default.
             targets: int64 ``[B, K]``, the actions to be predicted.
@@ -238,7 +189,7 @@ class DecisionTransformer(nn.Module, ModelHubMixin):
             raise InputError(f"{save_directory} exists already; choose another directory, or delete it")
         repo_id = hub.pop("repo_id", save_directory.name)
         card = {"repo_id": repo_id, **(hub.pop("model_card_kwargs", None) or {})}
-        with whole_directory(save_directory) as directory:
+        with atomic_directory(save_directory) as directory:
             return super().save_pretrained(directory, repo_id=repo_id, model_card_kwargs=card, **hub)
 
     def push_to_hub(self, repo_id: str, **hub: Any) -> str:
@@ -252,7 +203,7 @@ class DecisionTransformer(nn.Module, ModelHubMixin):
             InputError: if it cannot be uploaded.
         """
         card = {"repo_id": repo_id, **(hub.pop("model_card_kwargs", None) or {})}
-        with hub_sentences(repo_id, "written to"):
+        with translate_hub_errors(repo_id, "written to"):
             return str(super().push_to_hub(repo_id, model_card_kwargs=card, **hub))
 
     def generate_model_card(self, *args: Any, repo_id: str, **kwargs: Any) -> ModelCard:
@@ -290,11 +241,11 @@ class DecisionTransformer(nn.Module, ModelHubMixin):
         """
         path = pretrained_model_name_or_path
         if Path(path).is_dir() or not isinstance(path, str):
-            if any(not (Path(path) / name).is_file() for name in _FILES):
+            if any(not (Path(path) / name).is_file() for name in CHECKPOINT_FILES):
                 raise InputError(f"{path} is not a checkpoint (it needs config.json and model.safetensors)")
             return cls._read(Path(path))
-        with hub_sentences(path, "read from this machine or"):
-            return cls._read(Path(snapshot_download(path, allow_patterns=list(_FILES), **hub)))
+        with translate_hub_errors(path, "read from this machine or"):
+            return cls._read(Path(snapshot_download(path, allow_patterns=list(CHECKPOINT_FILES), **hub)))
 
     @classmethod
     def _read(cls, path: Path) -> DecisionTransformer:
@@ -336,21 +287,3 @@ class DecisionTransformer(nn.Module, ModelHubMixin):
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"the shapes in {path} do not fit each other ({reason})") from error
         return model.eval()
-
-
-def latest_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """Find the checkpoint to use: ``path`` itself, or the newest one of the run in ``path``.
-
-    Raises:
-        InputError: if there is none.
-    """
-    path = Path(path)
-    if (path / "model.safetensors").is_file():
-        return path
-    checkpoints = sorted(path.glob("checkpoints/update-*/model.safetensors"))
-    if not checkpoints:
-        raise InputError(
-            f"no run with a checkpoint at {path} (there is no {path / 'checkpoints'}/update-…); "
-            "give the directory that scripts/train.py made, or make one"
-        )
-    return checkpoints[-1].parent

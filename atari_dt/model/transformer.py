@@ -1,4 +1,4 @@
-"""A causal transformer: pre-norm blocks as in GPT-2, with the initialisation of minGPT that the paper uses."""
+"""A causal transformer: pre-norm blocks as in GPT-2, with the initialization of minGPT that the paper uses."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Transformer(nn.Module):
         """Transform tokens ``[B, T, D]``; the last block computes only what those at ``read``, R of them, become.
 
         Returns:
-            ``(tokens, hidden_states, attentions)``: normalised tokens ``[B, R, D]``; the input of every block and the
+            ``(tokens, hidden_states, attentions)``: normalized tokens ``[B, R, D]``; the input of every block and the
             output of the last, ``num_layers`` of ``[B, T, D]`` and one of ``[B, R, D]``; ``num_layers`` of
             ``[B, heads, T, T]``, the last one ``[B, heads, R, T]``, or none.
         """

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from replay_data import TrajectoryStore, context_bounds
 from replay_data.contexts import IntArray
-from replay_data.trajectory_store import LEAD_IN, STACK
+from replay_data.episode import LEAD_IN, STACK
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ContextBatch:
     attention_mask: Tensor
 
 
-class ContextOrder:
+class ContextSampler:
     """Which windows an update trains on: each window once an epoch, in random order.
 
     An epoch's last batch may be smaller. The order depends on the seed alone, and any place in it can be asked for.

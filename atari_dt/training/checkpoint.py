@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from atari_dt.model import DecisionTransformer
+from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.model.original_checkpoint import LOADING_ERRORS
 from replay_data import InputError
-from replay_data.files import whole_directory
+from replay_data.storage.atomic import atomic_directory
 
 _STATE_FILE = "training_state.pt"
 
@@ -34,7 +34,7 @@ def save_checkpoint(
 ) -> None:
     """Write ``run/checkpoints/update-…`` whole, and remove all but the last ``keep`` checkpoints.
 
-    Beside the model (see `DecisionTransformer.save_pretrained`) it holds the optimiser's state, the update and tokens
+    Beside the model (see `DecisionTransformer.save_pretrained`) it holds the optimizer's state, the update and tokens
     it was made at (which are the place in the order of contexts and in the schedule), and the states of every process's
     generators.
 
@@ -42,7 +42,7 @@ def save_checkpoint(
         OSError: if it cannot be written; the checkpoints before are then still there.
     """
     state = {"update": update, "tokens": tokens, "optimizer": optimizer.state_dict(), "generators": generators}
-    with whole_directory(run / "checkpoints" / f"update-{update:08d}") as directory:
+    with atomic_directory(run / "checkpoints" / f"update-{update:08d}") as directory:
         model.write_files(directory)
         torch.save(state, directory / _STATE_FILE)
     for old in sorted((run / "checkpoints").glob("update-*"))[:-keep]:

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """This process among those that train together; alone, all its methods return what they are given.
 
     Attributes:
@@ -34,20 +34,20 @@ class Ranks:
     size: int = 1
     local_rank: int = 0
 
-    def part(self, steps: IntArray) -> IntArray:
+    def shard(self, steps: IntArray) -> IntArray:
         """Return this process's part of an update's contexts ``[B]``; one of them where there are fewer than processes.
 
         A process without a part does as the others do, and its ``share`` is 0.
         """
         return steps[self.rank :: self.size] if self.rank < len(steps) else steps[:1]
 
-    def share(self, steps: IntArray, num_steps: Callable[[IntArray], int]) -> float:
+    def weight(self, steps: IntArray, num_steps: Callable[[IntArray], int]) -> float:
         """Return the fraction of all steps of an update, as ``num_steps`` counts them, that is in this part."""
         if self.size == 1:
             return 1.0
         return num_steps(steps[self.rank :: self.size]) / num_steps(steps)
 
-    def largest(self, value: int) -> int:
+    def all_reduce_max(self, value: int) -> int:
         """Return the largest of all processes' values."""
         if self.size == 1:
             return value
@@ -55,20 +55,20 @@ class Ranks:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return int(tensor)
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Return the sum of all processes' tensors; ``tensor`` itself becomes it."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
-    def gather(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """Return all processes' values, by rank."""
         values: list[Any] = [value] * self.size
         if self.size > 1:
             dist.all_gather_object(values, value)
         return values
 
-    def from_first(self, compute: Callable[[], T]) -> T:
+    def broadcast_object(self, compute: Callable[[], T]) -> T:
         """Call a function in process 0; return its result, or raise its InputError, in all of them."""
         if self.size == 1:
             return compute()
@@ -91,7 +91,7 @@ def shared(error: InputError) -> InputError:
 
 
 @contextmanager
-def process_group() -> Iterator[Ranks]:
+def process_group() -> Iterator[ProcessGroup]:
     """Join the processes that ``torchrun`` started, if it did.
 
     An InputError of this process alone leaves with its number.
@@ -101,14 +101,14 @@ def process_group() -> Iterator[Ranks]:
     """
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
-        yield Ranks()
+        yield ProcessGroup()
         return
     cuda = torch.cuda.is_available()
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
         ended_well = False
         try:
-            yield Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
+            yield ProcessGroup(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
             ended_well = True
         finally:
             gc.collect()  # what still holds the group must be gone before its threads are

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
-
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -15,32 +11,31 @@ from torch.utils._triton import has_triton
 from torch.utils.flop_counter import FlopCounterMode
 
 from atari_dt.config import ModelConfig, TrainingConfig
-from atari_dt.devices import keep_freed_memory
-from atari_dt.model import DecisionTransformer
+from atari_dt.hardware import autocast, keep_freed_memory
+from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.training.batches import ContextBatch
-from atari_dt.training.distributed import Ranks
+from atari_dt.training.distributed import ProcessGroup
 from atari_dt.training.optimizer import make_optimizer
-from replay_data import InputError
 
 
 class Learner:
-    """A model with its optimiser. Nothing in an update waits for the device.
+    """A model with its optimizer. Nothing in an update waits for the device.
 
     Args:
         model: on its device.
         config: how it is trained.
-        dtype: type of the forward pass; weights and optimiser are float32.
-        ranks: the processes that train together; their gradients are averaged.
+        dtype: type of the forward pass; weights and optimizer are float32.
+        processes: the processes that train together; their gradients are averaged.
 
     Attributes:
         model: the model.
-        optimizer: its optimiser.
+        optimizer: its optimizer.
     """
 
-    def __init__(self, model: DecisionTransformer, config: TrainingConfig, dtype: torch.dtype, ranks: Ranks):
+    def __init__(self, model: DecisionTransformer, config: TrainingConfig, dtype: torch.dtype, processes: ProcessGroup):
         self.model = model.train()
         self.optimizer = make_optimizer(model, config)
-        self._dtype, self._ranks, self._grad_norm_clip = dtype, ranks, config.grad_norm_clip
+        self._dtype, self._processes, self._grad_norm_clip = dtype, processes, config.grad_norm_clip
         self._device = next(model.parameters()).device
         if self._device.type == "cpu":
             keep_freed_memory()
@@ -50,7 +45,7 @@ class Learner:
             for tensor in (next(model.parameters()), torch.zeros(1)):
                 rearrange(tensor, "... -> ...")
             network = torch.compile(model, dynamic=False, fullgraph=True)  # type: ignore[assignment]
-        if ranks.size > 1:
+        if processes.size > 1:
             network = DistributedDataParallel(
                 network,
                 device_ids=[self._device] if self._device.type == "cuda" else None,
@@ -59,7 +54,7 @@ class Learner:
         self._network = network
 
     def update(self, batch: ContextBatch, learning_rate: float, share: float = 1.0) -> Tensor:
-        """Take a step of the optimiser.
+        """Take a step of the optimizer.
 
         Args:
             batch: this process's part of the update's contexts.
@@ -75,7 +70,7 @@ class Learner:
         loss, accuracy = self._forward(self._network, batch)
         loss = loss * share
         self.optimizer.zero_grad()
-        (loss * self._ranks.size).backward()  # gradients are averaged over the processes, losses are summed
+        (loss * self._processes.size).backward()  # gradients are averaged over the processes, losses are summed
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._grad_norm_clip)
         self.optimizer.step()
         return torch.stack([loss.detach(), accuracy * share, grad_norm])
@@ -100,27 +95,6 @@ class Learner:
             )
         right = (output.action_logits.detach().argmax(-1) == batch.actions) & batch.attention_mask
         return output.loss, right.sum() / batch.attention_mask.sum()
-
-
-@contextmanager
-def compiler_sentence() -> Iterator[None]:
-    """Turn a failure of `torch.compile` to make code into an InputError.
-
-    Raises:
-        InputError: if, say, there is no C compiler.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if all(kind.__name__ != "BackendCompilerFailed" for kind in type(error).__mro__):
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"torch.compile cannot compile here ({reason}); use --compile off") from error
-
-
-def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """Compute in ``dtype`` where that is safe; nothing changes for float32."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
 def flops_per_context(config: ModelConfig, num_actions: int) -> int:

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from replay_data import ReplayFormatError
-from replay_data.dopamine_log import DopamineLogWriter
 from replay_data.episode import Episode
-from replay_data.gzipped import create_gzip
-from replay_data.rl_unplugged import _Example, write_record
+from replay_data.sources.dopamine_writer import DopamineLogWriter
+from replay_data.sources.tfrecord import Example, write_record
+from replay_data.storage.gzip_streams import create_gzip
 from replay_data.trajectory_store import TrajectoryStore
 from tests.conftest import DATA
 
@@ -39,7 +39,7 @@ def truth() -> list[Episode]:
 def same(one: Episode, other: Episode, raw_rewards: bool = False) -> bool:
     """Whether two episodes are the same step for step."""
     return (
-        one.terminal == other.terminal
+        one.terminated == other.terminated
         and np.array_equal(one.frames, other.frames)
         and np.array_equal(one.actions, other.actions)
         and np.array_equal(one.rewards, other.rewards)
@@ -66,11 +66,11 @@ def indices_in_truth(store: TrajectoryStore) -> list[int]:
     return indices
 
 
-def random_episode(rng: np.random.Generator, steps: int, *, terminal: bool = True) -> Episode:
+def random_episode(rng: np.random.Generator, steps: int, *, terminated: bool = True) -> Episode:
     """An episode of noise, no frame of it black."""
     raw = rng.integers(-3, 4, size=steps).astype(np.float32)
     frames = rng.integers(1, 256, size=(steps, 84, 84), dtype=np.uint8)
-    return Episode(frames, rng.integers(0, 4, size=steps, dtype=np.uint8), raw.clip(-1, 1), raw, terminal)
+    return Episode(frames, rng.integers(0, 4, size=steps, dtype=np.uint8), raw.clip(-1, 1), raw, terminated)
 
 
 def write_log(path: Path, episodes: list[Episode], rows: int, game: str = "Breakout") -> Path:
@@ -78,7 +78,7 @@ def write_log(path: Path, episodes: list[Episode], rows: int, game: str = "Break
     directory = path / game / "1" / "replay_logs"
     with DopamineLogWriter(directory, rows) as writer:
         for episode in episodes:
-            writer.append(episode.frames, episode.actions, episode.rewards, terminal=episode.terminal)
+            writer.append(episode.frames, episode.actions, episode.rewards, terminated=episode.terminated)
     return directory
 
 
@@ -97,7 +97,7 @@ def circular_memory(episodes: list[Episode], rows: int) -> Iterator[dict[str, np
             memory["observation"][cursor] = episode.frames[step] if step >= 0 else 0
             memory["action"][cursor] = episode.actions[step] if step >= 0 else 0
             memory["reward"][cursor] = episode.rewards[step] if step >= 0 else 0
-            memory["terminal"][cursor] = episode.terminal and step == len(episode) - 1
+            memory["terminal"][cursor] = episode.terminated and step == len(episode) - 1
             added += 1
             if added % rows == rows - 1:
                 yield {**{name: values.copy() for name, values in memory.items()}, "add_count": np.array(added)}
@@ -139,9 +139,9 @@ def write_shard(file: Path, episodes: list[Episode], clipped_rewards: bool = Tru
     with create_gzip(file) as stream:
         for episode in episodes:
             assert episode.raw_rewards is not None
-            example = _Example()
+            example = Example()
             feature = example.features.feature
-            last = int(episode.terminal)  # the final frame, with an action and a reward that mean nothing
+            last = int(episode.terminated)  # the final frame, with an action and a reward that mean nothing
             frames = [*episode.frames, *rng.integers(0, 256, (last, 84, 84), np.uint8)]
             feature["observations"].bytes_list.value.extend(
                 cv2.imencode(".png", frame)[1].tobytes() for frame in frames

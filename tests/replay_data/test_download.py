@@ -12,8 +12,8 @@ import pytest
 
 from replay_data import InputError, ReplayFormatError, download
 from replay_data.download import Downloaded, download_run
-from replay_data.files import locked
-from replay_data.rl_unplugged import RLUnpluggedRun, shard_name
+from replay_data.sources.rl_unplugged import RLUnpluggedRun, shard_name
+from replay_data.storage.locks import lock_directory
 from tests.replay_data.flaky_server import Server, serving
 from tests.replay_data.recordings import random_episode, same, write_shard
 
@@ -41,7 +41,7 @@ def files(path: Path) -> dict[str, bytes]:
 
 def check_prefixes(out: Path, mirror: Path, share: int) -> None:
     """Each shard holds the source's first whole episodes up to its share, and no more."""
-    here, there = (RLUnpluggedRun(path, "Breakout", 1, 4).parts for path in (out, mirror))
+    here, there = (RLUnpluggedRun(path, "Breakout", 1, 4).shards for path in (out, mirror))
     assert list(here) == list(there)
     for number, shard in here.items():
         episodes = list(shard.episodes())
@@ -169,7 +169,7 @@ def test_one_command_at_a_time(mirror: Path, tmp_path: Path) -> None:
     (tmp_path / "Breakout").mkdir()
     with (
         serving(mirror) as server,
-        locked(tmp_path / "Breakout"),
+        lock_directory(tmp_path / "Breakout"),
         pytest.raises(InputError, match=r"another command is downloading to .*Breakout; wait for it"),
     ):
         fetch(server, tmp_path)

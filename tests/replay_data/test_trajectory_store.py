@@ -12,14 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replay_data import InputError, StoreWriter, TrajectoryStore
-from tests.conftest import write_store
+from replay_data.store_metadata import StoreSource
+from replay_data.testing import write_random_store
 
 ABOUT: dict[str, Any] = {
     "game": "Breakout",
     "action_meanings": ["NOOP", "FIRE", "RIGHT", "LEFT"],
     "reward_clipping": True,
     "sticky_actions": 0.25,
-    "source": {"kind": "test"},
+    "source": StoreSource("test"),
 }
 
 
@@ -29,6 +30,7 @@ def episode(length: int = 5, **changes: Any) -> dict[str, Any]:
         "actions": np.zeros(length, np.int64),
         "rewards": np.zeros(length, np.float32),
         "raw_rewards": np.zeros(length, np.float32),
+        "terminated": True,
     }
     return arrays | changes
 
@@ -46,7 +48,7 @@ def test_what_was_written_is_read(tmp_path: Path, lengths: list[int], seed: int)
             raw = rng.normal(0, 2, length).astype(np.float32)
             frames = rng.integers(0, 256, (length, 84, 84), dtype=np.uint8)
             episodes.append((frames, rng.integers(0, 4, length), raw.clip(-1, 1), raw))
-            writer.append(*episodes[-1])
+            writer.append(*episodes[-1], terminated=True)
     store = TrajectoryStore.open(path)
     store.verify()
 
@@ -67,10 +69,10 @@ def test_what_was_written_is_read(tmp_path: Path, lengths: list[int], seed: int)
     scores = [float(raw.sum()) for _, _, _, raw in episodes]
     assert store.episode_ends.tolist() == np.cumsum(lengths).tolist()
     assert store.episode_returns == pytest.approx(returns, abs=1e-5)
-    assert store.metadata["max_return"] == pytest.approx(max(returns), abs=1e-5)
-    assert store.metadata["mean_return"] == pytest.approx(np.mean(returns), abs=1e-5)
-    assert store.metadata["max_score"] == pytest.approx(max(scores), abs=1e-5)
-    assert store.metadata["mean_score"] == pytest.approx(np.mean(scores), abs=1e-5)
+    assert store.metadata.max_return == pytest.approx(max(returns), abs=1e-5)
+    assert store.metadata.mean_return == pytest.approx(np.mean(returns), abs=1e-5)
+    assert store.metadata.max_score == pytest.approx(max(scores), abs=1e-5)
+    assert store.metadata.mean_score == pytest.approx(np.mean(scores), abs=1e-5)
     # Independent of the reader: NumPy itself reads the files.
     assert np.load(path / "frames.npy").shape == (sum(lengths) + 3 * len(lengths), 84, 84)
 
@@ -124,14 +126,14 @@ def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_store_is_never_overwritten(tmp_path: Path) -> None:
-    write_store(tmp_path / "store", [3])
+    write_random_store(tmp_path / "store", [3])
     with pytest.raises(InputError, match="exists already"):
         StoreWriter(tmp_path / "store", **ABOUT)
 
 
 @pytest.mark.parametrize("name", ["frames", "frame_index", "actions", "raw_rewards", "episode_ends"])
 def test_a_truncated_array_is_refused(tmp_path: Path, name: str) -> None:
-    write_store(tmp_path / "store", [3, 4])
+    write_random_store(tmp_path / "store", [3, 4])
     file = tmp_path / "store" / f"{name}.npy"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(InputError, match=name):
@@ -140,7 +142,7 @@ def test_a_truncated_array_is_refused(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["actions", "rewards", "returns_to_go", "timesteps", "episode_ends"])
 def test_a_changed_array_is_refused(tmp_path: Path, name: str) -> None:
-    write_store(tmp_path / "store", [3, 4])
+    write_random_store(tmp_path / "store", [3, 4])
     file = tmp_path / "store" / f"{name}.npy"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -150,7 +152,7 @@ def test_a_changed_array_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_damaged_frames_are_found(tmp_path: Path) -> None:
-    write_store(tmp_path / "store", [3, 4])
+    write_random_store(tmp_path / "store", [3, 4])
     file = tmp_path / "store" / "frames.npy"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -174,7 +176,7 @@ def test_damaged_frames_are_found(tmp_path: Path) -> None:
     ],
 )
 def test_metadata_that_does_not_match_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    write_store(tmp_path / "store", [3, 4])
+    write_random_store(tmp_path / "store", [3, 4])
     file = tmp_path / "store" / "metadata.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(InputError, match=message):
@@ -199,7 +201,7 @@ def test_two_writers_of_one_store_do_not_mix(tmp_path: Path) -> None:
     def write_elsewhere() -> None:
         program = (
             "import sys; from pathlib import Path; from tests.conftest import write_store;"
-            "write_store(Path(sys.argv[1]), [3])"
+            "write_random_store(Path(sys.argv[1]), [3])"
         )
         subprocess.run([sys.executable, "-c", program, str(tmp_path / "store")], check=True)
 
@@ -213,7 +215,7 @@ def test_a_leftover_of_a_killed_writer_is_no_obstacle(tmp_path: Path) -> None:
     leftover = tmp_path / f".store.partial-{os.getpid()}"
     leftover.mkdir()
     (leftover / "frames.npy").write_text("half")
-    write_store(tmp_path / "store", [3])
+    write_random_store(tmp_path / "store", [3])
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
@@ -234,8 +236,8 @@ def test_other_directories_are_not_stores(tmp_path: Path) -> None:
 def test_half_a_million_steps_open_within_200_mb(tmp_path: Path) -> None:
     """Frames are a sparse file of the right size, so that the test is cheap; everything else is real."""
     steps, episodes = 500_000, 500
-    small = write_store(tmp_path / "small", [1])
-    metadata = small.metadata | {"steps": steps, "episodes": episodes, "max_return": 0, "mean_return": 0}
+    small = write_random_store(tmp_path / "small", [1])
+    metadata = small.metadata.to_json() | {"steps": steps, "episodes": episodes, "max_return": 0, "mean_return": 0}
     per_episode = steps // episodes
     step = np.arange(steps)
     arrays = {

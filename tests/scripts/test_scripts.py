@@ -26,8 +26,9 @@ from atari_dt import command_line
 from atari_dt.config import ModelConfig
 from atari_dt.model import DatasetInfo, DecisionTransformer
 from replay_data import TrajectoryStore
-from replay_data.dopamine_log import DopamineLog
-from tests.conftest import DATA, write_store
+from replay_data.sources.dopamine_reader import DopamineLog
+from replay_data.testing import write_random_store
+from tests.conftest import DATA
 from tests.replay_data.flaky_server import serving
 from tests.replay_data.recordings import indices_in_truth, random_episode, write_log
 
@@ -52,7 +53,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with one checkpoint of an untrained model."""
     path = tmp_path_factory.mktemp("runs") / "run"
     model = DecisionTransformer(ModelConfig(2, 1, 2, 16), num_actions=4, max_timestep=100)
-    model.dataset = DatasetInfo.of(write_store(path.parent / "store", [5, 6]))
+    model.dataset = DatasetInfo.from_store(write_random_store(path.parent / "store", [5, 6]))
     model.save_pretrained(path / "checkpoints" / "update-00000007")
     return path
 
@@ -68,7 +69,7 @@ def test_evaluate_writes_everything_it_found(
     result = json.loads((out / "scores.json").read_text())
     assert result["game"] == "Breakout"
     assert [each["run"] for each in result["runs"]] == 2 * [str(run / "checkpoints" / "update-00000007")]
-    largest = TrajectoryStore.open(run.parent / "store").metadata["max_return"]
+    largest = TrajectoryStore.open(run.parent / "store").metadata.max_return
     for evaluations in (each["evaluations"] for each in result["runs"]):
         for multiple, evaluation in zip((0.5, 2, None), evaluations, strict=True):
             assert evaluation["return_multiple"] == multiple
@@ -82,8 +83,8 @@ def test_evaluate_writes_everything_it_found(
     scores = 2 * result["runs"][0]["evaluations"][0]["scores"]
     assert (points["seeds"], points["episodes"]) == (2, 6)
     assert points["mean"] == pytest.approx(sum(scores) / 6)
-    normalised = result["summary"][0]["score"]["normalised_as_in_the_paper"]
-    assert normalised["mean"] == pytest.approx(100 * (sum(scores) / 6 - 2) / 28)
+    normalized = result["summary"][0]["score"]["normalized_as_in_the_paper"]
+    assert normalized["mean"] == pytest.approx(100 * (sum(scores) / 6 - 2) / 28)
     assert result["protocol"]["sticky_actions"] == 0.25
     rom = roms.get_rom_path("breakout")
     assert rom is not None
@@ -93,11 +94,11 @@ def test_evaluate_writes_everything_it_found(
         assert name in printed
     assert list(tmp_path.iterdir()) == [out]
     files = {path.name for path in out.iterdir()}
-    assert {"scores.json", "sweep.png", "scores.png", "2x-best.mp4", "target--7.5-worst.mp4"} <= files
+    assert {"scores.json", "target_returns.png", "scores.png", "2x-best.mp4", "target--7.5-worst.mp4"} <= files
     events = EventAccumulator(str(out), size_guidance={"images": 0})
     events.Reload()
     assert events.Scalars("evaluation/mean_score/0.5x")[0].step == 7
-    assert {"evaluation/sweep", "evaluation/scores", "evaluation/2x-best"} <= set(events.Tags()["images"])
+    assert {"evaluation/target_returns", "evaluation/scores", "evaluation/2x-best"} <= set(events.Tags()["images"])
     assert events.Images("evaluation/2x-best")[0].encoded_image_string.startswith(b"GIF89a")
     assert "evaluation/scores/2x" in events.Tags()["histograms"]
 
@@ -188,7 +189,7 @@ def test_the_throughput_benchmark_writes_its_figures(tmp_path: Path) -> None:
         "--device",
         "cpu",
     ]
-    command = [sys.executable, str(SCRIPTS / "benchmark_throughput.py"), *options, "--json", str(file)]
+    command = [sys.executable, str(SCRIPTS / "benchmarks" / "benchmark_throughput.py"), *options, "--json", str(file)]
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert result.returncode == 0, result.stderr
     figures = json.loads(file.read_text())
@@ -204,7 +205,7 @@ def test_the_evaluation_benchmark_writes_its_figures(tmp_path: Path) -> None:
     options = "--game Pong --num-envs 2 --episodes-per-game 1 --context-length 2 --rounds 1 --max-steps 30 --device cpu"
     command = [
         sys.executable,
-        str(SCRIPTS / "benchmark_evaluation.py"),
+        str(SCRIPTS / "benchmarks" / "benchmark_evaluation.py"),
         *options.split(),
         "--attention",
         "--json",
@@ -244,7 +245,7 @@ def test_quickstart_reports_what_it_promises(
         (out / "notes.txt").write_text("mine")
         results = json.loads((out / "results.json").read_text())
         store = TrajectoryStore.open(out / "data")
-        assert store.metadata["source"]["seed"] == seed
+        assert store.metadata.source.details["seed"] == seed
         assert results["game"] == "Breakout"
         (dataset,) = results["datasets"]
         assert dataset["steps"] == len(store) >= 300
@@ -265,7 +266,7 @@ def test_quickstart_reports_what_it_promises(
     assert f"the earlier quickstart is now {out}.1" in printed
     earlier = tmp_path / "quickstart.1"
     assert (earlier / "notes.txt").read_text() == "mine"
-    assert TrajectoryStore.open(earlier / "data").metadata["source"]["seed"] == 5
+    assert TrajectoryStore.open(earlier / "data").metadata.source.details["seed"] == 5
     assert "random player" in printed
     assert "What to try next" in printed
 
@@ -309,9 +310,9 @@ def test_build_dataset_makes_the_papers_draw(
     with np.load(path / "original_selection_seed123.npz") as expected:
         assert np.array_equal(original.returns_to_go, expected["rtg"])
     assert len(indices_in_truth(corrected)) == corrected.num_episodes
-    assert corrected.metadata["action_meanings"] == ["NOOP", "FIRE", "RIGHT", "LEFT"]
-    assert corrected.metadata["source"]["selection"] == {
-        "kind": "corrected",
+    assert corrected.metadata.action_meanings == ("NOOP", "FIRE", "RIGHT", "LEFT")
+    assert corrected.metadata.source.selection == {
+        "method": "corrected",
         "num_steps": 8000,
         "num_buffers": 5,
         "trajectories_per_buffer": 3,
@@ -352,15 +353,15 @@ def test_collect_replay_sums_up_what_it_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its table against the log's own episodes; the command that it names next; and once more when it is complete."""
-    small = ("--num-games", 4, "--steps-per-update", 32, "--minibatch-size", 64, "--epochs", 1, "--max-steps", 15)
-    command = ("--out", tmp_path / "own", "--num-steps", 3000, "--device", "cpu", *small)
+    small = ("--num-envs", 4, "--steps-per-update", 32, "--minibatch-size", 64, "--epochs", 1, "--max-steps", 15)
+    command = ("--out", tmp_path / "own", "--num-steps", 3000, "--device", "cpu", "--precision", "fp32", *small)
     assert call(monkeypatch, "collect_replay.py", *command) == 0
     printed = capsys.readouterr().out
     log = tmp_path / "own" / "Breakout" / "1" / "replay_logs"
     table = [line.split() for line in printed.splitlines()[1:11]]
     episodes = [
         found
-        for buffer in DopamineLog(tmp_path / "own", "Breakout", 1, 4).parts.values()
+        for buffer in DopamineLog(tmp_path / "own", "Breakout", 1, 4).shards.values()
         for found in buffer.episodes()
     ]
     assert [line[0] for line in table] == [f"{first}-{first + 4}" for first in range(0, 50, 5)]
@@ -378,7 +379,8 @@ def test_collect_replay_sums_up_what_it_recorded(
     following = shlex.split(next(line for line in printed.splitlines() if line.startswith("next:")))[2:]
     assert call(monkeypatch, Path(following[0]).name, *following[1:-1], tmp_path / "store") == 0
     store = TrajectoryStore.open(tmp_path / "store")
-    assert store.metadata["source"]["recording"]["precision"] == "fp32"
+    assert store.metadata.source.recording is not None
+    assert store.metadata.source.recording.settings["precision"] == "fp32"
     assert following[following.index("--selection") + 1] == "even"
     assert len(store) >= 1000
     capsys.readouterr()
@@ -420,11 +422,11 @@ def test_a_download_that_finds_the_disk_full_says_so(tmp_path: Path) -> None:
     assert all(file.name.endswith(".partial") for file in (tmp_path / "Breakout").iterdir())  # to go on from
 
 
-def test_behaviour_cloning_is_evaluated_once(
+def test_behavior_cloning_is_evaluated_once(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = DecisionTransformer(ModelConfig(2, 1, 2, 16, conditioning="none"), num_actions=4, max_timestep=100)
-    model.dataset = DatasetInfo.of(TrajectoryStore.open(run.parent / "store"))
+    model.dataset = DatasetInfo.from_store(TrajectoryStore.open(run.parent / "store"))
     model.save_pretrained(tmp_path / "cloning")
     options = ("--episodes", 2, "--max-steps", 9, "--out", tmp_path / "evaluation")
     assert call(monkeypatch, "evaluate.py", tmp_path / "cloning", *options) == 0
@@ -433,7 +435,7 @@ def test_behaviour_cloning_is_evaluated_once(
     assert len(evaluation["scores"]) == 2
     assert "none (cloning)" in capsys.readouterr().out
     assert call(monkeypatch, "evaluate.py", tmp_path / "cloning", "--return-multiples", 1) == 1
-    assert "behaviour cloning has no target return" in capsys.readouterr().err
+    assert "behavior cloning has no target return" in capsys.readouterr().err
     assert call(monkeypatch, "evaluate.py", tmp_path / "cloning", run) == 1
     assert "these runs differ" in capsys.readouterr().err
 
@@ -449,7 +451,7 @@ def test_what_a_run_attends_to_is_written_and_summed_up(
     names = {"attention.png", "attention_distance.png", "attention.mp4", "attention.json", "viewer.html"}
     assert {path.name for path in out.iterdir()} == names
     numbers = json.loads((out / "attention.json").read_text())
-    assert numbers["target_return"] == 0.5 * TrajectoryStore.open(run.parent / "store").metadata["max_return"]
+    assert numbers["target_return"] == 0.5 * TrajectoryStore.open(run.parent / "store").metadata.max_return
     assert numbers["steps"] == [20, 20]
     conditions = "sticky actions 0.1, frames bilinear, noop max 29, second reset True, window timestep current"
     page = (out / "viewer.html").read_text(encoding="utf-8")
@@ -468,9 +470,9 @@ def test_what_a_run_attends_to_is_written_and_summed_up(
         ("collect_replay.py --seed -1 --out {tmp}/new", "seed must lie between 0 and"),
         ("collect_replay.py --agent scripted --num-workers 0 --out {tmp}/new", "num_workers must be at least 1 and at"),
         ("collect_replay.py --agent scripted --num-workers 5000 --out {tmp}/new", "and at most"),
-        ("collect_replay.py --agent scripted --num-games 8 --out {tmp}/new", "mean nothing to scripted players"),
-        ("collect_replay.py --num-workers 2 --out {tmp}/new", "--num-games says how many games q_learning plays"),
-        ("collect_replay.py --num-games 3 --minibatch-size 128 --out {tmp}/new", "minibatch_size (128) must divide"),
+        ("collect_replay.py --agent scripted --num-envs 8 --out {tmp}/new", "mean nothing to scripted players"),
+        ("collect_replay.py --num-workers 2 --out {tmp}/new", "--num-envs says how many games q_learning plays"),
+        ("collect_replay.py --num-envs 3 --minibatch-size 128 --out {tmp}/new", "minibatch_size (128) must divide"),
         ("collect_replay.py --device tpu --out {tmp}/new", "there is no device 'tpu' here"),
         ("collect_replay.py --num-steps 99999999999 --out {tmp}/new", "Breakout/1 needs 25000.0 GB, but"),
         ("collect_replay.py --sticky-actions 2 --out {tmp}/new", "sticky_actions is a probability"),
@@ -557,8 +559,8 @@ def test_what_a_run_attends_to_is_written_and_summed_up(
             "holds no state dict of the original network",
         ),
         ("import_checkpoint.py x --game Pong --max-return nan --out {tmp}/new", "must be a finite number, not nan"),
-        ("benchmark_throughput.py --original {tmp}", "{tmp} is no checkout of the original code"),
-        ("benchmark_throughput.py --batch-size 0", "all sizes must be at least 1"),
+        ("benchmarks/benchmark_throughput.py --original {tmp}", "{tmp} is no checkout of the original code"),
+        ("benchmarks/benchmark_throughput.py --batch-size 0", "all sizes must be at least 1"),
         ("evaluate.py {tmp}/nowhere", "no run with a checkpoint at {tmp}/nowhere"),
         ("evaluate.py {run} --data {pong}", "the model plays Breakout, but the store at {pong} is of Pong"),
         ("evaluate.py {run} --episodes 0", "at least 1 episode"),
@@ -587,8 +589,8 @@ def test_what_a_run_attends_to_is_written_and_summed_up(
         ("visualize_attention.py {run} --out {tmp}/new --layer last", "layer is mean, rollout, or a number from 1"),
         ("visualize_attention.py {run} --out {tmp}/new --max-steps 9 --layer 2", "layer 2 is none of the model's 1"),
         ("visualize_attention.py {run} --out {tmp}/new --max-steps 9 --step 9", "step must lie between 0 and 8"),
-        ("benchmark_evaluation.py --original {tmp}", "{tmp} is no checkout of the original code"),
-        ("benchmark_evaluation.py --rounds 0", "all sizes must be at least 1"),
+        ("benchmarks/benchmark_evaluation.py --original {tmp}", "{tmp} is no checkout of the original code"),
+        ("benchmarks/benchmark_evaluation.py --rounds 0", "all sizes must be at least 1"),
     ],
 )
 def test_bad_input_gets_one_sentence(
@@ -600,7 +602,7 @@ def test_bad_input_gets_one_sentence(
     message: str,
 ) -> None:
     pong = tmp_path / "pong"
-    write_store(pong, [4], game="Pong")
+    write_random_store(pong, [4], game="Pong")
     paths = {"tmp": tmp_path, "run": run, "store": run.parent / "store", "pong": pong, "log": DATA / "dopamine_log"}
     paths["pong_rom"] = Path(str(roms.get_rom_path("pong")))
     script, *arguments = command.split()
@@ -676,7 +678,7 @@ def long_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "script",
     [
         "collect_replay.py --agent scripted",
-        "collect_replay.py --num-games 4",
+        "collect_replay.py --num-envs 4",
         "build_dataset.py --source dopamine --path {log} --selection all",
     ],
 )

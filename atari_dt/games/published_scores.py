@@ -1,0 +1,112 @@
+"""Published scores: Chen et al. 2021, and random and human scores of 57 games."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PaperScores:
+    """What Chen et al. 2021 report of a game, and which return they ask for in it.
+
+    Attributes:
+        random, gamer: points; gamer-normalized scores are 100 · (score - random) / (gamer - random) with these.
+        decision_transformer, behavior_cloning: points, mean and standard deviation over 3 seeds.
+        normalized: of each method in table 1, the gamer-normalized mean and, where it is given, the standard deviation
+            over 3 seeds. They were made of unrounded scores.
+        target_return: in clipped rewards.
+        return_multiple: what that is of the largest return in the paper's data, about.
+    """
+
+    random: float
+    gamer: float
+    decision_transformer: tuple[float, float]
+    behavior_cloning: tuple[float, float]
+    normalized: Mapping[str, tuple[float, float | None]]
+    target_return: float
+    return_multiple: float
+
+
+def _table_1(
+    dt: tuple[float, float], cql: float, qr_dqn: float, rem: float, bc: tuple[float, float]
+) -> dict[str, tuple[float, float | None]]:
+    return {"DT": dt, "CQL": (cql, None), "QR-DQN": (qr_dqn, None), "REM": (rem, None), "BC": bc}
+
+
+PAPER_SCORES = {
+    "breakout": PaperScores(
+        2, 30, (76.9, 27.3), (40.9, 17.3), _table_1((267.5, 97.5), 211.1, 17.1, 8.9, (138.9, 61.7)), 90, 1
+    ),
+    "qbert": PaperScores(
+        164, 13455, (2215.8, 1523.7), (2464.1, 1948.2), _table_1((15.4, 11.4), 104.2, 0.0, 0.0, (17.3, 14.7)), 2500, 5
+    ),
+    "pong": PaperScores(
+        -21, 15, (17.1, 2.9), (9.7, 7.2), _table_1((106.1, 8.1), 111.9, 18.0, 0.5, (85.2, 20.0)), 20, 1
+    ),
+    "seaquest": PaperScores(
+        68, 42055, (1129.3, 189.0), (968.6, 133.8), _table_1((2.5, 0.4), 1.7, 0.4, 0.7, (2.1, 0.3)), 1450, 5
+    ),
+}
+"""Chen et al. 2021, table 1 and appendix; by ROM id."""
+
+HUMAN_SCORES = {
+    "alien": (227.8, 7127.7),
+    "amidar": (5.8, 1719.5),
+    "assault": (222.4, 742.0),
+    "asterix": (210.0, 8503.3),
+    "asteroids": (719.1, 47388.7),
+    "atlantis": (12850.0, 29028.1),
+    "bank_heist": (14.2, 753.1),
+    "battle_zone": (2360.0, 37187.5),
+    "beam_rider": (363.9, 16926.5),
+    "berzerk": (123.7, 2630.4),
+    "bowling": (23.1, 160.7),
+    "boxing": (0.1, 12.1),
+    "breakout": (1.7, 30.5),
+    "centipede": (2090.9, 12017.0),
+    "chopper_command": (811.0, 7387.8),
+    "crazy_climber": (10780.5, 35829.4),
+    "defender": (2874.5, 18688.9),
+    "demon_attack": (152.1, 1971.0),
+    "double_dunk": (-18.6, -16.4),
+    "enduro": (0.0, 860.5),
+    "fishing_derby": (-91.7, -38.7),
+    "freeway": (0.0, 29.6),
+    "frostbite": (65.2, 4334.7),
+    "gopher": (257.6, 2412.5),
+    "gravitar": (173.0, 3351.4),
+    "hero": (1027.0, 30826.4),
+    "ice_hockey": (-11.2, 0.9),
+    "jamesbond": (29.0, 302.8),
+    "kangaroo": (52.0, 3035.0),
+    "krull": (1598.0, 2665.5),
+    "kung_fu_master": (258.5, 22736.3),
+    "montezuma_revenge": (0.0, 4753.3),
+    "ms_pacman": (307.3, 6951.6),
+    "name_this_game": (2292.3, 8049.0),
+    "phoenix": (761.4, 7242.6),
+    "pitfall": (-229.4, 6463.7),
+    "pong": (-20.7, 14.6),
+    "private_eye": (24.9, 69571.3),
+    "qbert": (163.9, 13455.0),
+    "riverraid": (1338.5, 17118.0),
+    "road_runner": (11.5, 7845.0),
+    "robotank": (2.2, 11.9),
+    "seaquest": (68.4, 42054.7),
+    "skiing": (-17098.1, -4336.9),
+    "solaris": (1236.3, 12326.7),
+    "space_invaders": (148.0, 1668.7),
+    "star_gunner": (664.0, 10250.0),
+    "surround": (-10.0, 6.5),
+    "tennis": (-23.8, -8.3),
+    "time_pilot": (3568.0, 5229.2),
+    "tutankham": (11.4, 167.6),
+    "up_n_down": (533.4, 11693.2),
+    "venture": (0.0, 1187.5),
+    "video_pinball": (16256.9, 17667.9),
+    "wizard_of_wor": (563.5, 4756.5),
+    "yars_revenge": (3092.9, 54576.9),
+    "zaxxon": (32.5, 9173.3),
+}
+"""ROM id: (random player, human player), in points; the 57 games of DQN Zoo (Quan and Ostrovski 2020)."""

@@ -1,0 +1,93 @@
+"""TFRecord files and the `tf.train.Example` message, without TensorFlow."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import google_crc32c
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+_HEADER, _FOOTER = struct.Struct("<QI"), struct.Struct("<I")
+
+_BLOCK = 1 << 20  # bytes
+
+
+def read_records(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the payloads of a TFRecord file.
+
+    Raises:
+        ValueError: if a checksum differs.
+        EOFError: if the file ends within a record.
+    """
+    while header := _read(file, _HEADER.size):
+        if len(header) < _HEADER.size:
+            raise EOFError
+        length, checksum = _HEADER.unpack(header)
+        if _masked_crc(header[:8]) != checksum:
+            raise ValueError("the checksum of its length differs")
+        payload, footer = _read(file, length), _read(file, _FOOTER.size)
+        if len(payload) < length or len(footer) < _FOOTER.size:
+            raise EOFError
+        if _masked_crc(payload) != _FOOTER.unpack(footer)[0]:
+            raise ValueError("its checksum differs")
+        yield payload
+
+
+def write_record(file: BinaryIO, payload: bytes) -> None:
+    """Append a payload to a TFRecord file."""
+    length = struct.pack("<Q", len(payload))
+    file.write(length + _FOOTER.pack(_masked_crc(length)))
+    file.write(payload)
+    file.write(_FOOTER.pack(_masked_crc(payload)))
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    """``size`` bytes, or as many as there are; a size that no file has costs no memory."""
+    blocks = []
+    while size and (block := file.read(min(size, _BLOCK))):
+        blocks.append(block)
+        size -= len(block)
+    return b"".join(blocks)
+
+
+def _masked_crc(content: bytes) -> int:
+    crc = int(google_crc32c.value(content))
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _example_class() -> Any:
+    """`tf.train.Example` (tensorflow/core/example/{example,feature}.proto), declared without TensorFlow."""
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="tensorflow", syntax="proto3")
+
+    def declare(name: str, *fields: tuple[str, int, int, str]) -> descriptor_pb2.DescriptorProto:
+        made = file.message_type.add(name=name)
+        for index, (field_name, label, kind, type_name) in enumerate(fields, 1):
+            full_name = {"type_name": f".tensorflow.{type_name}"} if type_name else {}
+            made.field.add(name=field_name, number=index, label=label, type=kind, **full_name)
+        return made
+
+    one, many = field.LABEL_OPTIONAL, field.LABEL_REPEATED
+    lists = (("bytes_list", "BytesList"), ("float_list", "FloatList"), ("int64_list", "Int64List"))
+    for (_, name), kind in zip(lists, (field.TYPE_BYTES, field.TYPE_FLOAT, field.TYPE_INT64), strict=True):
+        declare(name, ("value", many, kind, ""))
+    feature = declare("Feature", *((name, one, field.TYPE_MESSAGE, kind) for name, kind in lists))
+    feature.oneof_decl.add(name="kind")
+    for member in feature.field:
+        member.oneof_index = 0
+    features = declare("Features", ("feature", many, field.TYPE_MESSAGE, "Features.FeatureEntry"))
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, label=one, type=field.TYPE_STRING)
+    entry.field.add(name="value", number=2, label=one, type=field.TYPE_MESSAGE, type_name=".tensorflow.Feature")
+    declare("Example", ("features", one, field.TYPE_MESSAGE, "Features"))
+    pool = (
+        descriptor_pool.DescriptorPool()
+    )  # of its own: TensorFlow may have declared the same names in the default one
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
+
+
+Example = _example_class()

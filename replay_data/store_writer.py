@@ -1,0 +1,251 @@
+"""Write a trajectory store, episode by episode."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from replay_data.episode import FRAME_SHAPE, LEAD_IN
+from replay_data.errors import InputError
+from replay_data.storage.atomic import atomic_directory
+from replay_data.store_metadata import DTYPES, ArrayInfo, StoreMetadata, StoreSource
+
+
+class StoreWriter:
+    """Writes a store episode by episode; used as a context manager, so that it is there whole or not at all.
+
+    Everything goes to a hidden directory beside ``path``, which gets its name when the ``with`` block ends well and
+    is removed when it does not.
+
+    Args:
+        path: directory to create.
+        game: name of the game, such as ``"Breakout"``.
+        action_meanings: name of each action index, such as ``["NOOP", "FIRE", "RIGHT", "LEFT"]``.
+        reward_clipping: whether the rewards are clipped to [-1, 1].
+        sticky_actions: probability with which the game repeated the previous action (Machado et al. 2018), or None
+            where it is not known.
+        source: where the episodes come from, anything JSON can hold: kind, protocol, selection, seed, versions.
+
+    Attributes:
+        source: likewise; it can be added to until the block ends.
+        steps, episodes: how many were appended.
+
+    Raises:
+        InputError: if ``path`` exists.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        game: str,
+        action_meanings: Sequence[str],
+        reward_clipping: bool,
+        sticky_actions: float | None,
+        source: StoreSource,
+    ):
+        self.path = Path(path)
+        if os.path.lexists(self.path):
+            raise InputError(f"{self.path} exists already; choose another directory or delete it first")
+        above = next(parent for parent in self.path.absolute().parents if parent.exists())
+        if not above.is_dir():
+            raise InputError(f"{self.path} cannot be made, since {above} is a file; choose another directory")
+        self._game, self._action_meanings = game, tuple(action_meanings)
+        self._reward_clipping, self._sticky_actions = reward_clipping, sticky_actions
+        self.source = source
+        self._arrays: dict[str, _ArrayFile] = {}
+        self._returns: list[float] = []
+        self._scores: list[float] = []
+        self.steps = 0
+        self.episodes = 0
+
+    def __enter__(self) -> StoreWriter:
+        self._directory = atomic_directory(self.path)
+        self._partial = self._directory.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.push(self._directory)
+            for array in self._arrays.values():
+                stack.callback(array.close)
+            if error is not None:
+                raise error
+            self._finish()
+
+    def append(
+        self,
+        frames: npt.NDArray[np.uint8],
+        actions: npt.NDArray[Any],
+        rewards: npt.NDArray[Any],
+        raw_rewards: npt.NDArray[Any] | None = None,
+        *,
+        terminated: bool,
+        lead_in: npt.NDArray[np.uint8] | None = None,
+        timesteps: npt.NDArray[Any] | None = None,
+        returns_to_go: npt.NDArray[Any] | None = None,
+    ) -> None:
+        """Append one whole episode of T ≥ 1 steps.
+
+        Args:
+            frames: uint8 ``[T, 84, 84]``; frame t is what was seen when action t was chosen.
+            actions: integers ``[T]``.
+            rewards: numbers ``[T]``; what followed action t, clipped to [-1, 1] if the store says so.
+            raw_rewards: numbers ``[T]``; the same before clipping. Given for all episodes or for none.
+            terminated: whether the game was over after the last step; false where a time limit truncated the episode.
+            lead_in: uint8 ``[3, 84, 84]``, what the first frame stacks hold before frame 0; zeros by default.
+            timesteps: integers ``[T]``; 0 … T-1 by default.
+            returns_to_go: numbers ``[T]``; the sums of the rewards from each step on by default.
+
+        The last three are for data whose makers counted otherwise (the paper's own selection).
+
+        Raises:
+            InputError: if the arrays contradict each other or the store; the store is then as it was before.
+        """
+        episode = f"episode {self.episodes}"
+        actions, rewards = np.asarray(actions), np.asarray(rewards, dtype=np.float32)
+        steps = len(actions)
+        if frames.dtype != np.uint8 or frames.shape != (steps, *FRAME_SHAPE):
+            raise InputError(
+                f"{episode}: {steps} actions need uint8 frames [{steps}, 84, 84], "
+                f"not {frames.dtype} {list(frames.shape)}"
+            )
+        if steps == 0:
+            raise InputError(f"{episode} has no steps")
+        if actions.dtype.kind not in "iu" or actions.shape != (steps,):
+            raise InputError(f"{episode}: actions must be integers [T], not {actions.dtype} {list(actions.shape)}")
+        if actions.min() < 0 or actions.max() >= len(self._action_meanings):
+            raise InputError(
+                f"{episode}: actions run from {actions.min()} to {actions.max()}, but the game has "
+                f"{len(self._action_meanings)}"
+            )
+        if self.episodes and (raw_rewards is not None) != ("raw_rewards" in self._arrays):
+            raise InputError(f"{episode}: raw rewards must be given for all episodes or for none")
+        _check_rewards(episode, "rewards", rewards, steps)
+        if self._reward_clipping and np.abs(rewards).max() > 1:
+            raise InputError(f"{episode}: rewards reach {np.abs(rewards).max():g} in a store of clipped rewards")
+        raw = None if raw_rewards is None else np.asarray(raw_rewards, dtype=np.float32)
+        if raw is not None:
+            _check_rewards(episode, "raw rewards", raw, steps)
+            expected = np.clip(raw, -1, 1) if self._reward_clipping else raw
+            if (rewards != expected).any():
+                raise InputError(f"{episode}: rewards are not what the raw rewards give")
+
+        if returns_to_go is None:
+            returns_to_go = np.cumsum(rewards[::-1], dtype=np.float64)[::-1]
+        if lead_in is None:
+            lead_in = np.zeros((LEAD_IN, *FRAME_SHAPE), np.uint8)
+        if timesteps is None:
+            timesteps = np.arange(steps)
+        if lead_in.shape != (LEAD_IN, *FRAME_SHAPE) or len(timesteps) != steps or len(returns_to_go) != steps:
+            raise InputError(f"{episode}: lead-in frames, timesteps or returns-to-go are not those of {steps} steps")
+        first_frame = self.steps + LEAD_IN * (self.episodes + 1)
+        self._write("frames", lead_in)
+        self._write("frames", frames)
+        self._write("frame_index", np.arange(first_frame, first_frame + steps))
+        self._write("actions", actions)
+        self._write("rewards", rewards)
+        if raw is not None:
+            self._write("raw_rewards", raw)
+            self._scores.append(float(raw.sum(dtype=np.float64)))
+        self._write("returns_to_go", returns_to_go)
+        self._write("timesteps", timesteps)
+        self.steps += steps
+        self.episodes += 1
+        self._write("episode_ends", np.array([self.steps]))
+        self._write("terminated", np.array([terminated]))
+        self._returns.append(float(returns_to_go[0]))
+
+    def discard_raw_rewards(self) -> None:
+        """Forget the raw rewards that were given; for a source that turns out to know only clipped ones."""
+        if (array := self._arrays.pop("raw_rewards", None)) is not None:
+            array.discard()
+        self._scores.clear()
+
+    def _write(self, name: str, values: npt.NDArray[Any]) -> None:
+        if name not in self._arrays:
+            self._arrays[name] = _ArrayFile(self._partial / f"{name}.npy", DTYPES[name])
+        self._arrays[name].append(values)
+
+    def _finish(self) -> None:
+        """Complete every file and write the metadata last."""
+        if not self.episodes:
+            raise InputError(f"nothing to write to {self.path}: not one episode was given")
+        metadata = StoreMetadata(
+            game=self._game,
+            action_meanings=self._action_meanings,
+            reward_clipping=self._reward_clipping,
+            sticky_actions=self._sticky_actions,
+            source=self.source,
+            steps=self.steps,
+            episodes=self.episodes,
+            max_return=max(self._returns),
+            mean_return=float(np.mean(self._returns)),
+            arrays={name: array.finish() for name, array in self._arrays.items()},
+            max_score=max(self._scores) if self._scores else None,
+            mean_score=float(np.mean(self._scores)) if self._scores else None,
+        )
+        (self._partial / "metadata.json").write_text(json.dumps(metadata.to_json(), indent=2) + "\n")
+
+
+class _ArrayFile:
+    """A ``.npy`` file that grows along its first axis and knows the SHA-256 of its values."""
+
+    def __init__(self, path: Path, dtype: Any):
+        self._path, self._dtype = path, np.dtype(dtype)
+        self._file: BinaryIO = path.open("wb")
+        self._sha256 = hashlib.sha256()
+        self._shape: tuple[int, ...] | None = None
+        self._header_size = 0
+
+    def append(self, values: npt.NDArray[Any]) -> None:
+        values = np.ascontiguousarray(values, dtype=self._dtype)
+        if self._shape is None:
+            self._shape = (0, *values.shape[1:])
+            self._write_header()
+            self._header_size = self._file.tell()
+        self._file.write(values.data)
+        self._sha256.update(values.data)
+        self._shape = (self._shape[0] + len(values), *self._shape[1:])
+
+    def _write_header(self) -> None:
+        # NumPy pads the header so that the first axis can grow to any length without moving the data.
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": self._shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def finish(self) -> ArrayInfo:
+        """Complete the header; return what the metadata says about this array."""
+        assert self._shape is not None
+        self._file.seek(0)
+        self._write_header()
+        if self._file.tell() != self._header_size:
+            raise RuntimeError(f"NumPy wrote a header of another size to {self._path}")
+        self._file.close()
+        return ArrayInfo(self._dtype.name, self._shape, self._sha256.hexdigest())
+
+    def discard(self) -> None:
+        self.close()
+        self._path.unlink()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # flushing fails on a full disk; the file is about to be removed
+            self._file.close()
+
+
+def _check_rewards(episode: str, name: str, rewards: npt.NDArray[np.float32], steps: int) -> None:
+    if rewards.shape != (steps,) or not np.isfinite(rewards).all():
+        raise InputError(
+            f"{episode}: {name} must be {steps} finite numbers, not {list(rewards.shape)}"
+            f"{'' if np.isfinite(rewards).all() else ' with NaN or infinity'}"
+        )

@@ -1,0 +1,158 @@
+"""Measure what it costs to make a store from a replay log, beside the original code's loader on the same log."""
+
+import gzip
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atari_dt.collection.scripted import play_episode
+from atari_dt.command_line import run
+from atari_dt.environment.config import EnvironmentConfig
+from atari_dt.games.catalogue import find_game
+from replay_data import InputError, TrajectoryStore
+from replay_data.progress import ProgressBar
+from replay_data.sources.dopamine_format import NUM_BUFFERS
+from replay_data.sources.dopamine_writer import DopamineLogWriter
+from replay_data.storage.gzip_streams import open_gzip
+
+# What the loader imports but does not use (the emulator, image libraries) may be missing.
+ORIGINAL = """
+import importlib, sys, types, unittest.mock
+sys.path.insert(0, sys.argv[1])
+for name in ("atari_py", "blosc", "cv2", "PIL"):
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        sys.modules[name] = unittest.mock.MagicMock()
+import numpy
+from create_dataset import create_dataset
+from mingpt.utils import set_seed
+set_seed(123)
+_, actions, _, done_idxs, rtg, timesteps = create_dataset(50, int(sys.argv[3]), "Breakout", sys.argv[2] + "/", 10)
+numpy.savez(sys.argv[4], actions=actions, done_idxs=done_idxs, rtg=rtg, timesteps=timesteps)
+"""
+
+PREFIX = """
+import pathlib, re, sys, time
+from replay_data.dopamine_log import DopamineLog
+buffer, found = DopamineLog(pathlib.Path(sys.argv[1]), "Breakout", 1, 4).shards[49], 0
+start = time.perf_counter()
+for episode in buffer.episodes():
+    found += len(episode)
+    if found >= int(sys.argv[2]):
+        break
+seconds = time.perf_counter() - start
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+print(f"read        {found:,} steps of one buffer in {seconds:.2f} s, {peak / 1024:.0f} MB at most")
+"""
+
+# A process of its own, since a child's peak counts what its parent held when it was forked.
+MEASURE = """
+import resource, subprocess, sys, time
+start = time.perf_counter()
+status = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+sys.exit(status)
+"""
+
+
+def main(
+    num_steps: int = 500_000,
+    rows: int = 100_000,
+    original: Path | None = None,
+    original_python: Path = Path(sys.executable),
+) -> None:
+    """Write a log of 50 buffers to a temporary directory, make stores of it, and measure (Linux only).
+
+    The log repeats a few episodes of scripted Breakout, so it compresses as a real one does.
+
+    Args:
+        num_steps: Steps to select.
+        rows: Rows of a buffer: 1,000,000 in the public data; the original code needs 100,000 at least.
+        original: A checkout of github.com/kzl/decision-transformer, whose loader is run on the same log.
+        original_python: A Python that has its dependencies (dopamine-rl, tensorflow, torch).
+    """
+    if original is not None and not (original / "atari" / "create_dataset.py").is_file():
+        raise InputError(f"{original} is no checkout of the original code: it has no atari/create_dataset.py")
+    with tempfile.TemporaryDirectory() as directory:
+        scratch = Path(directory)
+        write_log(scratch / "Breakout" / "1" / "replay_logs", rows)
+        size = sum(file.stat().st_size for file in (scratch / "Breakout" / "1" / "replay_logs").iterdir())
+        print(f"log         {NUM_BUFFERS} buffers of {rows:,} rows, {size / 1e9:.2f} GB on disk")
+        script = Path(__file__).parents[1] / "build_dataset.py"
+        options = ["--source", "dopamine", "--path", directory, "--num-steps", str(num_steps)]
+        seconds, peak = {}, {}
+        for kind in ("corrected", "original"):
+            command = [sys.executable, str(script), *options, "--selection", kind, "--out", str(scratch / kind)]
+            seconds[kind], peak[kind] = measure(kind, command)
+        frames = scratch / "Breakout" / "1" / "replay_logs" / "$store$_observation_ckpt.49.gz"
+        print(f"gunzip      {speed(open_gzip, frames):.1f} GB/s of frames, zlib {speed(gzip.open, frames):.1f} GB/s")
+        for steps in (10_000, rows):
+            subprocess.run([sys.executable, "-c", PREFIX, directory, str(steps)], check=True)
+        if original is None:
+            return
+        arguments = [str(original / "atari"), directory, str(num_steps), str(scratch / "theirs.npz")]
+        command = [str(original_python), "-c", ORIGINAL, *arguments]
+        theirs_seconds, theirs_peak = measure("their loader", command)
+        for kind in seconds:
+            faster, smaller = theirs_seconds / seconds[kind], theirs_peak / peak[kind]
+            print(f"{kind:11s} {faster:.1f} times faster than theirs, 1/{smaller:.1f} of the memory")
+        store = TrajectoryStore.open(scratch / "original")
+        with np.load(scratch / "theirs.npz") as theirs:
+            pairs: dict[str, tuple[Any, Any]] = {
+                "actions": (store.actions, theirs["actions"]),
+                "done_idxs": (store.episode_ends, theirs["done_idxs"]),
+                "rtg": (store.returns_to_go, theirs["rtg"]),
+                "timesteps": (store.timesteps, theirs["timesteps"][:-1]),
+            }
+            for name, (ours, their) in pairs.items():
+                print(f"{name:11s} {'equal' if np.array_equal(ours, their) else 'DIFFERENT'}")
+
+
+def write_log(path: Path, rows: int) -> None:
+    """Write 50 buffers: eight episodes of scripted Breakout, again and again in random order."""
+    game, config, rng = find_game("Breakout"), EnvironmentConfig(), np.random.default_rng(0)
+    episodes = [play_episode(game, config, skill, seed) for seed, skill in enumerate(np.linspace(0.2, 1, 8))]
+    total = NUM_BUFFERS * rows
+    start = time.perf_counter()
+    with (
+        DopamineLogWriter(path, rows) as writer,
+        ProgressBar(total=total, unit="row", unit_scale=True, desc="log") as bar,
+    ):
+        while True:
+            episode = episodes[rng.integers(len(episodes))]
+            if writer.add_count + len(episode) + 3 >= total:
+                break
+            before = writer.add_count
+            writer.append(episode.frames, episode.actions, episode.rewards, terminated=episode.terminated)
+            bar.update(writer.add_count - before)
+    print(f"write log   {total / (time.perf_counter() - start):,.0f} rows/s")
+
+
+def speed(open_file: Callable[[Path], Any], path: Path) -> float:
+    """GB/s of uncompressed bytes."""
+    block, size, start = bytearray(1 << 23), 0, time.perf_counter()
+    with open_file(path) as file:
+        while got := file.readinto(block):
+            size += got
+    return size / (time.perf_counter() - start) / 1e9
+
+
+def measure(name: str, command: list[str]) -> tuple[float, float]:
+    """Run a command; print and return its wall seconds and its peak resident memory in bytes."""
+    result = subprocess.run([sys.executable, "-c", MEASURE, *command], capture_output=True, text=True)
+    if result.returncode:
+        raise InputError(f"{name} ended with status {result.returncode}: {result.stderr[-600:]}")
+    seconds, peak = map(float, result.stdout.split()[-2:])
+    print(f"{name:11s} {seconds:.1f} s, {peak / 1e9:.2f} GB at most")
+    return seconds, peak
+
+
+if __name__ == "__main__":
+    run(main)

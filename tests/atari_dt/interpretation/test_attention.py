@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import erf
+from torch import Tensor
+
+from atari_dt.config import Conditioning, ModelConfig, TimestepEncoding, TrainingConfig
+from atari_dt.evaluation.evaluator import evaluate
+from atari_dt.evaluation.policy import DecisionTransformerPolicy, Sampling
+from atari_dt.evaluation.protocol import PROTOCOLS, EvaluationProtocol
+from atari_dt.interpretation.attention import (
+    attention_by_distance,
+    attention_from,
+    attention_rollout,
+    by_step_and_token_type,
+    query_positions,
+    token_types,
+)
+from atari_dt.interpretation.episode_trace import GRID_MULTIPLES, EpisodeTrace, trace_episodes
+from atari_dt.model.decision_transformer import DecisionTransformer
+from atari_dt.model.pretrained import latest_checkpoint
+from atari_dt.training.loop import train
+from replay_data import InputError, TrajectoryStore
+from tests.atari_dt.evaluation.test_evaluation import DATASET, small_model
+
+Doubles = npt.NDArray[np.float64]
+
+
+def by_hand(
+    model: DecisionTransformer, states: Tensor, actions: Tensor, returns: Tensor, timesteps: Tensor
+) -> tuple[list[Doubles], Doubles]:
+    """Attention ``[heads, T, T]`` of every layer and logits ``[K, num_actions]`` of a context, from the weights."""
+    w = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
+    with torch.inference_mode():
+        state_tokens = model.encode_states(states).double().numpy()
+    kinds = [state_tokens, np.tanh(w["action_embedding.weight"][actions.numpy()])]
+    if model.config.conditioning == "return":
+        kinds.insert(
+            0, np.tanh(returns.double().numpy()[:, None] @ w["return_embedding.weight"].T + w["return_embedding.bias"])
+        )
+    x = np.stack(kinds, axis=1).reshape(-1, model.config.embed_dim)
+    tokens, dim = x.shape
+    times = np.minimum(timesteps.numpy(), model.max_timestep).repeat(len(kinds))
+    if model.config.timestep_encoding == "window_start":
+        times = times[:1]
+    x = x + w["position_embedding"][:tokens] + w["timestep_embedding"][times]
+
+    def normed(x: Doubles, name: str) -> Doubles:
+        centerd = x - x.mean(-1, keepdims=True)
+        return centerd / np.sqrt((centerd**2).mean(-1, keepdims=True) + 1e-5) * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def linear(x: Doubles, name: str) -> Doubles:
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    attentions = []
+    for layer in range(model.config.num_layers):
+        block = f"transformer.blocks.{layer}"
+        query, key, value = np.split(linear(normed(x, f"{block}.attention_norm"), f"{block}.attention.qkv"), 3, axis=-1)
+        size = dim // model.config.num_heads
+        attention, mixed = np.zeros((model.config.num_heads, tokens, tokens)), np.zeros((tokens, dim))
+        for head in range(model.config.num_heads):
+            part = slice(head * size, (head + 1) * size)
+            for token in range(tokens):
+                scores = key[: token + 1, part] @ query[token, part] / math.sqrt(size)
+                weights = np.exp(scores - scores.max())
+                attention[head, token, : token + 1] = weights / weights.sum()
+            mixed[:, part] = attention[head] @ value[:, part]
+        x = x + linear(mixed, f"{block}.attention.projection")
+        hidden = linear(normed(x, f"{block}.mlp_norm"), f"{block}.expand")
+        x = x + linear(hidden * (1 + erf(hidden / math.sqrt(2))) / 2, f"{block}.contract")
+        attentions.append(attention)
+    logits = normed(x, "transformer.norm") @ w["head.weight"].T
+    return attentions, logits[token_types(model.config.conditioning).index("state") :: len(kinds)]
+
+
+def check_attention(model: DecisionTransformer, context: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    """Of one context: that the model's attention is the formula's, and that asking for it changes nothing."""
+    with torch.inference_mode():
+        plain = model(*(values[None] for values in context))
+        output = model(*(values[None] for values in context), output_attentions=True)
+    assert torch.allclose(plain.action_logits, output.action_logits, rtol=0, atol=1e-5)
+    attentions, logits = by_hand(model, *context)
+    assert np.abs(output.action_logits[0].numpy() - logits).max() < 1e-4
+    assert len(output.attentions) == len(attentions) == model.config.num_layers
+    for ours, theirs in zip(output.attentions, attentions, strict=True):
+        assert np.abs(ours[0].numpy() - theirs).max() < 1e-5
+        assert torch.allclose(ours.sum(-1), torch.ones(()), atol=1e-6)
+        assert (ours.triu(1) == 0).all()
+
+
+@pytest.mark.parametrize("conditioning", ["return", "none"])
+@pytest.mark.parametrize("timestep_encoding", ["window_start", "per_step"])
+def test_attention_is_the_softmax_of_queries_and_keys(
+    conditioning: Conditioning, timestep_encoding: TimestepEncoding
+) -> None:
+    config = ModelConfig(4, 3, 4, 32, conditioning=conditioning, timestep_encoding=timestep_encoding)
+    model = DecisionTransformer(config, num_actions=4, max_timestep=9).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    states = torch.randint(0, 256, (4, 4, 84, 84), dtype=torch.uint8)
+    check_attention(model, (states, torch.tensor([3, 0, 1, 2]), torch.rand(4) * 9, torch.arange(7, 11)))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, readable_store: TrajectoryStore) -> Path:
+    """A run that has learned to read the newest frame."""
+    path = tmp_path_factory.mktemp("attention") / "run"
+    config = TrainingConfig(max_updates=60, batch_size=16, learning_rate=3e-3, final_tokens=60 * 16 * 4)
+    train(readable_store, path, ModelConfig(4, 2, 2, 32, dropout=0.0), config)
+    return path
+
+
+def test_attention_of_a_trained_model_is_that_of_its_weights(trained: Path, readable_store: TrajectoryStore) -> None:
+    model = DecisionTransformer.from_pretrained(latest_checkpoint(trained))
+    states = torch.from_numpy(np.stack([readable_store.stacked(n) for n in range(30, 34)]))
+    actions = torch.from_numpy(readable_store.actions[30:34].astype(np.int64))
+    context = states, actions, torch.from_numpy(readable_store.returns_to_go[30:34].copy()), torch.arange(5, 9)
+    check_attention(model, context)
+    with torch.inference_mode():
+        predicted = model(*(values[None] for values in context)).action_logits.argmax(-1)
+    assert (predicted[0] == actions).all()  # so it is trained
+
+
+@given(
+    st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(1, 6), st.sampled_from(["return", "none"]),
+    st.integers(0, 2**31),
+)  # fmt: skip
+def test_rows_and_rollout_are_those_of_the_whole_matrices(
+    batch: int, layers: int, heads: int, steps: int, conditioning: Conditioning, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = len(token_types(conditioning)) * steps - 1
+    mask = torch.full((tokens, tokens), -math.inf, dtype=torch.float64).triu(1)
+    attentions = [
+        (torch.randn(batch, heads, tokens, tokens, generator=generator, dtype=torch.float64) + mask).softmax(-1)
+        for _ in range(layers)
+    ]
+    num_steps = torch.randint(1, steps + 1, (batch,), generator=generator)
+    places = query_positions(num_steps, conditioning)
+    rows = attention_from(attentions, places)
+    rollouts = attention_rollout(attentions, places)
+    for context in range(batch):
+        names = [(step, kind) for step in range(steps) for kind in token_types(conditioning)]
+        place = names.index((int(num_steps[context]) - 1, "state"))
+        assert places[context] == place
+        product = np.eye(tokens)
+        for layer in range(layers):
+            assert torch.equal(rows[context, layer], attentions[layer][context, :, place])
+            product = (attentions[layer][context].mean(0).numpy() + np.eye(tokens)) / 2 @ product
+        assert np.allclose(rollouts[context], product[place])
+        assert np.isclose(rollouts[context].sum(), 1)
+        grouped = by_step_and_token_type(rows[context].numpy(), conditioning)
+        for token, (step, kind) in enumerate(names):
+            expected = rows[context, ..., token] if token < tokens else torch.zeros(layers, heads)
+            assert np.array_equal(grouped[..., step, token_types(conditioning).index(kind)], expected)
+
+
+def test_attention_by_distance_is_the_mean_over_contexts() -> None:
+    rng = np.random.default_rng(0)
+    contexts, layers, heads, steps, kinds = 7, 2, 3, 4, 3
+    weights = rng.dirichlet(np.ones(steps * kinds), (contexts, layers, heads)).astype(np.float32)
+    weights[0, 0, 0] = np.eye(steps * kinds)[5]  # of which most logarithms are those of 0
+    result = attention_by_distance(weights.reshape(contexts, layers, heads, steps, kinds))
+    assert result.contexts == contexts
+    for layer in range(layers):
+        for head in range(heads):
+            entropies = [-sum(p * math.log(p) for p in row if p > 0) for row in weights[:, layer, head].tolist()]
+            assert result.entropy[layer, head] == pytest.approx(sum(entropies) / contexts, rel=1e-5)
+            for step in range(steps):
+                for kind in range(kinds):
+                    mean = weights[:, layer, head, step * kinds + kind].mean()
+                    assert result.weights[layer, head, steps - 1 - step, kind] == pytest.approx(mean, rel=1e-5)
+            distance = sum((steps - 1 - i // kinds) * weights[:, layer, head, i].mean() for i in range(steps * kinds))
+            assert result.mean_distance[layer, head] == pytest.approx(distance, rel=1e-5)
+    even = attention_by_distance(by_step_and_token_type(np.full((3, 1, 1, 29), 1 / 29, dtype=np.float32), "return"))
+    assert even.entropy == pytest.approx(math.log(29), rel=1e-6)
+    with pytest.raises(ValueError, match="no contexts"):
+        attention_by_distance(np.zeros((0, 1, 1, 4, 3), dtype=np.float32))
+
+
+def planted_model(conditioning: Conditioning, acting: int, planted: int) -> DecisionTransformer:
+    """A model whose first head looks from one token to another; the second one looks at all alike."""
+    model = DecisionTransformer(ModelConfig(5, 1, 2, 16, conditioning=conditioning), num_actions=4, max_timestep=9)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.position_embedding[:, 2] = 10
+        for token, dimension in ((acting, 1), (planted, 0)):
+            model.position_embedding[token] = torch.eye(16)[dimension] * 10
+        block: Any = model.transformer.blocks[0]
+        block.attention_norm.weight.fill_(1)
+        block.attention.qkv.weight[0, 1] = block.attention.qkv.weight[16, 0] = 10
+    return model.eval()
+
+
+@given(st.data(), st.sampled_from(["return", "none"]), st.integers(1, 5))
+def test_maps_point_at_the_token_that_the_weights_look_at(data: Any, conditioning: Conditioning, steps: int) -> None:
+    kinds = token_types(conditioning)
+    acting = len(kinds) * (steps - 1) + kinds.index("state")
+    planted = data.draw(st.integers(0, acting - 1)) if acting else 0
+    model = planted_model(conditioning, acting, planted)
+    states = torch.zeros(1, 5, 4, 84, 84, dtype=torch.uint8)
+    numbers = torch.zeros(1, 5, dtype=torch.int64)
+    with torch.inference_mode():
+        attentions = model(states, numbers, numbers, numbers, output_attentions=True).attentions
+    places = query_positions(torch.tensor([steps]), conditioning)
+    weights = by_step_and_token_type(attention_from(attentions, places).numpy(), conditioning)[0, 0]
+    step, kind = divmod(planted, len(kinds))
+    assert weights[0, step, kind] == pytest.approx(1)
+    assert weights[1][weights[1] > 0] == pytest.approx(1 / (acting + 1))
+    rollout = by_step_and_token_type(attention_rollout(attentions, places).numpy(), conditioning)[0]
+    if acting:
+        assert rollout[step, kind] == pytest.approx(1 / 4 + 1 / 4 / (acting + 1), rel=1e-5)
+        assert rollout[steps - 1, kinds.index("state")] == pytest.approx(1 / 2 + 1 / 4 / (acting + 1), rel=1e-5)
+
+
+VARIANTS = [
+    ("return", EvaluationProtocol(), Sampling()),
+    ("return", PROTOCOLS["original"], Sampling(temperature=0.5, top_k=2)),
+    ("none", EvaluationProtocol(), Sampling(temperature=0)),
+]
+
+
+@pytest.mark.parametrize(("conditioning", "protocol", "sampling"), VARIANTS, ids=["plain", "original", "cloning"])
+def test_what_is_kept_is_what_the_action_was_chosen_from(
+    conditioning: str, protocol: EvaluationProtocol, sampling: Sampling, tmp_path: Path
+) -> None:
+    """Against a forward pass of its own for each step, and against an evaluation that keeps nothing."""
+    model = small_model(conditioning)
+    for parameter in model.state_encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.03)
+    if conditioning == "return":
+        torch.nn.init.normal_(model.return_embedding.weight, std=0.03)
+    model.save_pretrained(tmp_path / "run" / "checkpoints" / "update-00000001")
+    options: dict[str, Any] = {"seed": 3, "protocol": protocol, "sampling": sampling, "show_progress": False}
+    target = 30.5 if conditioning == "return" else None
+    recording = trace_episodes(tmp_path / "run", episodes=2, target_return=target, max_steps=40, **options)
+    (result,) = evaluate(model, [target or 0.0], episodes=2, num_envs=1, max_steps=40, **options)
+    assert len(recording.episodes) == 2
+    for episode, played in zip(recording.episodes, result.episodes, strict=True):
+        assert np.array_equal(episode.actions, played.actions)
+        check_episode(model, episode, recording.targets - recording.targets[recording.played], protocol, sampling)
+    if conditioning == "return":
+        multiples = sorted({*(40 * multiple for multiple in GRID_MULTIPLES), 30.5})
+        assert recording.targets.tolist() == multiples
+        assert recording.targets[recording.played] == 30.5
+
+
+def check_episode(
+    model: DecisionTransformer,
+    episode: EpisodeTrace,
+    shifts: npt.NDArray[np.float32],
+    protocol: EvaluationProtocol,
+    sampling: Sampling,
+) -> None:
+    kinds = token_types(model.config.conditioning)
+    batch = episode.batch(np.arange(len(episode)), torch.device("cpu"))
+    for t in range(len(episode)):
+        num_steps = min(t + 1, 5)
+        assert episode.num_steps[t] == num_steps == batch.attention_mask[t].sum()
+        window = slice(t - num_steps + 1, t + 1)
+        assert np.array_equal(batch.states[t, :num_steps], episode.states[window])
+        assert np.array_equal(batch.actions[t, :num_steps], episode.actions[window])
+        context = (
+            torch.from_numpy(episode.states[window])[None],
+            torch.from_numpy(episode.actions[window])[None],
+            batch.returns_to_go[t : t + 1, :num_steps],
+            batch.timesteps[t : t + 1, :num_steps],
+        )
+        with torch.inference_mode():
+            output = model(*context, output_attentions=True)
+        probabilities = sampling.probabilities(output.action_logits[:, -1])
+        assert np.allclose(probabilities[0], episode.probabilities[t, list(shifts).index(0)], atol=1e-5)
+        acting = len(kinds) * (num_steps - 1) + kinds.index("state")
+        for layer, weights in enumerate(output.attentions):
+            kept = episode.attention[t, layer].reshape(model.config.num_heads, -1)
+            assert np.allclose(kept[:, : acting + 1], weights[0, :, acting, : acting + 1], atol=1e-5)
+            assert (kept[:, acting + 1 :] == 0).all()
+        assert episode.rollout[t].sum() == pytest.approx(1, abs=1e-5)
+        for i, shift in enumerate(shifts):
+            if protocol.integer_returns and shift != int(shift):
+                continue  # a cut off return-to-go does not say what another would be cut off to
+            shifted = context[0], context[1], context[2] + torch.tensor(shift), context[3]
+            with torch.inference_mode():
+                other = sampling.probabilities(model(*shifted).action_logits[:, -1])
+            assert np.allclose(other[0], episode.probabilities[t, i], atol=1e-4)
+
+
+def test_keeping_decisions_changes_no_probability() -> None:
+    model = small_model()
+    rng = np.random.default_rng(0)
+    policies = [DecisionTransformerPolicy(model, 2, keep_last_step=keep) for keep in (False, True)]
+    everywhere = np.arange(2)
+    for policy in policies:
+        policy.start(everywhere, np.array([30, 10], dtype=np.float32), everywhere)
+    for _ in range(12):
+        states = rng.integers(0, 256, (2, 4, 84, 84), dtype=np.uint8)
+        actions = [policy.act(everywhere, states, np.ones(2, dtype=np.float32)) for policy in policies]
+        assert np.array_equal(actions[0], actions[1])
+        plain = policies[0].probabilities_under(everywhere, np.zeros(1, dtype=np.float32))
+        assert policies[0].last_step is None
+        decision = policies[1].last_step
+        assert decision is not None
+        assert np.abs(plain[:, 0] - decision.probabilities).max() < 1e-5
+
+
+def test_target_returns_of_games_that_only_take_points_lie_around_the_one_played(tmp_path: Path) -> None:
+    model = small_model()
+    model.dataset = dataclasses.replace(DATASET, max_return=-8.0)
+    model.save_pretrained(tmp_path / "run" / "checkpoints" / "update-00000001")
+    recording = trace_episodes(tmp_path / "run", max_steps=5, show_progress=False)
+    assert recording.targets.tolist() == [-16, -14, -12, -10, -8, -6, -4, -2, 0]
+    assert recording.targets[recording.played] == -8
+    assert recording.target_label(-8.0) == "-8"
+
+
+@pytest.mark.parametrize(
+    ("conditioning", "options", "message"),
+    [
+        ("return", {"episodes": 0}, "at least 1 episode"),
+        ("return", {"seed": -1}, "seed must not be negative"),
+        ("return", {"max_steps": 4}, "max_steps must be at least 5"),
+        ("return", {"max_steps": 27_001}, "1 to 27000 steps"),
+        ("return", {"target_return": math.nan}, "must be a finite number"),
+        ("return", {"target_return": 1e39}, "must be a finite number"),
+        ("return", {"target_return": 3.0, "return_multiple": 1.0}, "not both"),
+        ("none", {"return_multiple": 1.0}, "behavior cloning has no target return"),
+        ("none", {"target_return": 1.0}, "behavior cloning has no target return"),
+    ],
+)
+def test_impossible_recordings_are_refused(
+    conditioning: str, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    small_model(conditioning).save_pretrained(tmp_path / "run" / "checkpoints" / "update-00000001")
+    with pytest.raises(InputError, match=message):
+        trace_episodes(tmp_path / "run", **options)

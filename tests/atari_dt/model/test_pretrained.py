@@ -1,0 +1,129 @@
+"""Sharing models: the card, the mixin's conventions, and what goes wrong on the way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard, constants
+
+from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.model import pretrained
+from atari_dt.model.dataset_info import DatasetInfo
+from atari_dt.model.decision_transformer import DecisionTransformer
+from replay_data import InputError
+from replay_data.testing import write_random_store
+
+EVALUATION = {
+    "return_multiple": 0.5,
+    "target_return": 12.5,
+    "scores": [10.0, 20.0, 30.0],
+    "mean_score": 20.0,
+    "std_score": 8.1649,
+}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> DecisionTransformer:
+    model = DecisionTransformer(ModelConfig(2, 1, 2, 16), num_actions=4, max_timestep=100).eval()
+    model.dataset = DatasetInfo.from_store(write_random_store(tmp_path / "store", [5, 6]))
+    model.training_config = vars(TrainingConfig(learning_rate=7e-4))
+    model.evaluations = [EVALUATION]
+    shutil.rmtree(tmp_path / "store")
+    return model
+
+
+def logits(model: DecisionTransformer) -> torch.Tensor:
+    torch.manual_seed(0)
+    states = torch.randint(0, 256, (1, 2, 4, 84, 84), dtype=torch.uint8)
+    ones = torch.ones(1, 2, dtype=torch.int64)
+    with torch.inference_mode():
+        return model(states, ones, ones.float(), ones).action_logits
+
+
+def test_a_saved_model_is_whole_and_has_a_card(model: DecisionTransformer, tmp_path: Path) -> None:
+    path = tmp_path / "shared"
+    model.save_pretrained(path, repo_id="somebody/breakout")
+    assert sorted(file.name for file in path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    again = DecisionTransformer.from_pretrained(path)
+    assert torch.equal(logits(again), logits(model))
+    assert again.dataset == model.dataset
+    assert again.training_config == json.loads(json.dumps(model.training_config))
+    assert again.evaluations == [EVALUATION]
+
+    card = ModelCard.load(path / "README.md")
+    assert card.data.library_name == "atari-dt"
+    assert card.data.model_name == "breakout"
+    (result,) = card.data.eval_results or []
+    assert (result.dataset_name, result.metric_value) == ("Breakout", "20.0 ± 8.2")
+    assert 'from_pretrained("somebody/breakout")' in card.text
+    assert "| 12.5 (0.5 × the data's largest) | 20.0 ± 8.2 | 3 |" in card.text
+    for row in ("| game | Breakout |", "| episodes | 2 |", "| context_length | 2 |", "| learning_rate | 0.0007 |"):
+        assert row in card.text
+    with pytest.raises(InputError, match="exists already"):
+        model.save_pretrained(path)
+
+
+def test_a_model_that_knows_nothing_of_itself_says_so(model: DecisionTransformer, tmp_path: Path) -> None:
+    model.dataset, model.training_config, model.evaluations = None, None, []
+    model.save_pretrained(tmp_path / "fresh")
+    text = ModelCard.load(tmp_path / "fresh" / "README.md").text
+    assert "It was not evaluated." in text
+    assert "Not recorded." in text
+    config = json.loads((tmp_path / "fresh" / "config.json").read_text())
+    for name in ("training", "evaluations"):  # checkpoints of the first versions have no such fields
+        del config[name]
+    (tmp_path / "fresh" / "config.json").write_text(json.dumps(config))
+    assert torch.equal(logits(DecisionTransformer.from_pretrained(tmp_path / "fresh")), logits(model))
+
+
+def test_what_is_pushed_can_be_had_again(
+    model: DecisionTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Hub is a directory here; the library's own code is between it and the model."""
+    hub = tmp_path / "hub"
+
+    def create_repo(self: HfApi, repo_id: str, **options: Any) -> object:
+        assert options["private"] is True
+        return type("Repo", (), {"repo_id": repo_id})
+
+    def upload_folder(self: HfApi, repo_id: str, folder_path: Path, **options: Any) -> str:
+        shutil.copytree(folder_path, hub / repo_id)
+        return f"https://hub/{repo_id}/commit"
+
+    def download(repo_id: str, allow_patterns: list[str], revision: str | None = None) -> str:
+        assert (revision, allow_patterns) == ("main", ["config.json", "model.safetensors"])
+        return str(hub / repo_id)
+
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    monkeypatch.setattr(pretrained, "snapshot_download", download)
+    assert model.push_to_hub("somebody/breakout", private=True) == "https://hub/somebody/breakout/commit"
+    again = DecisionTransformer.from_pretrained("somebody/breakout", revision="main")
+    assert torch.equal(logits(again), logits(model))
+    assert "somebody/breakout" in ModelCard.load(hub / "somebody" / "breakout" / "README.md").text
+    model.save_pretrained(tmp_path / "both", repo_id="somebody/again", push_to_hub=True, private=True)
+    for path in (tmp_path / "both", hub / "somebody" / "again"):
+        assert torch.equal(logits(DecisionTransformer.from_pretrained(path)), logits(model))
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence(
+    model: DecisionTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:  # the Hub's library lets those of its HTTP library through
+        raise type("ConnectError", (Exception,), {"__module__": "httpx"})("no route to host")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        InputError, match="'somebody/breakout' cannot be read from this machine or the Hugging Face Hub"
+    ):
+        DecisionTransformer.from_pretrained("somebody/breakout")
+    with pytest.raises(InputError, match="'runs/a/b/c' cannot be read"):
+        DecisionTransformer.from_pretrained("runs/a/b/c")
+    monkeypatch.setattr(HfApi, "create_repo", unreachable)
+    with pytest.raises(InputError, match=r"cannot be written to the Hugging Face Hub \(no route to host\)"):
+        model.push_to_hub("somebody/breakout")

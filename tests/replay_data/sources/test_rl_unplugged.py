@@ -1,0 +1,221 @@
+"""Episode shards against the ones that TensorFlow wrote, records of other kinds, and damage."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from replay_data import ReplayFormatError
+from replay_data.episode import Episode
+from replay_data.sources import rl_unplugged as module
+from replay_data.sources import tfrecord
+from replay_data.sources.rl_unplugged import RLUnpluggedRun, ShardRecord, shard_name
+from replay_data.sources.tfrecord import read_records, write_record
+from replay_data.storage.gzip_streams import create_gzip, open_gzip
+from tests.conftest import DATA
+from tests.replay_data.recordings import attempt, damaged, random_episode, same, truth, write_shard
+
+
+def read(path: Path) -> list[Episode]:
+    episodes: list[Episode] = []
+    for shard in RLUnpluggedRun(path, "Breakout", 1, 4).shards.values():
+        episodes += shard.episodes()
+        shard.check()
+        shard.close()
+    return episodes
+
+
+def test_recorded_shards_are_the_truth() -> None:
+    run = RLUnpluggedRun(DATA / "rl_unplugged", "Breakout", 1, 4)
+    assert (list(run.shards), run.num_shards) == ([0, 1], 2)
+    episodes = read(DATA / "rl_unplugged")
+    assert len(episodes) == 12
+    assert all(same(episode, played, raw_rewards=True) for episode, played in zip(episodes, truth(), strict=False))
+    returns = [value for shard in run.shards.values() for value in shard.returns()]
+    assert returns == [played.rewards.sum() for played in truth()[:12]]
+
+
+def test_records_read_back_and_carry_their_checksums() -> None:
+    # CRC-32C of "123456789" is 0xE3069283 (RFC 3720 gives the polynomial; the value is its usual check).
+    crc = 0xE3069283
+    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32
+    file = io.BytesIO()
+    write_record(file, b"123456789")
+    assert file.getvalue()[-4:] == masked.to_bytes(4, "little")
+    write_record(file, b"")
+    file.seek(0)
+    assert list(read_records(file)) == [b"123456789", b""]
+
+
+def test_a_cut_episode_keeps_its_last_step(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    episodes = [random_episode(rng, 5, terminated=False), random_episode(rng, 1), random_episode(rng, 9)]
+    write_shard(tmp_path / "Breakout" / shard_name(1, 0, 1), episodes)
+    assert all(same(one, other, True) for one, other in zip(read(tmp_path), episodes, strict=True))
+
+
+def test_a_visit_passes_ends_of_games_and_stops_at_row_100_000(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    episodes = [random_episode(rng, 7, terminated=index != 1) for index in range(8)]  # ten rows of a log each
+    write_shard(tmp_path / "Breakout" / shard_name(1, 0, 1), episodes)
+    (shard,) = RLUnpluggedRun(tmp_path, "Breakout", 1, 4).shards.values()
+    assert [len(list(shard.visit(3))) for _ in range(2)] == [4, 3]
+    assert not list(shard.visit(3))
+    assert shard.exhausted
+    shard._records = iter([b"damage that nobody can reach any more"])
+    assert not list(shard.visit(1))
+    shard.close()
+    monkeypatch.setattr(module, "PAPER_CAPACITY", 70)
+    assert [len(list(shard.visit(3))) for _ in range(2)] == [4, 0]
+
+
+def test_rewards_come_from_whichever_field_there_is() -> None:
+    raw = np.array([0, 7, -3], np.float32)
+    record = ShardRecord.parse(example(unclipped_rewards=raw, discounts=[1, 1, 1]))
+    assert record.raw_rewards is not None
+    assert (record.rewards.tolist(), record.raw_rewards.tolist()) == ([0, 1, -1], [0, 7, -3])
+    record = ShardRecord.parse(example(clipped_rewards=raw.clip(-1, 1), discounts=[1, 1, 1]))
+    assert (record.rewards.tolist(), record.raw_rewards) == ([0, 1, -1], None)
+
+
+def example(steps: int = 3, **features: Any) -> bytes:
+    """A serialised episode of black frames; None leaves a feature out."""
+    made = tfrecord.Example()
+    png = cv2.imencode(".png", np.zeros((84, 84), np.uint8))[1].tobytes()
+    defaults: dict[str, Any] = {
+        "observations": [png] * steps,
+        "actions": [0] * steps,
+        "discounts": [1] * (steps - 1) + [0],
+    }
+    for name, values in (defaults | features).items():
+        if values is None:
+            continue
+        kind = {"observations": "bytes_list", "actions": "int64_list"}.get(name, "float_list")
+        getattr(made.features.feature[name], kind).value.extend(values)
+    return bytes(made.SerializeToString())
+
+
+COLOR = cv2.imencode(".png", np.zeros((84, 84, 3), np.uint8))[1].tobytes()
+SMALL = cv2.imencode(".png", np.zeros((84, 80), np.uint8))[1].tobytes()
+REWARDS: dict[str, Any] = {"unclipped_rewards": [0, 0, 0]}
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (b"not a protocol buffer", "it is not a tf.train.Example"),
+        (b"", r"as long as each other and not empty: 0 observations"),
+        ({}, "it has no rewards"),
+        ({**REWARDS, "actions": [0, 0]}, r"as long as each other .*: 3 observations, 2 actions, 3 discounts"),
+        ({**REWARDS, "observations": None}, "0 observations, 3 actions"),
+        ({"unclipped_rewards": [0, 0]}, "2 unclipped_rewards"),
+        ({"unclipped_rewards": [0, np.nan, 0]}, "are not its rewards clipped"),
+        ({"clipped_rewards": [0, 1, 0], "unclipped_rewards": [0, 0, 0]}, "are not its rewards clipped"),
+        ({"clipped_rewards": [0, 2, 0]}, "are not its rewards clipped"),
+        ({"steps": 1, "unclipped_rewards": [0]}, "it has no step, only a final frame"),
+        ({**REWARDS, "actions": [0, 4, 0]}, "its actions run from 0 to 4, not from 0 to 3"),
+        ({**REWARDS, "actions": [-1, 0, 0]}, "its actions run from -1 to 0"),
+        ({**REWARDS, "observations": [b"", b"", b""]}, "frame 0 is not a grey 84×84 PNG"),
+        ({**REWARDS, "observations": [COLOR] * 3}, "frame 0 is not a grey"),
+        ({**REWARDS, "observations": [SMALL] * 3}, "frame 0 is not a grey"),
+        ({**REWARDS, "observations": [COLOR[:40]] * 3}, "frame 0 is not a grey"),
+    ],
+)
+def test_records_of_another_kind_are_refused(tmp_path: Path, features: dict[str, Any] | bytes, message: str) -> None:
+    file = tmp_path / "Breakout" / shard_name(1, 0, 1)
+    file.parent.mkdir()
+    with create_gzip(file) as stream:
+        write_record(stream, example(**REWARDS))
+        write_record(stream, features if isinstance(features, bytes) else example(**features))
+    with pytest.raises(ReplayFormatError, match=rf"00000-of-00001 is damaged at record 1 \(.*{message}"):
+        read(tmp_path)
+
+
+def test_a_record_longer_than_the_file_is_refused_without_its_memory(tmp_path: Path) -> None:
+    file = tmp_path / "Breakout" / shard_name(1, 0, 1)
+    file.parent.mkdir()
+    with create_gzip(file) as stream:
+        length = (1 << 60).to_bytes(8, "little")
+        stream.write(length + tfrecord._masked_crc(length).to_bytes(4, "little") + b"short")
+    with pytest.raises(ReplayFormatError, match="the file is cut off"):
+        read(tmp_path)
+
+
+def test_damage_is_named_or_harmless(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    file = tmp_path / "Breakout" / shard_name(1, 0, 1)
+    episodes = [random_episode(rng, int(steps)) for steps in rng.integers(1, 12, size=8)]
+    for episode in episodes:
+        episode.frames[:, 2:] = 9
+    write_shard(file, episodes)
+    with open_gzip(file) as stream:
+        plain = stream.read()
+    content = file.read_bytes()
+    refused = 0
+    for index in range(400):
+        if index % 2:
+            file.write_bytes(damaged(content, rng))
+        else:  # beneath gzip, where only the records' own checksums stand guard
+            with create_gzip(file) as stream:
+                stream.write(damaged(plain, rng))
+        found, error = attempt(lambda: read(tmp_path))
+        if error is not None:
+            assert str(file) in str(error)
+            refused += 1
+        elif index % 2:
+            assert len(found) == len(episodes)
+        # A cut between two records leaves a shorter file that is whole.
+        assert all(same(one, other, True) for one, other in zip(found, episodes, strict=False))
+    assert refused > 300
+
+
+def test_a_shard_without_episodes_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "Breakout" / shard_name(1, 0, 1)
+    file.parent.mkdir()
+    file.touch()
+    with pytest.raises(ReplayFormatError, match=r"00000-of-00001 is damaged at record 0 \(it holds no episode\)"):
+        read(tmp_path)
+    with create_gzip(file) as stream:
+        stream.write(b"")
+    with pytest.raises(ReplayFormatError, match="it holds no episode"):
+        read(tmp_path)
+
+
+def test_a_shard_that_failed_goes_on_failing(tmp_path: Path) -> None:
+    file = tmp_path / "Breakout" / shard_name(1, 0, 1)
+    write_shard(file, [random_episode(np.random.default_rng(0), 5)])
+    with open_gzip(file) as stream:
+        content = stream.read()
+    with create_gzip(file) as stream:
+        stream.write(content + content[:-1] + b"?" + content)
+    (shard,) = RLUnpluggedRun(tmp_path, "Breakout", 1, 4).shards.values()
+    assert len(list(shard.visit(1))) == 1
+    for _ in range(2):
+        with pytest.raises(ReplayFormatError, match="damaged at record 1"):
+            list(shard.visit(1))
+    assert shard.check()
+    with pytest.raises(ReplayFormatError, match="damaged at record 1"):
+        shard.check(everything=True)
+
+
+def test_missing_pieces_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ReplayFormatError, match=r"no Breakout in .*it is empty"):
+        read(tmp_path)
+    (tmp_path / "Breakout").mkdir()
+    with pytest.raises(ReplayFormatError, match="has no shards of run 1; it holds no shard"):
+        read(tmp_path)
+    shutil.copy(DATA / "rl_unplugged" / "Breakout" / shard_name(1, 0, 2), tmp_path / "Breakout")
+    with pytest.raises(ReplayFormatError, match="has no shards of run 2; it holds run 1"):
+        RLUnpluggedRun(tmp_path, "Breakout", 2, 4)
+    (tmp_path / "Breakout" / shard_name(1, 3, 2)).touch()
+    with pytest.raises(ReplayFormatError, match="cannot be one of 2 shards"):
+        read(tmp_path)
+    (tmp_path / "Breakout" / shard_name(1, 3, 50)).touch()
+    with pytest.raises(ReplayFormatError, match="mixes shards of 2 and 50"):
+        read(tmp_path)
