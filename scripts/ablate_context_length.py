@@ -61,7 +61,9 @@ def main() -> None:
     base = RunConfig(store.path.resolve(), options.model, options.training, options.evaluation, options.threads)
     runs = ablation_runs(base, options.context_lengths, options.seeds)
     if options.model.conditioning == "return":
-        compute_target_returns(DatasetInfo.from_store(store), options.evaluation.return_multiples)  # before hours of training
+        compute_target_returns(
+            DatasetInfo.from_store(store), options.evaluation.return_multiples
+        )  # before hours of training
     sweep(runs, options.out, {base.data: store.digest}, options.where)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import tyro
 
 from atari_dt.command_line import run
-from atari_dt.evaluation import PROTOCOLS, EvaluationProtocol, Sampling
+from atari_dt.evaluation import PROTOCOLS
+from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.evaluation.protocol import ProtocolName
 from atari_dt.evaluation.run_evaluation import evaluate_runs
 from atari_dt.rendering.evaluation_report import write_evaluation
@@ -28,23 +29,12 @@ class Options:
     target_returns: tuple[float, ...] | None = None
     """Target returns as numbers, in the dataset's reward units."""
     protocol: ProtocolName = "dopamine"
-    """`dopamine`: as the data was made; `original`: as the original code evaluates. Each switch changes one thing."""
-    switches: tyro.conf.OmitArgPrefixes[EvaluationProtocol] = field(default_factory=EvaluationProtocol)
-    """What the protocol consists of."""
-    sampling: tyro.conf.OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
-    """How an action is chosen."""
-    episodes: int = 16
-    """Episodes of each run under each target return."""
+    """`dopamine`: play as the data was played; `original`: play as the original code evaluates. Each protocol option below
+    overrides one setting."""
+    play: tyro.conf.OmitArgPrefixes[PlayConfig] = field(default_factory=PlayConfig)
+    """How the models play."""
     num_envs: int = 16
-    """Games played at once; the scores do not depend on it."""
-    max_steps: int = 27_000
-    """Steps after which an episode is cut off."""
-    seed: int = 0
-    """Of the emulator, the no-ops and the action sampling."""
-    device: str = "auto"
-    """Where the model runs: `cpu`, `cuda` or `cuda:1`; `auto` is a GPU if there is one."""
-    rom: Path | None = None
-    """A ROM file to play, instead of the one that comes with ALE."""
+    """Number of environments stepped in parallel; the scores do not depend on it."""
     data: Path | None = None
     """Take the largest return from this store instead of the one the model was trained on."""
     out: Path | None = None
@@ -56,22 +46,17 @@ class Options:
 def main() -> None:
     """Parse the command line twice: once to know the protocol, then with what it consists of as defaults."""
     options = tyro.cli(Options)
-    options = tyro.cli(Options, default=dataclasses.replace(options, switches=PROTOCOLS[options.protocol]))
+    play = dataclasses.replace(options.play, protocol=PROTOCOLS[options.protocol])
+    options = tyro.cli(Options, default=dataclasses.replace(options, play=play))
     if options.out:
         check_new_directory(options.out)
     evaluation = evaluate_runs(
         options.run_directories,
+        options.play,
         return_multiples=options.return_multiples,
         targets=options.target_returns,
         store=TrajectoryStore.open(options.data) if options.data else None,
-        episodes=options.episodes,
         num_envs=options.num_envs,
-        max_steps=options.max_steps,
-        seed=options.seed,
-        protocol=options.switches,
-        sampling=options.sampling,
-        rom=options.rom,
-        device=options.device,
     )
     print(evaluation_table(evaluation))
     if options.out:

@@ -52,6 +52,7 @@ def main(
     from atari_dt.collection.scripted import collect
     from atari_dt.config import ModelConfig, TrainingConfig
     from atari_dt.environment.config import EnvironmentConfig
+    from atari_dt.evaluation.play_config import PlayConfig
     from atari_dt.evaluation.results import evaluation_json
     from atari_dt.evaluation.run_evaluation import evaluate_runs
     from atari_dt.games.catalogue import find_game
@@ -89,19 +90,15 @@ def main(
     train_seconds = time.perf_counter() - train_start
 
     print("3/4 It plays, asked for returns between nothing and twice the best it has seen.")
-    evaluation = evaluate_runs(
-        [out / "run"],
-        return_multiples=RETURN_MULTIPLES,
-        episodes=episodes,
-        num_envs=32,
-        max_steps=max_steps,
-        seed=seed,
-    )
+    play = PlayConfig(episodes=episodes, max_steps=max_steps, seed=seed)
+    evaluation = evaluate_runs([out / "run"], play, return_multiples=RETURN_MULTIPLES, num_envs=32)
     write_evaluation(out / "evaluation", evaluation, video_targets=[RETURN_MULTIPLES.index(1.0)])
 
     print("4/4 A page shows what it looks at while it plays.")
     shown = VisualizationConfig(video=False)
-    play_and_visualize(out / "run", out / "attention", shown, max_steps=min(max_steps, 2000), seed=seed)
+    play_and_visualize(
+        out / "run", out / "attention", shown, PlayConfig(episodes=1, max_steps=min(max_steps, 2000), seed=seed)
+    )
 
     metrics = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
     atomic_write(out / "quickstart.png", quickstart_figure(evaluation, metrics))

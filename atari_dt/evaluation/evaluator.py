@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from atari_dt.environment.rom import Rom
+from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.vector_env import VectorEnv, make_vector_env
-from atari_dt.evaluation.policy import DecisionTransformerPolicy, Policy, RandomPolicy, Sampling
-from atari_dt.evaluation.protocol import EvaluationProtocol
+from atari_dt.evaluation.play_config import PlayConfig
+from atari_dt.evaluation.policy import DecisionTransformerPolicy, Policy, RandomPolicy
 from atari_dt.evaluation.results import EvaluatedEpisode, EvaluationResult
 from atari_dt.evaluation.target_returns import require_dataset
 from atari_dt.games.catalogue import find_game
@@ -25,80 +25,68 @@ from replay_data.storage.processes import available_cores
 def evaluate(
     model: DecisionTransformer,
     targets: Sequence[float],
+    play: PlayConfig | None = None,
     *,
-    episodes: int = 10,
     num_envs: int = 16,
-    max_steps: int = 27_000,
-    seed: int = 0,
-    protocol: EvaluationProtocol | None = None,
-    sampling: Sampling | None = None,
-    rom: Rom | None = None,
     show_progress: bool = True,
 ) -> list[EvaluationResult]:
-    """Play episodes of the game that a model was trained on, under each of some target returns.
+    """Evaluate a model on the game it was trained on, under each of several target returns.
 
     Episode i has the same seeds under every target return.
 
     Args:
-        model: with its ``dataset``, on the device where it is to play.
-        targets: target returns, in the dataset's reward units.
-        episodes: under each target return.
-        num_envs: games played at once.
-        max_steps: after which an episode is cut off; 27,000 is the limit of the DQN-replay dataset.
-        seed: of the emulator, the no-ops and the action sampling.
-        protocol: how the game is played and the model conditioned; by default as the data was made.
-        sampling: how actions are chosen; by default from the softmax of the logits.
-        rom: played instead of the one that comes with ALE.
-        show_progress: a progress bar in episodes, with steps/s, on standard error.
+        model: Trained model with its ``dataset``, on the device it plays on; `PlayConfig.device` is not read.
+        targets: Target returns, in the dataset's reward units.
+        play: How the model plays.
+        num_envs: Number of environments stepped in parallel; the results do not depend on it.
+        show_progress: Whether to show a progress bar of episodes on standard error.
 
     Raises:
-        InputError: if a number is out of range, or the model does not know its dataset, or the game's actions are
-            not those of the dataset.
+        InputError: If a number is out of range, the model does not know its dataset, or the game's actions are not
+            those of the dataset.
     """
-    _check_jobs(targets, episodes, num_envs, seed)
+    play = play or PlayConfig()
+    _check_jobs(targets, num_envs)
     dataset = require_dataset(model)
-    num_envs = min(num_envs, episodes * len(targets))
-    protocol = protocol or EvaluationProtocol()
-    policy = DecisionTransformerPolicy(model.eval(), num_envs, protocol, sampling)
-    games = make_dataset_env(dataset, num_envs, protocol, max_steps, rom)
-    return evaluate_policy(policy, games, targets, episodes, dataset.reward_clipping, seed, show_progress)
+    num_envs = min(num_envs, play.episodes * len(targets))
+    policy = DecisionTransformerPolicy(model.eval(), num_envs, play.protocol, play.sampling)
+    env = make_dataset_env(dataset, num_envs, play.environment(dataset))
+    return evaluate_policy(policy, env, targets, play.episodes, dataset.reward_clipping, play.seed, show_progress)
 
 
 def evaluate_random(
-    dataset: DatasetInfo,
-    *,
-    episodes: int = 10,
-    num_envs: int = 16,
-    max_steps: int = 27_000,
-    seed: int = 0,
-    protocol: EvaluationProtocol | None = None,
-    rom: Rom | None = None,
-    show_progress: bool = True,
+    dataset: DatasetInfo, play: PlayConfig | None = None, *, num_envs: int = 16, show_progress: bool = True
 ) -> EvaluationResult:
-    """Let a player play to whom all actions are equal, under the same conditions; arguments as in `evaluate`."""
-    _check_jobs([0.0], episodes, num_envs, seed)
-    num_envs = min(num_envs, episodes)
-    games = make_dataset_env(dataset, num_envs, protocol or EvaluationProtocol(), max_steps, rom)
+    """Evaluate a uniform-random policy under the same protocol.
+
+    Args:
+        dataset: Dataset whose game is played.
+        play: How the policy plays; its sampling and device are not read.
+        num_envs: Number of environments stepped in parallel.
+        show_progress: Whether to show a progress bar of episodes on standard error.
+    """
+    play = play or PlayConfig()
+    _check_jobs([0.0], num_envs)
+    num_envs = min(num_envs, play.episodes)
+    env = make_dataset_env(dataset, num_envs, play.environment(dataset))
     policy = RandomPolicy(num_envs, len(dataset.action_meanings))
-    (result,) = evaluate_policy(policy, games, [0.0], episodes, dataset.reward_clipping, seed, show_progress)
+    (result,) = evaluate_policy(policy, env, [0.0], play.episodes, dataset.reward_clipping, play.seed, show_progress)
     return result
 
 
-def make_dataset_env(
-    dataset: DatasetInfo, num_envs: int, protocol: EvaluationProtocol, max_steps: int, rom: Rom | None = None
-) -> VectorEnv:
-    """Return N games of the one that a dataset is of, to be played under a protocol.
+def make_dataset_env(dataset: DatasetInfo, num_envs: int, config: EnvironmentConfig) -> VectorEnv:
+    """Return environments of a dataset's game.
 
     Raises:
-        InputError: if a number is out of range, or the game's actions are not those of the dataset.
+        InputError: If the game's actions are not those of the dataset.
     """
-    games = make_vector_env(find_game(dataset.game), num_envs, protocol.environment(dataset, max_steps, rom))
-    if games.action_meanings != list(dataset.action_meanings):
+    env = make_vector_env(find_game(dataset.game), num_envs, config)
+    if env.action_meanings != list(dataset.action_meanings):
         raise InputError(
             f"the model was trained with the actions {' '.join(dataset.action_meanings)}, but "
-            f"{dataset.game} has {' '.join(games.action_meanings)}"
+            f"{dataset.game} has {' '.join(env.action_meanings)}"
         )
-    return games
+    return env
 
 
 def evaluate_policy(
@@ -184,12 +172,10 @@ def evaluate_policy(
     ]
 
 
-def _check_jobs(targets: Sequence[float], episodes: int, num_envs: int, seed: int) -> None:
-    if seed < 0:
-        raise InputError(f"seed must not be negative, not {seed}")
-    if episodes < 1 or not targets:
-        raise InputError(f"at least 1 episode and 1 target return are needed, not {episodes} and {len(targets)}")
+def _check_jobs(targets: Sequence[float], num_envs: int) -> None:
+    if not targets:
+        raise InputError("at least 1 target return is needed")
     if num_envs < 1:
-        raise InputError(f"at least 1 game must be played at once, not {num_envs}")
+        raise InputError(f"`num_envs` must be at least 1, not {num_envs}")
     if not np.isfinite(targets).all():
         raise InputError(f"target returns must be finite numbers, not {list(targets)}")

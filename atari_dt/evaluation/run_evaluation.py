@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from atari_dt.environment.rom import Rom
 from atari_dt.evaluation.evaluator import evaluate, evaluate_random
-from atari_dt.evaluation.policy import Sampling
-from atari_dt.evaluation.protocol import EvaluationProtocol
+from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.evaluation.results import Evaluation
 from atari_dt.evaluation.target_returns import compute_target_returns, require_dataset
-from atari_dt.games.catalogue import find_game
 from atari_dt.hardware import find_device, keep_freed_memory, translate_out_of_memory
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.model.pretrained import latest_checkpoint
@@ -23,49 +20,38 @@ DEFAULT_MULTIPLES = (0.5, 1.0, 2.0)
 
 def evaluate_runs(
     run_directories: Sequence[Path],
+    play: PlayConfig | None = None,
     *,
     return_multiples: Sequence[float] | None = None,
     targets: Sequence[float] | None = None,
     store: TrajectoryStore | None = None,
-    episodes: int = 16,
     num_envs: int = 16,
-    max_steps: int = 27_000,
-    seed: int = 0,
-    protocol: EvaluationProtocol | None = None,
-    sampling: Sampling | None = None,
-    rom: Path | None = None,
-    device: str = "auto",
     show_progress: bool = True,
 ) -> Evaluation:
-    """Let trained models and a random player play under the same conditions.
+    """Evaluate trained models and a uniform-random policy under the same protocol.
 
     Args:
-        run_directories: what scripts/train.py wrote, or checkpoints of it: one for each training seed.
-        return_multiples: of the dataset's largest return; by default `DEFAULT_MULTIPLES`, if no targets are given.
-        targets: target returns by number, beside the multiples.
-        store: take the largest return from this store instead of the one that a model was trained on.
-        episodes: of each model under each target return.
-        num_envs: games played at once.
-        max_steps: after which an episode is cut off.
-        seed: of the emulator, the no-ops and the action sampling.
-        protocol: by default as the data was made.
-        sampling: by default from the softmax of the logits.
-        rom: a ROM file to be played instead of the one that comes with ALE.
-        device: where the models run.
-        show_progress: progress bars on standard error.
+        run_directories: Run directories or checkpoints, one for each training seed.
+        play: How the models play.
+        return_multiples: Target returns as multiples of the dataset's largest return; by default
+            `DEFAULT_MULTIPLES`, unless ``targets`` are given.
+        targets: Target returns as numbers, in the dataset's reward units; played after the multiples.
+        store: Store whose largest return is used instead of that of the model's dataset.
+        num_envs: Number of environments stepped in parallel; the scores do not depend on it.
+        show_progress: Whether to show progress bars on standard error.
 
     Raises:
-        InputError: if a run, ROM or device is not there, a number is out of range, runs do not belong together, or
-            a model cannot be played under these conditions.
+        InputError: If a run, ROM or device does not exist, the runs differ in more than their seed, or a model cannot
+            be played under this protocol.
     """
-    where = find_device(device)
-    if where.type == "cpu":
+    play = play or PlayConfig()
+    device = find_device(play.device)
+    if device.type == "cpu":
         keep_freed_memory()
-    protocol, sampling = protocol or EvaluationProtocol(), sampling or Sampling()
     if not run_directories:
-        raise InputError("no run was given; give what scripts/train.py wrote")
+        raise InputError("no run was given; give the directory of at least one run")
     checkpoints = [latest_checkpoint(directory) for directory in run_directories]
-    models = [DecisionTransformer.from_pretrained(path).to(where) for path in checkpoints]
+    models = [DecisionTransformer.from_pretrained(path).to(device) for path in checkpoints]
     datasets = [require_dataset(model) for model in models]
     kinds = {
         (dataset.game, dataset.sticky_actions, dataset.reward_clipping, model.config.conditioning)
@@ -76,7 +62,7 @@ def evaluate_runs(
             "these runs differ in their game, sticky actions, reward clipping or conditioning; "
             "runs that are evaluated together differ only in their seed"
         )
-    protocol = protocol.resolved(datasets[0])
+    play = dataclasses.replace(play, protocol=play.protocol.resolved(datasets[0]))
     conditioned = models[0].config.conditioning == "return"
     if not conditioned:
         if return_multiples or targets or store:
@@ -95,21 +81,12 @@ def evaluate_runs(
             [*(compute_target_returns(dataset, return_multiples, store) if return_multiples else ()), *(targets or ())]
             for dataset in datasets
         ]
-    played_rom = None if rom is None else Rom(rom, find_game(datasets[0].game))
-    conditions: dict[str, Any] = {
-        "episodes": episodes,
-        "num_envs": num_envs,
-        "max_steps": max_steps,
-        "seed": seed,
-        "protocol": protocol,
-        "rom": played_rom,
-    }
-    with translate_out_of_memory(where, "--num-envs"):
+    with translate_out_of_memory(device, "`num_envs`"):
         results = [
-            evaluate(model, its_targets, sampling=sampling, show_progress=show_progress, **conditions)
+            evaluate(model, its_targets, play, num_envs=num_envs, show_progress=show_progress)
             for model, its_targets in zip(models, targets_of, strict=True)
         ]
-    random = evaluate_random(datasets[0], show_progress=False, **conditions)
+    random = evaluate_random(datasets[0], play, num_envs=num_envs, show_progress=False)
     return Evaluation(
         checkpoints=tuple(checkpoints),
         datasets=tuple(datasets),
@@ -117,8 +94,8 @@ def evaluate_runs(
         return_multiples=multiples,
         results=tuple(map(tuple, results)),
         random=random,
-        protocol=protocol,
-        sampling=sampling,
-        seed=seed,
-        environment=protocol.environment(datasets[0], max_steps, played_rom),
+        protocol=play.protocol,
+        sampling=play.sampling,
+        seed=play.seed,
+        environment=play.environment(datasets[0]),
     )

@@ -27,7 +27,7 @@ import tyro
 
 from atari_dt.command_line import run as run_command
 from atari_dt.config import ModelConfig, TrainingConfig
-from atari_dt.environment.config import EnvironmentConfig
+from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.evaluation.protocol import PROTOCOLS, ProtocolName
 from atari_dt.evaluation.results import Evaluation
 from atari_dt.evaluation.run_evaluation import evaluate_runs
@@ -60,15 +60,23 @@ class EvaluationConfig:
     """Of the emulator, the no-ops and the action sampling."""
 
     def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise InputError(f"episodes must be at least 1, not {self.episodes}")
         if self.evaluation_seed < 0:
-            raise InputError(f"evaluation_seed must be at least 0, not {self.evaluation_seed}")
+            raise InputError(f"`evaluation_seed` must be at least 0, not {self.evaluation_seed}")
         if not self.return_multiples and not self.target_returns:
             raise InputError("give at least one return multiple or target return")
         if not all(map(math.isfinite, (*self.return_multiples, *self.target_returns))):
             raise InputError("return multiples and target returns must be finite numbers")
-        EnvironmentConfig.with_max_steps(self.max_steps)
+        self.play("auto")
+
+    def play(self, device: str) -> PlayConfig:
+        """Return how the trained model plays on a device."""
+        return PlayConfig(
+            protocol=PROTOCOLS[self.protocol],
+            episodes=self.episodes,
+            max_steps=self.max_steps,
+            seed=self.evaluation_seed,
+            device=device,
+        )
 
 
 @dataclass(frozen=True)
@@ -205,13 +213,9 @@ def _evaluate(training: Path, config: RunConfig) -> tuple[Evaluation, float]:
     start = time.perf_counter()
     evaluation = evaluate_runs(
         [training],
+        asked.play(config.training.device),
         return_multiples=asked.return_multiples if conditioned else None,
         targets=asked.target_returns if conditioned else None,
-        episodes=asked.episodes,
-        max_steps=asked.max_steps,
-        seed=asked.evaluation_seed,
-        protocol=PROTOCOLS[asked.protocol],
-        device=config.training.device,
         show_progress=False,
     )
     steps = sum(int(played.lengths.sum()) for played in (*evaluation.results[0], evaluation.random))

@@ -14,8 +14,8 @@ import torch
 
 from atari_dt.config import Conditioning
 from atari_dt.environment.config import FRAME_SKIP, EnvironmentConfig
-from atari_dt.environment.rom import Rom
 from atari_dt.evaluation.evaluator import evaluate_policy, make_dataset_env
+from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.evaluation.policy import DecisionTransformerPolicy, Sampling
 from atari_dt.evaluation.protocol import EvaluationProtocol
 from atari_dt.evaluation.results import EvaluationResult
@@ -148,71 +148,61 @@ def format_number(value: float) -> str:
 
 def trace_episodes(
     run_directory: Path,
+    play: PlayConfig | None = None,
     *,
-    episodes: int = 1,
     return_multiple: float | None = None,
     target_return: float | None = None,
-    max_steps: int = 2000,
-    seed: int = 0,
-    protocol: EvaluationProtocol | None = None,
-    sampling: Sampling | None = None,
-    rom: Path | None = None,
-    device: str = "auto",
     show_progress: bool = True,
 ) -> TracedEvaluation:
-    """Let a trained model play, and keep what it attended to.
+    """Play episodes with a trained model and keep what it attended to.
 
     The episodes are those that an evaluation with the same seed plays; their logits differ in the last bits.
 
     Args:
-        run_directory: what scripts/train.py wrote, or one of its checkpoints.
-        episodes: how many.
-        return_multiple: of the data's largest return, for the target return; 1 by default.
-        target_return: instead, in the dataset's reward units.
-        max_steps: after which an episode is cut off.
-        seed: of the emulator, the no-ops and the action sampling.
-        protocol: by default as the data was made.
-        sampling: by default from the softmax of the logits.
-        rom: a ROM file to be played instead of the one that comes with ALE.
-        device: where the model runs.
-        show_progress: a progress bar on standard error.
+        run_directory: Run directory or checkpoint.
+        play: How the model plays; by default one episode of at most 2,000 steps.
+        return_multiple: Target return as a multiple of the dataset's largest return; 1 by default.
+        target_return: Target return as a number, in the dataset's reward units.
+        show_progress: Whether to show a progress bar on standard error.
 
     Raises:
-        InputError: if a run, ROM or device is not there, a number is out of range, or the model cannot be played so.
+        InputError: If a run, ROM or device does not exist, a number is out of range, or the model cannot be played so.
     """
-    if episodes < 1:
-        raise InputError(f"at least 1 episode is needed, not {episodes}")
-    if seed < 0:
-        raise InputError(f"seed must not be negative, not {seed}")
-    where = find_device(device)
+    play = play or PlayConfig(episodes=1, max_steps=2000)
+    device = find_device(play.device)
     checkpoint = latest_checkpoint(run_directory)
-    model = DecisionTransformer.from_pretrained(checkpoint).to(where)
+    model = DecisionTransformer.from_pretrained(checkpoint).to(device)
     dataset = require_dataset(model)
-    if max_steps < model.config.context_length:
-        raise InputError(f"max_steps must be at least {model.config.context_length}, the model's context length")
+    if play.max_steps < model.config.context_length:
+        raise InputError(f"`max_steps` must be at least {model.config.context_length}, the model's context length")
     targets, played = _targets(model, return_multiple, target_return)
-    protocol = (protocol or EvaluationProtocol()).resolved(dataset)
-    played_rom = None if rom is None else Rom(rom, find_game(dataset.game))
+    play = dataclasses.replace(play, protocol=play.protocol.resolved(dataset))
     policy = TracingPolicy(
-        DecisionTransformerPolicy(model, episodes, protocol, sampling, keep_last_step=True),
+        DecisionTransformerPolicy(model, play.episodes, play.protocol, play.sampling, keep_last_step=True),
         model.config.conditioning,
         targets - targets[played],
         played,
     )
-    with translate_out_of_memory(where, "--episodes"):
-        games = make_dataset_env(dataset, episodes, protocol, max_steps, played_rom)
+    with translate_out_of_memory(device, "`episodes`"):
+        environment = play.environment(dataset)
+        env = make_dataset_env(dataset, play.episodes, environment)
         (result,) = evaluate_policy(
-            policy, games, [float(targets[played])], episodes, dataset.reward_clipping, seed, show_progress
+            policy,
+            env,
+            [float(targets[played])],
+            play.episodes,
+            dataset.reward_clipping,
+            play.seed,
+            show_progress,
         )
-        environment = protocol.environment(dataset, max_steps, played_rom)
-        recorded = []
+        traces = []
         for steps, emulator_seed, episode in zip(policy.episodes, result.emulator_seeds, result.episodes, strict=True):
             columns = (np.stack(values) for values in zip(*steps, strict=True))
-            seen = screens(games.game, environment, int(emulator_seed), episode.actions)
-            recorded.append(EpisodeTrace(*[*columns, *_in_palette(seen)]))
-    conditions = _differences(protocol, EvaluationProtocol()) + _differences(sampling or Sampling(), Sampling())
+            seen = screens(env.game, environment, int(emulator_seed), episode.actions)
+            traces.append(EpisodeTrace(*[*columns, *_in_palette(seen)]))
+    conditions = _differences(play.protocol, EvaluationProtocol()) + _differences(play.sampling, Sampling())
     return TracedEvaluation(
-        model, checkpoint, targets, played, result, tuple(recorded), environment, ", ".join(conditions), seed
+        model, checkpoint, targets, played, result, tuple(traces), environment, ", ".join(conditions), play.seed
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atari_dt.config import ModelConfig
+from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.hardware import translate_out_of_memory
 from atari_dt.interpretation.attention import AttentionByDistance, attention_by_distance, token_types
 from atari_dt.interpretation.episode_trace import EpisodeTrace, TracedEvaluation, trace_episodes
@@ -87,14 +88,22 @@ class VisualizationConfig:
         return layer[:, int(self.head) - 1], f"attention of layer {self.layer}, head {self.head}"
 
 
-def play_and_visualize(run_directory: Path, out: Path, shown: VisualizationConfig, **conditions: Any) -> str:
+def play_and_visualize(
+    run_directory: Path,
+    out: Path,
+    shown: VisualizationConfig,
+    play: PlayConfig,
+    *,
+    return_multiple: float | None = None,
+    target_return: float | None = None,
+) -> str:
     """Let a trained model play, and write what it attended to.
 
     Args:
         run_directory: what scripts/train.py wrote, or one of its checkpoints.
         out: as in `visualize`.
         shown: likewise.
-        conditions: options of `trace_episodes`.
+        play: likewise, as are the rest.
 
     Returns:
         A table of where the layers look, as text.
@@ -105,7 +114,8 @@ def play_and_visualize(run_directory: Path, out: Path, shown: VisualizationConfi
     """
     check_new_directory(out)
     shown.check(DecisionTransformer.from_pretrained(latest_checkpoint(run_directory)).config)
-    return visualize(out, trace_episodes(run_directory, **conditions), shown)
+    traced = trace_episodes(run_directory, play, return_multiple=return_multiple, target_return=target_return)
+    return visualize(out, traced, shown)
 
 
 def visualize(out: Path, recording: TracedEvaluation, shown: VisualizationConfig, show_progress: bool = True) -> str:

@@ -7,8 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from replay_data import InputError
-from replay_data.errors import ReplayFormatError
+from replay_data.errors import InputError, ReplayFormatError
 
 
 def find_directory(path: Path, *names: str) -> Path:

@@ -20,6 +20,7 @@ from atari_dt.environment.python_env import AleEnv
 from atari_dt.environment.vector_env import AleVectorEnv
 from atari_dt.evaluation.evaluator import evaluate, evaluate_policy
 from atari_dt.evaluation.gymnasium_policy import load_policy
+from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.evaluation.policy import DecisionTransformerPolicy, RandomPolicy, Sampling
 from atari_dt.evaluation.protocol import PROTOCOLS, EvaluationProtocol
 from atari_dt.evaluation.target_returns import compute_target_returns
@@ -189,10 +190,8 @@ def test_episodes_do_not_depend_on_how_many_games_run_side_by_side(protocol: Lit
         evaluate(
             model,
             [0.0, 40.0],
-            episodes=5,
+            PlayConfig(PROTOCOLS[protocol], episodes=5, max_steps=160),
             num_envs=num_envs,
-            max_steps=160,
-            protocol=PROTOCOLS[protocol],
             show_progress=False,
         )
         for num_envs in (1, 6)
@@ -297,7 +296,7 @@ def test_the_return_to_go_falls_by_the_rewards_that_the_protocol_says(
     model.dataset = DatasetInfo.from_store(TrajectoryStore.open(tmp_path / "store"))
     assert compute_target_returns(model.dataset, [1]) == [2]
     chosen = PROTOCOLS[protocol]
-    (result,) = evaluate(model, [7.0], episodes=3, max_steps=500, protocol=chosen, show_progress=False)
+    (result,) = evaluate(model, [7.0], PlayConfig(chosen, episodes=3, max_steps=500), show_progress=False)
     config = chosen.environment(model.dataset, 500)
     assert result.scores.sum() >= 100
     for i, episode in enumerate(result.episodes):
@@ -381,7 +380,7 @@ def test_evaluation_does_not_replay_the_seeds_of_the_data(monkeypatch: pytest.Mo
         return reset(self, seeds)
 
     monkeypatch.setattr(AleVectorEnv, "reset", record)
-    evaluate(small_model(), [1.0], episodes=20, num_envs=20, max_steps=1, seed=0, show_progress=False)
+    evaluate(small_model(), [1.0], PlayConfig(episodes=20, max_steps=1), num_envs=20, show_progress=False)
     data = {int(sequence.generate_state(1)[0] >> 1) for sequence in np.random.SeedSequence(0).spawn(200)}
     assert len(set(used)) == 20
     assert not data & set(map(int, used))
@@ -407,10 +406,7 @@ def test_a_store_of_another_game_is_refused(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"episodes": 0}, "at least 1 episode"),
-        ({"num_envs": 0}, "at least 1 game"),
-        ({"seed": -1}, "seed must not be negative"),
-        ({"max_steps": 0}, "1 to 27000 steps"),
+        ({"num_envs": 0}, "`num_envs` must be at least 1, not 0"),
         ({"targets": []}, "at least 1"),
         ({"targets": [float("nan")]}, "finite"),
     ],
@@ -418,6 +414,20 @@ def test_a_store_of_another_game_is_refused(tmp_path: Any) -> None:
 def test_impossible_evaluations_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         evaluate(small_model(), **({"targets": [1.0]} | arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"episodes": 0}, "`episodes` must be at least 1, not 0"),
+        ({"seed": -1}, "`seed` must be at least 0, not -1"),
+        ({"max_steps": 0}, "1 to 27000 steps"),
+        ({"max_steps": 27_001}, "1 to 27000 steps"),
+    ],
+)
+def test_impossible_play_configs_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        PlayConfig(**arguments)
 
 
 def test_a_model_that_does_not_fit_the_game_is_refused() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from atari_dt.config import Conditioning, ModelConfig, TimestepEncoding, TrainingConfig
 from atari_dt.evaluation.evaluator import evaluate
+from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.evaluation.policy import DecisionTransformerPolicy, Sampling
 from atari_dt.evaluation.protocol import PROTOCOLS, EvaluationProtocol
 from atari_dt.interpretation.attention import (
@@ -242,10 +243,10 @@ def test_what_is_kept_is_what_the_action_was_chosen_from(
     if conditioning == "return":
         torch.nn.init.normal_(model.return_embedding.weight, std=0.03)
     model.save_pretrained(tmp_path / "run" / "checkpoints" / "update-00000001")
-    options: dict[str, Any] = {"seed": 3, "protocol": protocol, "sampling": sampling, "show_progress": False}
+    play = PlayConfig(protocol, sampling, episodes=2, max_steps=40, seed=3)
     target = 30.5 if conditioning == "return" else None
-    recording = trace_episodes(tmp_path / "run", episodes=2, target_return=target, max_steps=40, **options)
-    (result,) = evaluate(model, [target or 0.0], episodes=2, num_envs=1, max_steps=40, **options)
+    recording = trace_episodes(tmp_path / "run", play, target_return=target, show_progress=False)
+    (result,) = evaluate(model, [target or 0.0], play, num_envs=1, show_progress=False)
     assert len(recording.episodes) == 2
     for episode, played in zip(recording.episodes, result.episodes, strict=True):
         assert np.array_equal(episode.actions, played.actions)
@@ -318,7 +319,7 @@ def test_target_returns_of_games_that_only_take_points_lie_around_the_one_played
     model = small_model()
     model.dataset = dataclasses.replace(DATASET, max_return=-8.0)
     model.save_pretrained(tmp_path / "run" / "checkpoints" / "update-00000001")
-    recording = trace_episodes(tmp_path / "run", max_steps=5, show_progress=False)
+    recording = trace_episodes(tmp_path / "run", PlayConfig(episodes=1, max_steps=5), show_progress=False)
     assert recording.targets.tolist() == [-16, -14, -12, -10, -8, -6, -4, -2, 0]
     assert recording.targets[recording.played] == -8
     assert recording.target_label(-8.0) == "-8"
@@ -327,10 +328,7 @@ def test_target_returns_of_games_that_only_take_points_lie_around_the_one_played
 @pytest.mark.parametrize(
     ("conditioning", "options", "message"),
     [
-        ("return", {"episodes": 0}, "at least 1 episode"),
-        ("return", {"seed": -1}, "seed must not be negative"),
-        ("return", {"max_steps": 4}, "max_steps must be at least 5"),
-        ("return", {"max_steps": 27_001}, "1 to 27000 steps"),
+        ("return", {"play": PlayConfig(max_steps=4)}, "`max_steps` must be at least 5"),
         ("return", {"target_return": math.nan}, "must be a finite number"),
         ("return", {"target_return": 1e39}, "must be a finite number"),
         ("return", {"target_return": 3.0, "return_multiple": 1.0}, "not both"),

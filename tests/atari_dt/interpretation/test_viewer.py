@@ -19,6 +19,7 @@ from PIL import Image
 from playwright.sync_api import Error, Page, sync_playwright
 
 from atari_dt.config import ModelConfig
+from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.evaluation.protocol import EvaluationProtocol
 from atari_dt.interpretation.episode_trace import TracedEvaluation, trace_episodes
 from atari_dt.interpretation.saliency import by_cell, by_frame, gradient_times_input
@@ -59,7 +60,7 @@ def saliency_of(recording: TracedEvaluation) -> list[Maps]:
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[TracedEvaluation, list[Maps], Path]:
     path = tmp_path_factory.mktemp("viewer")
-    recording = trace_episodes(run_directory(path), episodes=2, max_steps=60, show_progress=False)
+    recording = trace_episodes(run_directory(path), PlayConfig(episodes=2, max_steps=60), show_progress=False)
     maps = saliency_of(recording)
     (path / "viewer.html").write_text(viewer_page(recording, maps), encoding="utf-8")
     return recording, maps, path / "viewer.html"
@@ -327,7 +328,9 @@ def test_the_page_fits_a_laptop_and_a_phone(
 
 def test_behavior_cloning_has_no_return_slider(browser: Any, tmp_path: Path, said: list[str]) -> None:
     protocol = EvaluationProtocol(sticky_actions=0.0)
-    recording = trace_episodes(run_directory(tmp_path, "none"), max_steps=10, protocol=protocol, show_progress=False)
+    recording = trace_episodes(
+        run_directory(tmp_path, "none"), PlayConfig(protocol, episodes=1, max_steps=10), show_progress=False
+    )
     path = tmp_path / "viewer.html"
     path.write_text(viewer_page(recording, saliency_of(recording)), encoding="utf-8")
     page = open_page(browser, path, said)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.interpretation.episode_trace import TracedEvaluation, trace_episodes
 from atari_dt.interpretation.figures import AGAINST, COLORS, FOR, StepView, overlay, step_figure, video_frame
 from atari_dt.interpretation.saliency import by_frame, gradient_times_input
@@ -23,7 +24,9 @@ from tests.atari_dt.interpretation.test_viewer import K, run_directory
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> TracedEvaluation:
     return trace_episodes(
-        run_directory(tmp_path_factory.mktemp("run")), episodes=2, max_steps=30, seed=5, show_progress=False
+        run_directory(tmp_path_factory.mktemp("run")),
+        PlayConfig(episodes=2, max_steps=30, seed=5),
+        show_progress=False,
     )
 
 

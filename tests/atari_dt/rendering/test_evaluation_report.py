@@ -13,6 +13,7 @@ from PIL import Image
 from atari_dt.config import ModelConfig
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.python_env import AleEnv
+from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.evaluation.results import EvaluatedEpisode
 from atari_dt.evaluation.run_evaluation import evaluate_runs
 from atari_dt.games.catalogue import find_game
@@ -65,7 +66,10 @@ def test_a_table_normalizes_as_its_columns_say(tmp_path: Path) -> None:
     model.dataset = DatasetInfo("Alien", meanings, True, 0.25, None)
     model.save_pretrained(tmp_path / "run")
     evaluation = evaluate_runs(
-        [tmp_path / "run"], targets=[3.0], episodes=2, max_steps=40, device="cpu", show_progress=False
+        [tmp_path / "run"],
+        PlayConfig(episodes=2, max_steps=40, device="cpu"),
+        targets=[3.0],
+        show_progress=False,
     )
     header, first, *_ = evaluation_table(evaluation).splitlines()
     assert "human %" in header

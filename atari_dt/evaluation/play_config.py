@@ -1,0 +1,54 @@
+"""How a trained model plays: what evaluation, visualization and experiments have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from atari_dt.environment.config import EnvironmentConfig
+from atari_dt.environment.rom import Rom
+from atari_dt.evaluation.policy import Sampling
+from atari_dt.evaluation.protocol import EvaluationProtocol
+from atari_dt.games.catalogue import find_game
+from atari_dt.model.dataset_info import DatasetInfo
+from replay_data import InputError
+
+
+@dataclass(frozen=True)
+class PlayConfig:
+    """How a trained model plays.
+
+    Raises:
+        InputError: if a number is out of range.
+    """
+
+    protocol: EvaluationProtocol = field(default_factory=EvaluationProtocol)
+    """How the game is played and the model conditioned; by default as the data was played."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How an action is sampled from the logits."""
+    episodes: int = 16
+    """Number of episodes of each model under each target return."""
+    max_steps: int = 27_000
+    """Number of steps after which an episode is truncated."""
+    seed: int = 0
+    """Seed of the emulator, the no-ops and the action sampling."""
+    device: str = "auto"
+    """Device of the model: `cpu`, `cuda` or `cuda:1`; `auto` is a GPU if there is one."""
+    rom: Path | None = None
+    """ROM file to play instead of the one that ships with ALE."""
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise InputError(f"`episodes` must be at least 1, not {self.episodes}")
+        if self.seed < 0:
+            raise InputError(f"`seed` must be at least 0, not {self.seed}")
+        EnvironmentConfig.with_max_steps(self.max_steps)
+
+    def environment(self, dataset: DatasetInfo) -> EnvironmentConfig:
+        """Return the config of the environment, with sticky actions as in the dataset unless the protocol sets them.
+
+        Raises:
+            InputError: if the ROM cannot be played, or a number is out of range.
+        """
+        rom = None if self.rom is None else Rom(self.rom, find_game(dataset.game))
+        return self.protocol.environment(dataset, self.max_steps, rom)
