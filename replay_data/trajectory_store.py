@@ -117,7 +117,7 @@ class TrajectoryStore:
         """One SHA-256 over the data a policy is trained on (see `StoreMetadata.digest`)."""
         return self.metadata.digest
 
-    def stacked(self, step: int) -> npt.NDArray[np.uint8]:
+    def state(self, step: int) -> npt.NDArray[np.uint8]:
         """The state of a step: its four latest frames, uint8 ``[4, 84, 84]``, oldest first."""
         newest = self.frame_index[step]
         return self.frames[newest - LEAD_IN : newest + 1]

@@ -2,27 +2,65 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def ignore_signals() -> Iterator[None]:
-    """Ignore Ctrl-C and SIGTERM, also in processes that are started meanwhile, for as long as they live."""
-    if threading.current_thread() is not threading.main_thread():  # where Python cannot set handlers
+    """Ignore Ctrl-C and SIGTERM in the block.
+
+    Processes started in the block ignore both signals for their whole life.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python sets handlers in the main thread only
         yield
         return
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {signum: signal.signal(signum, signal.SIG_IGN) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+
+
+def exit_with_parent(wait_for_parent: Callable[[], object]) -> None:
+    """Exit this process with status 1 as soon as its parent has ended, even if the parent was killed.
+
+    Args:
+        wait_for_parent: Function that returns once the parent has ended, such as `wait_for_parent_process` or
+            `wait_for_stdin_to_close`. It is called in a daemon thread.
+    """
+
+    def watch() -> None:
+        wait_for_parent()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="exit-with-parent", daemon=True).start()
+
+
+def wait_for_parent_process() -> None:
+    """Wait, in a process started by `multiprocessing`, until the parent process has ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only a process that multiprocessing started has such a parent"
+    parent.join()
+
+
+def stdin_is_pipe() -> bool:
+    """Return whether standard input is a pipe, as in a process started with ``stdin=subprocess.PIPE``."""
+    return stat.S_ISFIFO(os.fstat(0).st_mode)
+
+
+def wait_for_stdin_to_close() -> None:
+    """Wait until no process holds the write end of standard input, which is a pipe."""
+    while os.read(0, 1):
+        pass

@@ -244,7 +244,7 @@ def the_original(
     body: list[ast.stmt] = [node for node in script.body if isinstance(node, ast.ClassDef)]
     exec(compile(ast.Module(body, type_ignores=[]), "run_dt_atari.py", "exec"), names)
     dataset = names["StateActionReturnDataset"](
-        [store.stacked(n) for n in range(len(store))],
+        [store.state(n) for n in range(len(store))],
         3 * model_config.context_length,
         store.actions.tolist(),
         store.episode_ends.tolist(),

@@ -57,7 +57,7 @@ def test_what_was_written_is_read(tmp_path: Path, lengths: list[int], seed: int)
     for frames, actions, rewards, raw in episodes:
         padded = np.concatenate([np.zeros((3, 84, 84), np.uint8), frames])
         for t in range(len(frames)):
-            assert (store.stacked(step) == padded[t : t + 4]).all()
+            assert (store.state(step) == padded[t : t + 4]).all()
             assert store.actions[step] == actions[t]
             assert store.rewards[step] == rewards[t]
             assert store.raw_rewards is not None
@@ -261,7 +261,7 @@ def test_half_a_million_steps_open_within_200_mb(tmp_path: Path) -> None:
 
     program = (
         "import re, sys; from replay_data import TrajectoryStore; store = TrajectoryStore.open(sys.argv[1]);"
-        "store.stacked(len(store) - 1).sum();"
+        "store.state(len(store) - 1).sum();"
         "print(len(store), re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
     )
     result = subprocess.run([sys.executable, "-c", program, str(big)], capture_output=True, text=True, check=True)
