@@ -31,18 +31,7 @@ from replay_data import InputError, StoreWriter, TrajectoryStore
 from replay_data.store_metadata import StoreSource
 from replay_data.testing import write_random_store
 from tests.atari_dt.environment.test_environment import play_by_hand
-
-DATASET = DatasetInfo("Breakout", ("NOOP", "FIRE", "RIGHT", "LEFT"), True, 0.25, 40.0, 10.0, 10, 1, 60.0, 15.0, "")
-
-
-def small_model(conditioning: str = "return", context_length: int = 5) -> DecisionTransformer:
-    config = ModelConfig(context_length, 2, 2, 16, conditioning=conditioning)  # type: ignore[arg-type]
-    model = DecisionTransformer(config, num_actions=4, max_timestep=8)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    model.dataset = DATASET
-    return model.eval()
-
+from tests.atari_dt.models import DATASET, small_model
 
 PROTOCOL_VARIANTS = [
     EvaluationProtocol(),
@@ -57,7 +46,10 @@ PROTOCOL_VARIANTS = [
 @pytest.mark.parametrize("reward_clipping", [True, False])
 @pytest.mark.parametrize("protocol", PROTOCOL_VARIANTS)
 def test_the_rolling_context_equals_a_forward_pass_from_scratch(
-    conditioning: str, reward_clipping: bool, protocol: EvaluationProtocol, monkeypatch: pytest.MonkeyPatch
+    conditioning: Literal["return", "none"],
+    reward_clipping: bool,
+    protocol: EvaluationProtocol,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Three games, of which one starts a second episode, against the last K steps of each written out and encoded."""
     context_length, steps, restart_at = 5, 16, 7

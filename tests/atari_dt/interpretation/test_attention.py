@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.model.pretrained import latest_checkpoint
 from atari_dt.training.loop import train
 from replay_data import InputError, TrajectoryStore
-from tests.atari_dt.evaluation.test_evaluation import DATASET, small_model
+from tests.atari_dt.models import DATASET, small_model
 
 Doubles = npt.NDArray[np.float64]
 
@@ -123,7 +123,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, readable_store: Trajectory
 
 def test_attention_of_a_trained_model_is_that_of_its_weights(trained: Path, readable_store: TrajectoryStore) -> None:
     model = DecisionTransformer.from_pretrained(latest_checkpoint(trained))
-    states = torch.from_numpy(np.stack([readable_store.stacked(n) for n in range(30, 34)]))
+    states = torch.from_numpy(np.stack([readable_store.state(n) for n in range(30, 34)]))
     actions = torch.from_numpy(readable_store.actions[30:34].astype(np.int64))
     context = states, actions, torch.from_numpy(readable_store.returns_to_go[30:34].copy()), torch.arange(5, 9)
     check_attention(model, context)
@@ -234,7 +234,7 @@ VARIANTS = [
 
 @pytest.mark.parametrize(("conditioning", "protocol", "sampling"), VARIANTS, ids=["plain", "original", "cloning"])
 def test_what_is_kept_is_what_the_action_was_chosen_from(
-    conditioning: str, protocol: EvaluationProtocol, sampling: Sampling, tmp_path: Path
+    conditioning: Literal["return", "none"], protocol: EvaluationProtocol, sampling: Sampling, tmp_path: Path
 ) -> None:
     """Against a forward pass of its own for each step, and against an evaluation that keeps nothing."""
     model = small_model(conditioning)
@@ -337,7 +337,7 @@ def test_target_returns_of_games_that_only_take_points_lie_around_the_one_played
     ],
 )
 def test_impossible_recordings_are_refused(
-    conditioning: str, options: dict[str, Any], message: str, tmp_path: Path
+    conditioning: Literal["return", "none"], options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     small_model(conditioning).save_pretrained(tmp_path / "run" / "checkpoints" / "update-00000001")
     with pytest.raises(InputError, match=message):

@@ -13,8 +13,8 @@ from atari_dt.interpretation.saliency import by_cell, by_frame, gradient_times_i
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.training.batches import ContextBatch
 from replay_data import InputError
-from tests.atari_dt.evaluation.test_evaluation import small_model
 from tests.atari_dt.interpretation.test_attention import planted_model
+from tests.atari_dt.models import small_model
 
 
 def contexts(lengths: list[int], steps: int, seed: int = 0) -> ContextBatch:

@@ -25,7 +25,7 @@ from atari_dt.interpretation.episode_trace import TracedEvaluation, trace_episod
 from atari_dt.interpretation.saliency import by_cell, by_frame, gradient_times_input
 from atari_dt.interpretation.viewer import Maps, viewer_page
 from atari_dt.model.decision_transformer import DecisionTransformer
-from tests.atari_dt.evaluation.test_evaluation import DATASET
+from tests.atari_dt.models import DATASET
 
 K = 4
 KINDS = ("return", "state", "action")
