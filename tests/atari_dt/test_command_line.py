@@ -1,0 +1,41 @@
+"""How commands end."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from atari_dt import command_line
+from replay_data import InputError
+from replay_data.progress import ProgressBar
+
+
+def test_the_error_is_the_last_line_even_after_a_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    """An interruption within the bar's constructor leaves a bar that nobody closes."""
+
+    def main() -> None:
+        bar = ProgressBar(total=2, desc="reading")
+        bar.update()
+        raise KeyboardInterrupt("nothing was kept")
+
+    previous = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            command_line.run(main, parse=False)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert stop.value.code == 130
+    *before, last = capsys.readouterr().err.splitlines()
+    assert any("reading" in line for line in before)
+    assert last == "error: interrupted; nothing was kept"
+
+
+def test_parameters_that_an_error_names_are_printed_as_options(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise InputError("`num_steps` must be at least 1, not 0; see `seed`")
+
+    with pytest.raises(SystemExit) as stop:
+        command_line.run(main, parse=False)
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "error: --num-steps must be at least 1, not 0; see --seed\n"

@@ -1,0 +1,27 @@
+"""ablate_context_length.py: what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.scripts.commands import (
+    Refuse,
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--data {store} --out {tmp}/new --context-length 5", "use --context-lengths, --seeds"),
+        ("--data {store} --out {tmp}/new --seed 5", "--seed would be the same in all runs"),
+        ("--data {store} --out {tmp}/new --context-lengths 0", "must be at least 1, not 0"),
+        ("--data {store} --out {tmp}/new --jobs 0", "jobs must be at least 1, not 0"),
+        ("--data {store} --out {tmp}/new --threads 0", "threads must be at least 1, not 0"),
+        ("--data {store} --out {tmp}/new --max-steps 0", "an episode lasts 1 to 27000 steps"),
+        ("--data {store} --out {tmp}/new --return-multiples nan", "must be finite numbers"),
+        ("--data {tmp}/no --out {tmp}/new", "no trajectory store at {tmp}/no"),
+        ("--data {store} --out {tmp}/new --seeds", "at least one context length and one seed"),
+    ],
+)
+def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str) -> None:
+    refuse("ablate_context_length.py", options, message)

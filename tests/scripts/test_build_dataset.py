@@ -1,0 +1,95 @@
+"""build_dataset.py: what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from replay_data import TrajectoryStore
+from tests.conftest import DATA
+from tests.replay_data.recordings import indices_in_truth, random_episode, write_log
+from tests.scripts.commands import (
+    Refuse,
+    assert_failed_write_leaves_nothing,
+    assert_interruption_leaves_nothing,
+    call,
+)
+
+
+def test_build_dataset_makes_the_papers_draw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = "--game Breakout --run 1 --num-buffers 5 --num-steps 8000 --trajectories-per-buffer 3 --seed 123"
+    path = DATA / "dopamine_log"
+    for selection in ("original", "corrected"):
+        out = tmp_path / selection
+        arguments = ("--source", "dopamine", "--path", path, *options.split(), "--selection", selection, "--out", out)
+        assert call(monkeypatch, "build_dataset.py", *arguments) == 0
+    original, corrected = (TrajectoryStore.open(tmp_path / selection) for selection in ("original", "corrected"))
+    with np.load(path / "original_selection_seed123.npz") as expected:
+        assert np.array_equal(original.returns_to_go, expected["rtg"])
+    assert len(indices_in_truth(corrected)) == corrected.num_episodes
+    assert corrected.metadata.action_meanings == ("NOOP", "FIRE", "RIGHT", "LEFT")
+    assert corrected.metadata.source.selection == {
+        "method": "corrected",
+        "num_steps": 8000,
+        "num_buffers": 5,
+        "trajectories_per_buffer": 3,
+        "seed": 123,
+    }
+    printed = capsys.readouterr().out
+    assert "9,331 steps in 16 episodes of buffers 46-47, 49\n" in printed
+    assert f"of the run's 50 buffers, 0-44 are not in {path}\n" in printed
+    assert "never occurs" not in printed
+    (tmp_path / "pong").mkdir()
+    (tmp_path / "pong" / "Seaquest").symlink_to(path / "Breakout")
+    options = f"--source dopamine --path {tmp_path / 'pong'} --game Seaquest --selection even --num-steps 1"
+    assert call(monkeypatch, "build_dataset.py", *options.split(), "--out", tmp_path / "seaquest") == 0
+    assert "DOWNLEFTFIRE never occurs; is this Seaquest?" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--source dopamine --path {tmp}/nowhere --out {tmp}/new", "no directory {tmp}/nowhere"),
+        ("--source dopamine --path {log} --game Pong --out {tmp}/new", "no Pong in {log}; it holds Br"),
+        ("--source dopamine --path {log} --game Brekout --out {tmp}/new", "did you mean Breakout"),
+        ("--source dopamine --path {log} --run 2 --out {tmp}/new", "no 2 in {log}/Breakout; it holds 1"),
+        ("--source rl_unplugged --path {log} --out {tmp}/new", "it holds a Dopamine log (--source dop"),
+        ("--source dopamine --path {log} --out {store}", "{store} exists already"),
+        ("--source dopamine --path {log} --out {tmp}/new", "of 500,000 steps in the buffers"),
+        ("--source dopamine --path {log} --num-steps 999999999 --out {tmp}/new", "{tmp}/new needs 7056.0"),
+        ("--source dopamine --path {log} --num-workers 0 --out {tmp}/new", "--num-workers is 0"),
+        ("--source dopamine --path {log} --selection all --seed 1 --out {tmp}/new", "--seed means noth"),
+    ],
+)
+def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str) -> None:
+    refuse("build_dataset.py", options, message)
+
+
+def test_a_failed_write_leaves_nothing(run: Path, tmp_path: Path) -> None:
+    assert_failed_write_leaves_nothing(
+        "build_dataset.py", "--source dopamine --path {log} --selection all --out {tmp}/new", run, tmp_path
+    )
+
+
+@pytest.fixture(scope="module")
+def long_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log of 200,000 rows, 1.4 GB of frames."""
+    path = tmp_path_factory.mktemp("long")
+    episode = random_episode(np.random.default_rng(0), 1000)
+    episode.frames[:, 1:] = 5
+    write_log(path, [episode] * 200, 50_000)
+    return path
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("early", [True, False])
+def test_an_interruption_leaves_nothing(
+    tmp_path: Path, long_log: Path, signal_number: signal.Signals, early: bool
+) -> None:
+    command = f"build_dataset.py --source dopamine --path {long_log} --selection all"
+    assert_interruption_leaves_nothing(command, tmp_path, signal_number, early)

@@ -1,0 +1,104 @@
+"""collect_replay.py: what it records, and what it refuses."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from replay_data import TrajectoryStore
+from replay_data.sources.dopamine_reader import DopamineLog
+from tests.scripts.commands import (
+    Refuse,
+    assert_failed_write_leaves_nothing,
+    assert_interruption_leaves_nothing,
+    call,
+)
+
+
+def test_collect_replay_sums_up_what_it_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its table against the log's own episodes; the command that it names next; and once more when it is complete."""
+    small = ("--num-envs", 4, "--steps-per-update", 32, "--minibatch-size", 64, "--epochs", 1, "--max-steps", 15)
+    command = ("--out", tmp_path / "own", "--num-steps", 3000, "--device", "cpu", "--precision", "fp32", *small)
+    assert call(monkeypatch, "collect_replay.py", *command) == 0
+    printed = capsys.readouterr().out
+    log = tmp_path / "own" / "Breakout" / "1" / "replay_logs"
+    table = [line.split() for line in printed.splitlines()[1:11]]
+    episodes = [
+        found
+        for buffer in DopamineLog(tmp_path / "own", "Breakout", 1, 4).shards.values()
+        for found in buffer.episodes()
+    ]
+    assert [line[0] for line in table] == [f"{first}-{first + 4}" for first in range(0, 50, 5)]
+    assert sum(int(line[1]) for line in table) == len(episodes)
+    scores = [float(episode.raw_rewards.sum()) for episode in episodes if episode.raw_rewards is not None]
+    of_tenths = [(int(line[1]), float(line[4])) for line in table]
+    assert sum(number * mean for number, mean in of_tenths) / len(scores) == pytest.approx(np.mean(scores), abs=0.06)
+    assert max(float(line[5]) for line in table) == max(scores)
+    size = sum(path.stat().st_size for path in log.iterdir())
+    assert f"50 buffers of 60 rows, {size / 1e6:,.0f} MB, {size / 3000:.0f} bytes a row" in printed
+    picture = cv2.imread(str(log.parent / "returns.png"))
+    assert picture is not None
+    assert picture.std() > 10
+
+    following = shlex.split(next(line for line in printed.splitlines() if line.startswith("next:")))[2:]
+    assert call(monkeypatch, Path(following[0]).name, *following[1:-1], tmp_path / "store") == 0
+    store = TrajectoryStore.open(tmp_path / "store")
+    assert store.metadata.source.recording is not None
+    assert store.metadata.source.recording.settings["precision"] == "fp32"
+    assert following[following.index("--selection") + 1] == "even"
+    assert len(store) >= 1000
+    capsys.readouterr()
+    assert call(monkeypatch, "collect_replay.py", *command, "--resume") == 0
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--game Breakot --out {tmp}/new", "unknown game 'Breakot'; did you mean Breakout"),
+        ("--agent scripted --game Qbert --out {tmp}/new", "no scripted player for Qbert"),
+        ("--num-steps 0 --out {tmp}/new", "num_steps must be at least 250, not 0"),
+        ("--seed -1 --out {tmp}/new", "seed must lie between 0 and"),
+        ("--agent scripted --num-workers 0 --out {tmp}/new", "num_workers must be at least 1 and at"),
+        ("--agent scripted --num-workers 5000 --out {tmp}/new", "and at most"),
+        ("--agent scripted --num-envs 8 --out {tmp}/new", "mean nothing to scripted players"),
+        ("--num-workers 2 --out {tmp}/new", "--num-envs says how many games q_learning plays"),
+        ("--num-envs 3 --minibatch-size 128 --out {tmp}/new", "minibatch_size (128) must divide"),
+        ("--device tpu --out {tmp}/new", "there is no device 'tpu' here"),
+        ("--num-steps 99999999999 --out {tmp}/new", "Breakout/1 needs 25000.0 GB, but"),
+        ("--sticky-actions 2 --out {tmp}/new", "sticky_actions is a probability"),
+        ("--out {log}", "/Breakout/1 exists already; choose another --out or --run"),
+        ("--resume --out {log}", "is no recording that could be resumed"),
+        ("--out {store}/metadata.json/x", "Not a directory; check that the path is right"),
+    ],
+)
+def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str) -> None:
+    refuse("collect_replay.py", options, message)
+
+
+def test_a_failed_write_leaves_nothing(run: Path, tmp_path: Path) -> None:
+    assert_failed_write_leaves_nothing(
+        "collect_replay.py", "--agent scripted --num-steps 100000 --out {tmp}/new", run, tmp_path
+    )
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "collect_replay.py --agent scripted",
+        "collect_replay.py --num-envs 4",
+    ],
+)
+def test_an_interruption_leaves_nothing(
+    tmp_path: Path, signal_number: signal.Signals, early: bool, command: str
+) -> None:
+    assert_interruption_leaves_nothing(command, tmp_path, signal_number, early)

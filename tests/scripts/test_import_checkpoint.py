@@ -1,0 +1,53 @@
+"""import_checkpoint.py: what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from atari_dt.model import DecisionTransformer
+from tests.conftest import DATA
+from tests.scripts.commands import (
+    Refuse,
+    call,
+)
+
+
+def test_a_checkpoint_of_the_original_code_plays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = DATA / "original_model" / "dt_small.pth", tmp_path / "original"
+    assert call(monkeypatch, "import_checkpoint.py", path, "--game", "Pong", "--max-return", 20, "--out", out) == 1
+    assert "chooses among 4 actions, but Pong has 6" in capsys.readouterr().err
+    assert call(monkeypatch, "import_checkpoint.py", path, "--game", "Breakout", "--max-return", 40, "--out", out) == 0
+    command = capsys.readouterr().out.split("python scripts/")[1].split()
+    assert call(monkeypatch, *command, "--episodes", 2, "--max-steps", 30, "--no-videos", "--out", tmp_path / "e") == 0
+    (evaluation,) = json.loads((tmp_path / "e" / "scores.json").read_text())["runs"][0]["evaluations"]
+    assert evaluation["target_return"] == 40
+    ours, theirs = DecisionTransformer.from_pretrained(out), DecisionTransformer.from_original_checkpoint(path)
+    assert ours.config == theirs.config
+    assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in ours.state_dict().items())
+    unknown = tmp_path / "unknown"
+    assert call(monkeypatch, "import_checkpoint.py", path, "--game", "Breakout", "--out", unknown) == 0
+    assert "--target-returns" in capsys.readouterr().out
+    assert call(monkeypatch, "evaluate.py", unknown) == 1
+    assert "does not know its dataset's largest return" in capsys.readouterr().err
+    assert call(monkeypatch, "evaluate.py", unknown, "--target-returns", 5, "--episodes", 1, "--max-steps", 9) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("{tmp}/nowhere.pth --game Pong --max-return 20 --out {tmp}/new", "no checkpoint at {tmp}/nowhere.pth"),
+        (
+            "{store}/metadata.json --game Pong --max-return 20 --out {tmp}/new",
+            "holds no state dict of the original network",
+        ),
+        ("x --game Pong --max-return nan --out {tmp}/new", "must be a finite number, not nan"),
+    ],
+)
+def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str) -> None:
+    refuse("import_checkpoint.py", options, message)

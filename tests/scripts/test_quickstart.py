@@ -1,0 +1,75 @@
+"""quickstart.py: what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from replay_data import TrajectoryStore
+from tests.scripts.commands import (
+    call,
+)
+
+
+def test_quickstart_reports_what_it_promises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "quickstart"
+    for seed in (5, 6):  # the second call keeps what the first made
+        options = f"--num-steps 300 --updates 30 --episodes 2 --max-steps 40 --seed {seed}".split()
+        assert call(monkeypatch, "quickstart.py", "--out", out, *options) == 0
+        (out / "notes.txt").write_text("mine")
+        results = json.loads((out / "results.json").read_text())
+        store = TrajectoryStore.open(out / "data")
+        assert store.metadata.source.details["seed"] == seed
+        assert results["game"] == "Breakout"
+        (dataset,) = results["datasets"]
+        assert dataset["steps"] == len(store) >= 300
+        assert dataset["episodes"] == store.num_episodes
+        assert dataset["max_return"] == store.episode_returns.max()
+        assert dataset["mean_return"] == pytest.approx(store.episode_returns.mean())
+        assert [summary["return_multiple"] for summary in results["summary"]] == [0, 0.25, 0.5, 1, 2]
+        for summary in results["summary"]:
+            assert summary["target_return"] == summary["return_multiple"] * store.episode_returns.max()
+            assert summary["score"]["points"]["episodes"] == 2
+        assert 0 < results["train_seconds"] < results["total_seconds"]
+        assert 0 <= results["random"]["score"]["points"]["mean"] < 10
+        assert (out / "evaluation" / "1x-best.mp4").stat().st_size > 1000
+        assert "target return" in (out / "attention" / "viewer.html").read_text(encoding="utf-8")
+        assert json.loads((out / "attention" / "attention.json").read_text())["seed"] == seed
+    assert (out / "quickstart.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert f"the earlier quickstart is now {out}.1" in printed
+    earlier = tmp_path / "quickstart.1"
+    assert (earlier / "notes.txt").read_text() == "mine"
+    assert TrajectoryStore.open(earlier / "data").metadata.source.details["seed"] == 5
+    assert "random player" in printed
+    assert "What to try next" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("", "not made by a quickstart"),
+        ("--max-steps 0", "1 to 27000 steps"),
+        ("--max-steps 9", "max_steps must be at least 10, the context length"),
+        ("--updates 0", "max_updates must be at least 1"),
+        ("--episodes 0", "at least 1 episode"),
+        ("--seed -1", "seed must lie between 0"),
+        ("--num-steps 31", "num_steps must be at least 32"),
+    ],
+)
+def test_quickstart_refuses_before_it_touches_anything(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: str,
+    message: str,
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis.tex").write_text("years of work")
+    assert call(monkeypatch, "quickstart.py", "--out", tmp_path, *options.split()) == 1
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "data" / "thesis.tex").read_text() == "years of work"

@@ -1,0 +1,63 @@
+"""train.py: under torchrun, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.scripts.commands import (
+    SCRIPTS,
+    Refuse,
+    assert_failed_write_leaves_nothing,
+    call,
+)
+
+
+def test_torchrun_trains_in_two_processes_and_each_thing_is_said_once(run: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    options = f"--data {run.parent / 'store'} --out {tmp_path / 'run'} --batch-size 4 --max-updates 2 --num-layers 1"
+    command = [*launcher, str(SCRIPTS / "train.py"), *options.split()]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"trained; next: python scripts/evaluate.py {tmp_path / 'run'}\n"
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["processes"] == 2
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.count(f"error: {tmp_path / 'run'} exists already") == 1
+
+
+def test_an_option_of_the_wrong_kind_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "train.py", "--data", "a", "--out", "b", "--batch-size", "many") == 2
+    assert "batch-size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--data {tmp}/nowhere --out {tmp}/new", "no trajectory store at {tmp}/nowhere"),
+        ("--data {run} --out {tmp}/new", "{run} is not a trajectory store"),
+        ("--data {store} --out {tmp}/new --context-length 0", "context_length must be at least 1, not 0"),
+        ("--data {store} --out {tmp}/new", "a batch of 128 contexts is larger than the dataset of 11 steps"),
+        ("--data {store} --out {tmp}/new --batch-size 4 --device tpu", "no device 'tpu'"),
+        ("--data {store} --out {tmp}/new --batch-size 4 --seed -1", "seed must lie between 0"),
+        ("--data {store} --out {tmp}/new --batch-size 4 --learning-rate 1e38", "no longer finite at update"),
+        ("--data {store} --out {run} --batch-size 4", "{run} exists already"),
+        (
+            "--data {store} --out {tmp}/new --batch-size 4 --validation-fraction 1",
+            "validation_fraction must be at least 0 and less than 1, not 1.0",
+        ),
+        ("--data {pong} --out {tmp}/new", "a batch of 512 contexts is larger than the dataset of 4 steps"),
+    ],
+)
+def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str) -> None:
+    refuse("train.py", options, message)
+
+
+def test_a_failed_write_leaves_nothing(run: Path, tmp_path: Path) -> None:
+    assert_failed_write_leaves_nothing("train.py", "--data {store} --out {tmp}/new --batch-size 4", run, tmp_path)

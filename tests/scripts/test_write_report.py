@@ -1,0 +1,19 @@
+"""write_report.py: what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.scripts.commands import (
+    Refuse,
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("{tmp}/no", "{tmp}/no has no runs; give the --out of a sweep"),
+    ],
+)
+def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str) -> None:
+    refuse("write_report.py", options, message)
