@@ -15,8 +15,12 @@ import tyro
 from replay_data import InputError
 
 
-class OfOneProcess(InputError):
-    """What one of several processes that train together has met, and the others have not."""
+class RankError(InputError):
+    """An error that only one process of a distributed run met.
+
+    `run` prints it from every process. Any other InputError is met by all processes, and `run` prints it only from the
+    first process of each machine.
+    """
 
 
 def run(main: Callable[..., None], parse: bool = True) -> None:
@@ -34,7 +38,7 @@ def run(main: Callable[..., None], parse: bool = True) -> None:
         return
     except (InputError, FloatingPointError) as error:
         # Of the processes that torchrun started on a machine, the first one says what all have met.
-        if os.environ.get("LOCAL_RANK", "0") != "0" and not isinstance(error, OfOneProcess):
+        if os.environ.get("LOCAL_RANK", "0") != "0" and not isinstance(error, RankError):
             sys.exit(1)
         message, status = str(error), 1
     except BrokenPipeError:  # whoever read the output has read enough

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from replay_data import InputError
 
@@ -49,6 +50,20 @@ class ModelConfig:
             self.timestep_encoding in ("window_start", "per_step"),
             f"timestep_encoding is 'window_start' or 'per_step', not {self.timestep_encoding!r}",
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` reads."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Any) -> ModelConfig:
+        """Read a JSON object that `to_json` returned; missing fields have their default values.
+
+        Raises:
+            TypeError: If the content is anything else.
+            InputError: If a field has an impossible value.
+        """
+        return cls(**content)
 
 
 @dataclass(frozen=True)
@@ -108,6 +123,22 @@ class TrainingConfig:
         )
         _check(0 < self.top_percent <= 100, f"top_percent must be above 0 and at most 100, not {self.top_percent}")
         _check(all(0 <= beta < 1 for beta in self.betas), f"betas lie between 0 and 1, not {self.betas}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` reads."""
+        return {**dataclasses.asdict(self), "betas": list(self.betas)}
+
+    @classmethod
+    def from_json(cls, content: Any) -> TrainingConfig:
+        """Read a JSON object that `to_json` returned; missing fields have their default values.
+
+        Raises:
+            ValueError, TypeError: If the content is anything else.
+            InputError: If a field has an impossible value.
+        """
+        config = cls(**content)
+        beta1, beta2 = config.betas
+        return dataclasses.replace(config, betas=(float(beta1), float(beta2)))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import tyro
 
 from atari_dt.command_line import run
-from atari_dt.model import DecisionTransformer, latest_checkpoint
+from atari_dt.model import DecisionTransformer, ReportedEvaluation, latest_checkpoint
 from replay_data import InputError
 
 
@@ -36,26 +36,21 @@ def main(
         print(f"uploaded: {model.push_to_hub(repo_id, private=private or None)}")
 
 
-def read_scores(path: Path, model: DecisionTransformer) -> list[dict[str, object]]:
+def read_scores(path: Path, model: DecisionTransformer) -> tuple[ReportedEvaluation, ...]:
     """Read the evaluations of a file that evaluate.py wrote."""
     try:
         content = json.loads(path.read_text())
         game, runs = content["game"], content["runs"]
         if len(runs) != 1:
             raise InputError(f"{path} holds scores of {len(runs)} runs; evaluate this one alone")
-        evaluations = runs[0]["evaluations"]
-        keys = {"return_multiple", "target_return", "scores", "mean_score", "std_score"}
-        for evaluation in evaluations:
-            if not keys <= set(evaluation):
-                raise KeyError(*(keys - set(evaluation)))
-            float(evaluation["mean_score"]), float(evaluation["std_score"]), len(evaluation["scores"])
+        evaluations = tuple(map(ReportedEvaluation.from_json, runs[0]["evaluations"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} holds no scores ({type(error).__name__}: {error}); make it with evaluate.py --out"
         ) from error
     if model.dataset is not None and game != model.dataset.game:
         raise InputError(f"{path} holds scores in {game}, but the model plays {model.dataset.game}")
-    return list(evaluations)
+    return evaluations
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from atari_dt.hardware import (
     translate_compile_errors,
     translate_out_of_memory,
 )
-from atari_dt.model.original_checkpoint import LOADING_ERRORS
+from atari_dt.model.loading import LOADING_ERRORS
 from replay_data import InputError
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from atari_dt.model.checkpoint_config import CheckpointConfig
+from atari_dt.model.reported_evaluation import ReportedEvaluation
 from replay_data import InputError
+from replay_data.errors import summarize_error
 
-if TYPE_CHECKING:
-    from atari_dt.model.decision_transformer import DecisionTransformer
-
-_CARD = """
+_TEMPLATE = """
 # {title}
 
-{kind} (Chen et al., NeurIPS 2021) that reads four stacked 84×84 frames a step. It was trained with atari-dt.
+{model_name} (Chen et al., NeurIPS 2021). It reads four stacked 84×84 frames per step and was trained with atari-dt.
 
 ```python
 from atari_dt.model import DecisionTransformer
@@ -38,15 +37,15 @@ model = DecisionTransformer.from_pretrained("{repo_id}")
 """
 
 
-def model_card(model: DecisionTransformer, repo_id: str) -> ModelCard:
-    """Describe a model: the data and settings it was trained with, and the scores it was evaluated at.
+def make_model_card(config: CheckpointConfig, repo_id: str) -> ModelCard:
+    """Return a model card with the model's training data, settings and scores.
 
     Args:
-        model: the model.
-        repo_id: where it can be had, such as ``"user/name"``.
+        config: Content of the checkpoint's ``config.json``.
+        repo_id: Repository on the Hub, such as ``"user/name"``.
     """
-    game = model.dataset.game if model.dataset else "an unknown Atari game"
-    kind = "A Decision Transformer" if model.config.conditioning == "return" else "Behavior cloning"
+    game = config.dataset.game if config.dataset else "an unknown Atari game"
+    method = "A Decision Transformer" if config.model.conditioning == "return" else "Behavior cloning"
     results = [
         EvalResult(
             task_type="reinforcement-learning",
@@ -54,10 +53,10 @@ def model_card(model: DecisionTransformer, repo_id: str) -> ModelCard:
             dataset_type=f"ALE/{game}-v5",
             dataset_name=game,
             metric_type="mean_reward",
-            metric_name=f"mean score, target return {_target(evaluation)}",
-            metric_value=_score(evaluation),
+            metric_name=f"mean score, target return {_format_target_return(evaluation)}",
+            metric_value=_format_score(evaluation),
         )
-        for evaluation in model.evaluations
+        for evaluation in config.evaluations
     ]
     data = ModelCardData(
         library_name="atari-dt",
@@ -66,55 +65,67 @@ def model_card(model: DecisionTransformer, repo_id: str) -> ModelCard:
         model_name=repo_id.rpartition("/")[2] if results else None,
         eval_results=results or None,
     )
-    rows = [(_target(evaluation), _score(evaluation), len(evaluation["scores"])) for evaluation in model.evaluations]
-    content = _CARD.format(
-        title=f"{kind.removeprefix('A ')} for {game}",
-        kind=f"{kind} for {game}",
+    rows = [
+        (_format_target_return(evaluation), _format_score(evaluation), str(len(evaluation.scores)))
+        for evaluation in config.evaluations
+    ]
+    settings = {**vars(config.model), **(vars(config.training) if config.training else {})}
+    content = _TEMPLATE.format(
+        title=f"{method.removeprefix('A ')} for {game}",
+        model_name=f"{method} for {game}",
         repo_id=repo_id,
-        scores=_table(("target return", "score, mean ± standard deviation", "episodes"), rows)
+        scores=_make_table(("target return", "score, mean ± standard deviation", "episodes"), rows)
         if rows
-        else "It was not evaluated.",
-        data=_table(("", ""), _fields(vars(model.dataset))) if model.dataset else "Not recorded.",
-        settings=_table(("", ""), _fields({**vars(model.config), **(model.training_config or {})})),
+        else "The model was not evaluated.",
+        data=_make_table(("", ""), _format_fields(vars(config.dataset))) if config.dataset else "Not recorded.",
+        settings=_make_table(("", ""), _format_fields(settings)),
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{content}")
 
 
 @contextmanager
-def translate_hub_errors(repo_id: str, doing: str) -> Iterator[None]:
-    """Turn what the Hub's library raises, on the network or for a bad name, into one InputError.
+def translate_hub_errors(repo_id: str, action: str) -> Iterator[None]:
+    """Turn network and repository errors of the Hub's library into an InputError.
+
+    Args:
+        repo_id: Repository on the Hub.
+        action: Attempted action, such as ``"written to"``.
 
     Raises:
-        InputError: if the repository is not there, or not to be read or written, or the network is down.
+        InputError: If the repository does not exist, access is denied, or the network is down.
     """
     try:
         yield
     except Exception as error:
-        packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+        packages = {base.__module__.partition(".")[0] for base in type(error).__mro__}
         if not packages & {"huggingface_hub", "httpx", "httpx2", "requests"}:
             raise
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{repo_id!r} cannot be {doing} the Hugging Face Hub ({reason})") from error
+        raise InputError(
+            f"{repo_id!r} cannot be {action} the Hugging Face Hub ({summarize_error(error)}); check the name, the "
+            "network and your login"
+        ) from error
 
 
-def _target(evaluation: dict[str, Any]) -> str:
-    if evaluation["return_multiple"] is None:
+def _format_target_return(evaluation: ReportedEvaluation) -> str:
+    if evaluation.return_multiple is None or evaluation.target_return is None:
         return "none"
-    return f"{evaluation['target_return']:.1f} ({evaluation['return_multiple']:g} × the data's largest)"
+    return f"{evaluation.target_return:.1f} ({evaluation.return_multiple:g} × the data's largest)"
 
 
-def _score(evaluation: dict[str, Any]) -> str:
-    return f"{evaluation['mean_score']:.1f} ± {evaluation['std_score']:.1f}"
+def _format_score(evaluation: ReportedEvaluation) -> str:
+    return f"{evaluation.mean_score:.1f} ± {evaluation.std_score:.1f}"
 
 
-def _fields(values: dict[str, Any]) -> list[tuple[str, str]]:
+def _format_fields(fields: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Return the name and value of each field that is not None."""
     return [
         (name, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))
-        for name, value in values.items()
+        for name, value in fields.items()
         if value is not None
     ]
 
 
-def _table(header: tuple[str, ...], rows: list[Any]) -> str:
+def _make_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """Return a Markdown table."""
     lines = [header, ("---",) * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -2,21 +2,191 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any, TypeVar
 
+from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from atari_dt.config import Conditioning, ModelConfig, TrainingConfig
+from atari_dt.model.checkpoint_config import CHECKPOINT_FORMAT, CheckpointConfig
+from atari_dt.model.dataset_info import DatasetInfo
+from atari_dt.model.model_card import make_model_card, translate_hub_errors
+from atari_dt.model.original_checkpoint import read_original_checkpoint
+from atari_dt.model.reported_evaluation import ReportedEvaluation
 from replay_data import InputError
-
-CHECKPOINT_FORMAT = 1
+from replay_data.errors import summarize_error
+from replay_data.storage.atomic import atomic_directory
 
 CHECKPOINT_FILES = ("config.json", "model.safetensors")
 
+Model = TypeVar("Model", bound="PretrainedModel")
+
+
+class PretrainedModel(nn.Module, ModelHubMixin):
+    """Base class of networks with checkpoints.
+
+    Args:
+        config: Architecture of the network.
+        num_actions: Size of the game's action set.
+        max_timestep: Largest timestep with its own embedding.
+
+    Attributes:
+        dataset: Summary of the training data; None for an untrained model.
+        training_config: Settings the weights were trained with; None if unknown.
+        evaluations: Scores that the model card reports, one entry per target return.
+    """
+
+    def __init__(self, config: ModelConfig, num_actions: int, max_timestep: int):
+        super().__init__()
+        self.config = config
+        self.num_actions = num_actions
+        self.max_timestep = max_timestep
+        self.dataset: DatasetInfo | None = None
+        self.training_config: TrainingConfig | None = None
+        self.evaluations: tuple[ReportedEvaluation, ...] = ()
+
+    @property
+    def checkpoint_config(self) -> CheckpointConfig:
+        """The content of the checkpoint's ``config.json``."""
+        return CheckpointConfig(
+            self.config, self.num_actions, self.max_timestep, self.dataset, self.training_config, self.evaluations
+        )
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **hub: Any) -> str | None:
+        """Write a checkpoint directory with ``config.json``, ``model.safetensors`` and a model card, atomically.
+
+        Args:
+            save_directory: Directory to create.
+            hub: Options of ``huggingface_hub.ModelHubMixin.save_pretrained``, such as ``repo_id="user/name"`` and
+                ``push_to_hub=True``.
+
+        Raises:
+            InputError: If the directory exists.
+            OSError: If it cannot be written.
+        """
+        save_directory = Path(save_directory)
+        if os.path.lexists(save_directory):
+            raise InputError(f"{save_directory} exists already; choose another directory, or delete it")
+        repo_id = hub.pop("repo_id", save_directory.name)
+        card = {"repo_id": repo_id, **(hub.pop("model_card_kwargs", None) or {})}
+        with atomic_directory(save_directory) as directory:
+            return super().save_pretrained(directory, repo_id=repo_id, model_card_kwargs=card, **hub)
+
+    def push_to_hub(self, repo_id: str, **hub: Any) -> str:
+        """Upload the checkpoint and its model card to the Hugging Face Hub, and return the URL of the commit.
+
+        Args:
+            repo_id: Repository, such as ``"user/name"``; created if it does not exist.
+            hub: Options of ``huggingface_hub.ModelHubMixin.push_to_hub``, such as ``private=True``.
+
+        Raises:
+            InputError: If the upload fails.
+        """
+        card = {"repo_id": repo_id, **(hub.pop("model_card_kwargs", None) or {})}
+        with translate_hub_errors(repo_id, "written to"):
+            return str(super().push_to_hub(repo_id, model_card_kwargs=card, **hub))
+
+    def generate_model_card(self, *args: Any, repo_id: str, **kwargs: Any) -> ModelCard:
+        """Return the model card; `ModelHubMixin` calls this."""
+        return make_model_card(self.checkpoint_config, repo_id)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write the files of `ModelHubMixin.save_pretrained`."""
+        self.write_files(save_directory)
+
+    def write_files(self, directory: Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` to an existing directory."""
+        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        (directory / "config.json").write_text(json.dumps(self.checkpoint_config.to_json(), indent=2) + "\n")
+        (directory / "model.safetensors").write_bytes(save(weights))
+
+    @classmethod
+    def from_pretrained(cls: type[Model], pretrained_model_name_or_path: str | os.PathLike[str], **hub: Any) -> Model:
+        """Load a checkpoint; the model is on the CPU and in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: Checkpoint directory, or name of a repository on the Hugging Face Hub.
+            hub: Options of ``huggingface_hub.snapshot_download``, such as ``revision``.
+
+        Raises:
+            InputError: If there is no checkpoint, its format version is unknown, or its files do not match.
+        """
+        path = pretrained_model_name_or_path
+        if Path(path).is_dir() or not isinstance(path, str):
+            if any(not (Path(path) / name).is_file() for name in CHECKPOINT_FILES):
+                raise InputError(f"{path} is not a checkpoint; it needs config.json and model.safetensors")
+            return cls._read(Path(path))
+        with translate_hub_errors(path, "read from this machine or"):
+            return cls._read(Path(snapshot_download(path, allow_patterns=list(CHECKPOINT_FILES), **hub)))
+
+    @classmethod
+    def _read(cls: type[Model], path: Path) -> Model:
+        """Load the checkpoint directory ``path``."""
+        try:
+            content = json.loads((path / "config.json").read_text())
+            version = content["format_version"]
+            if version in (1, CHECKPOINT_FORMAT):
+                config = CheckpointConfig.from_json(content)
+                model = cls(config.model, config.num_actions, config.max_timestep)
+                model.dataset, model.training_config = config.dataset, config.training
+                model.evaluations = config.evaluations
+                model.load_state_dict(load_file(path / "model.safetensors"))
+                return model.eval()
+        except (
+            AttributeError,
+            InputError,
+            KeyError,
+            RuntimeError,
+            SafetensorError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise InputError(
+                f"the checkpoint {path} is damaged or from another project ({summarize_error(error)}); "
+                "copy it again or use another checkpoint"
+            ) from error
+        raise InputError(
+            f"{path} has checkpoint format {version}, but this version of the code reads 1 to {CHECKPOINT_FORMAT}; "
+            "train again, or use the version of the code that wrote it"
+        )
+
+    @classmethod
+    def from_original_checkpoint(
+        cls: type[Model], path: str | os.PathLike[str], num_heads: int = 8, conditioning: Conditioning = "return"
+    ) -> Model:
+        """Load a state dict of the original code; the model is on the CPU and in evaluation mode.
+
+        The logits equal those of the original network. The checkpoint does not describe its training data.
+
+        Args:
+            path: The ``.pth`` file; see `read_original_checkpoint`.
+            num_heads: Number of attention heads, which the file does not contain; 8 in the paper.
+            conditioning: ``"return"`` for ``model_type="reward_conditioned"``, ``"none"`` for ``"naive"``.
+
+        Raises:
+            InputError: If the file is damaged, holds something else, or its shapes do not match.
+        """
+        config, num_actions, max_timestep, weights = read_original_checkpoint(path, num_heads, conditioning)
+        model = cls(config, num_actions, max_timestep)
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise InputError(
+                f"the shapes in {path} do not match ({summarize_error(error)}); give a checkpoint of the original code"
+            ) from error
+        return model.eval()
+
 
 def latest_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """Find the checkpoint to use: ``path`` itself, or the newest one of the run in ``path``.
+    """Return ``path`` if it is a checkpoint, or the newest checkpoint of the run in ``path``.
 
     Raises:
-        InputError: if there is none.
+        InputError: If there is no checkpoint.
     """
     path = Path(path)
     if (path / "model.safetensors").is_file():
@@ -24,7 +194,7 @@ def latest_checkpoint(path: str | os.PathLike[str]) -> Path:
     checkpoints = sorted(path.glob("checkpoints/update-*/model.safetensors"))
     if not checkpoints:
         raise InputError(
-            f"no run with a checkpoint at {path} (there is no {path / 'checkpoints'}/update-…); "
-            "give the directory that scripts/train.py made, or make one"
+            f"no run with a checkpoint at {path} ({path / 'checkpoints'} holds no update-…); "
+            "give a run directory of scripts/train.py, or train a model first"
         )
     return checkpoints[-1].parent

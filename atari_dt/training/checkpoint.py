@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 from atari_dt.model.decision_transformer import DecisionTransformer
-from atari_dt.model.original_checkpoint import LOADING_ERRORS
+from atari_dt.model.loading import LOADING_ERRORS
 from replay_data import InputError
 from replay_data.storage.atomic import atomic_directory
 
@@ -60,8 +59,11 @@ def read_checkpoint(path: Path, model: DecisionTransformer) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path / _STATE_FILE, map_location="cpu", weights_only=True)
         saved = DecisionTransformer.from_pretrained(path)
-        training_config = json.loads(json.dumps(model.training_config))
-        if (saved.config, saved.dataset, saved.training_config) != (model.config, model.dataset, training_config):
+        if (saved.config, saved.dataset, saved.training_config) != (
+            model.config,
+            model.dataset,
+            model.training_config,
+        ):
             raise ValueError("it is of another run")
         if path.name != f"update-{state['update']:08d}":
             raise ValueError(f"it is of update {state['update']}")

@@ -117,7 +117,7 @@ def _train(
     torch.manual_seed(config.seed)
     model = DecisionTransformer(model_config, store.num_actions, int(store.timesteps.max())).to(device)
     model.dataset = DatasetInfo.from_store(store)
-    model.training_config = dataclasses.asdict(config)
+    model.training_config = config
     if processes.rank:
         torch.manual_seed(config.seed + processes.rank)  # of its own dropout
     learner = Learner(model, config, dtype, processes)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from atari_dt.model import DecisionTransformer
+from atari_dt.model import DecisionTransformer, ReportedEvaluation
 from tests.scripts.commands import (
     Refuse,
     call,
@@ -22,7 +22,8 @@ def test_a_run_is_shared_with_its_scores(
     assert call(monkeypatch, "evaluate.py", run, *options) == 0
     assert call(monkeypatch, "push_to_hub.py", run, "--repo-id", "a/b", "--scores", file, "--out", out) == 0
     model = DecisionTransformer.from_pretrained(out)
-    assert model.evaluations == json.loads(file.read_text())["runs"][0]["evaluations"]
+    evaluations = json.loads(file.read_text())["runs"][0]["evaluations"]
+    assert model.evaluations == tuple(map(ReportedEvaluation.from_json, evaluations))
     assert f"its card is {out / 'README.md'}" in capsys.readouterr().out
     scores = json.loads(file.read_text())
     for name, value, message in (

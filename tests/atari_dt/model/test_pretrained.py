@@ -10,29 +10,29 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard, constants
+from safetensors.torch import load_file
 
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.model import pretrained
+from atari_dt.model.checkpoint_config import CheckpointConfig
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.decision_transformer import DecisionTransformer
+from atari_dt.model.reported_evaluation import ReportedEvaluation
 from replay_data import InputError
 from replay_data.testing import write_random_store
+from tests.conftest import DATA
 
-EVALUATION = {
-    "return_multiple": 0.5,
-    "target_return": 12.5,
-    "scores": [10.0, 20.0, 30.0],
-    "mean_score": 20.0,
-    "std_score": 8.1649,
-}
+EVALUATION = ReportedEvaluation(
+    return_multiple=0.5, target_return=12.5, scores=(10.0, 20.0, 30.0), mean_score=20.0, std_score=8.1649
+)
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> DecisionTransformer:
     model = DecisionTransformer(ModelConfig(2, 1, 2, 16), num_actions=4, max_timestep=100).eval()
     model.dataset = DatasetInfo.from_store(write_random_store(tmp_path / "store", [5, 6]))
-    model.training_config = vars(TrainingConfig(learning_rate=7e-4))
-    model.evaluations = [EVALUATION]
+    model.training_config = TrainingConfig(learning_rate=7e-4)
+    model.evaluations = (EVALUATION,)
     shutil.rmtree(tmp_path / "store")
     return model
 
@@ -52,8 +52,8 @@ def test_a_saved_model_is_whole_and_has_a_card(model: DecisionTransformer, tmp_p
     again = DecisionTransformer.from_pretrained(path)
     assert torch.equal(logits(again), logits(model))
     assert again.dataset == model.dataset
-    assert again.training_config == json.loads(json.dumps(model.training_config))
-    assert again.evaluations == [EVALUATION]
+    assert again.training_config == model.training_config
+    assert again.evaluations == (EVALUATION,)
 
     card = ModelCard.load(path / "README.md")
     assert card.data.library_name == "atari-dt"
@@ -69,10 +69,10 @@ def test_a_saved_model_is_whole_and_has_a_card(model: DecisionTransformer, tmp_p
 
 
 def test_a_model_that_knows_nothing_of_itself_says_so(model: DecisionTransformer, tmp_path: Path) -> None:
-    model.dataset, model.training_config, model.evaluations = None, None, []
+    model.dataset, model.training_config, model.evaluations = None, None, ()
     model.save_pretrained(tmp_path / "fresh")
     text = ModelCard.load(tmp_path / "fresh" / "README.md").text
-    assert "It was not evaluated." in text
+    assert "The model was not evaluated." in text
     assert "Not recorded." in text
     config = json.loads((tmp_path / "fresh" / "config.json").read_text())
     for name in ("training", "evaluations"):  # checkpoints of the first versions have no such fields
@@ -127,3 +127,56 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(
     monkeypatch.setattr(HfApi, "create_repo", unreachable)
     with pytest.raises(InputError, match=r"cannot be written to the Hugging Face Hub \(no route to host\)"):
         model.push_to_hub("somebody/breakout")
+
+
+def test_checkpoint_of_format_version_1_is_read() -> None:
+    path = DATA / "version_1" / "run" / "checkpoints" / "update-00000003"
+    model = DecisionTransformer.from_pretrained(path)
+    assert model.checkpoint_config == CheckpointConfig(
+        model=ModelConfig(2, 1, 2, 16, dropout=0.1, conditioning="return", timestep_encoding="window_start"),
+        num_actions=4,
+        max_timestep=5,
+        dataset=DatasetInfo(
+            game="Breakout",
+            action_meanings=("NOOP", "FIRE", "RIGHT", "LEFT"),
+            reward_clipping=True,
+            sticky_actions=0.25,
+            max_return=5.0,
+            mean_return=3.0,
+            steps=22,
+            episodes=5,
+            max_score=21.0,
+            mean_score=11.4,
+            digest="75177a95f5f028ce4423a6c1111fa72289671495c71a396dd98ac2f995d8f3dd",
+        ),
+        training=TrainingConfig(
+            max_updates=3, batch_size=4, precision="fp32", device="cpu", validation_fraction=0.2, top_percent=90.0
+        ),
+        evaluations=(),
+    )
+    weights = load_file(path / "model.safetensors")
+    assert weights.keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+
+
+def test_format_version_1_may_lack_settings_and_have_more_keys_per_evaluation(tmp_path: Path) -> None:
+    shutil.copytree(DATA / "version_1" / "run" / "checkpoints" / "update-00000003", tmp_path / "checkpoint")
+    file = tmp_path / "checkpoint" / "config.json"
+    config = json.loads(file.read_text())
+    for name in ("keep_checkpoints", "validation_fraction", "top_percent", "compile"):
+        del config["training"][name]
+    config["evaluations"] = [{**EVALUATION.to_json(), "returns": [1.0, 2.0, 3.0], "lengths": [9, 9, 9]}]
+    file.write_text(json.dumps(config))
+    model = DecisionTransformer.from_pretrained(tmp_path / "checkpoint")
+    assert model.training_config == TrainingConfig(max_updates=3, batch_size=4, precision="fp32", device="cpu")
+    assert model.evaluations == (EVALUATION,)
+
+
+def test_saving_a_checkpoint_of_format_version_1_keeps_its_weights_byte_for_byte(tmp_path: Path) -> None:
+    path = DATA / "version_1" / "run" / "checkpoints" / "update-00000003"
+    model = DecisionTransformer.from_pretrained(path)
+    model.save_pretrained(tmp_path / "again")
+    weights = [directory / "model.safetensors" for directory in (path, tmp_path / "again")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    old, new = (json.loads((file.parent / "config.json").read_text()) for file in weights)
+    assert new == {**old, "format_version": 2}

@@ -1,0 +1,67 @@
+"""The content of a checkpoint's ``config.json``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.model.dataset_info import DatasetInfo
+from atari_dt.model.reported_evaluation import ReportedEvaluation
+
+CHECKPOINT_FORMAT = 2
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Everything a checkpoint stores besides the weights.
+
+    Format version 1 stores more keys per evaluation; they are ignored. Its first checkpoints have neither a training
+    config nor evaluations.
+
+    Attributes:
+        model: Architecture of the network.
+        num_actions: Size of the game's action set.
+        max_timestep: Largest timestep with its own embedding.
+        dataset: Summary of the training data; None if unknown.
+        training: Settings the weights were trained with; None if unknown. Settings that did not exist yet when the
+            checkpoint was written have their default values.
+        evaluations: Reported scores, one entry per target return; empty if the model was not evaluated.
+    """
+
+    model: ModelConfig
+    num_actions: int
+    max_timestep: int
+    dataset: DatasetInfo | None = None
+    training: TrainingConfig | None = None
+    evaluations: tuple[ReportedEvaluation, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of ``config.json``."""
+        return {
+            "format_version": CHECKPOINT_FORMAT,
+            "model": self.model.to_json(),
+            "num_actions": self.num_actions,
+            "max_timestep": self.max_timestep,
+            "dataset": self.dataset and self.dataset.to_json(),
+            "training": self.training and self.training.to_json(),
+            "evaluations": [evaluation.to_json() for evaluation in self.evaluations],
+        }
+
+    @classmethod
+    def from_json(cls, content: Any) -> CheckpointConfig:
+        """Read the content of ``config.json``, format version 1 or 2.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: If the content is anything else.
+            InputError: If a setting has an impossible value.
+        """
+        dataset, training = content["dataset"], content.get("training")
+        return cls(
+            model=ModelConfig.from_json(content["model"]),
+            num_actions=content["num_actions"],
+            max_timestep=content["max_timestep"],
+            dataset=None if dataset is None else DatasetInfo.from_json(dataset),
+            training=None if training is None else TrainingConfig.from_json(training),
+            evaluations=tuple(map(ReportedEvaluation.from_json, content.get("evaluations", []))),
+        )

@@ -1,0 +1,46 @@
+"""The scores that a checkpoint and its model card report."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ReportedEvaluation:
+    """Scores of one model under one target return.
+
+    Attributes:
+        return_multiple: Target return divided by the dataset's largest return; None for a model without return tokens.
+        target_return: Target return in the dataset's reward units; None for a model without return tokens.
+        scores: Score of each episode, in the game's points.
+        mean_score: Mean of the scores.
+        std_score: Population standard deviation of the scores.
+    """
+
+    return_multiple: float | None
+    target_return: float | None
+    scores: tuple[float, ...]
+    mean_score: float
+    std_score: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` reads."""
+        return {**dataclasses.asdict(self), "scores": list(self.scores)}
+
+    @classmethod
+    def from_json(cls, content: Any) -> ReportedEvaluation:
+        """Read a JSON object with these fields; other keys are ignored.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: If the content is anything else.
+        """
+        multiple, target_return = content["return_multiple"], content["target_return"]
+        return cls(
+            return_multiple=None if multiple is None else float(multiple),
+            target_return=None if target_return is None else float(target_return),
+            scores=tuple(map(float, content["scores"])),
+            mean_score=float(content["mean_score"]),
+            std_score=float(content["std_score"]),
+        )
