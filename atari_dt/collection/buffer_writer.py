@@ -1,31 +1,42 @@
-"""Write episodes and checkpoints in a background thread."""
+"""Write episodes to a replay log in a background thread, and a checkpoint whenever buffers are complete."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from atari_dt.collection.recorder_checkpoint import LOGS_DIRECTORY, RecorderCheckpoint
-from atari_dt.collection.rollout import CompressedEpisode
+from atari_dt.collection.rollout import FinishedEpisode
 from replay_data.recording import Recording
 from replay_data.sources.dopamine_format import NUM_BUFFERS, PADDING
 from replay_data.sources.dopamine_writer import DopamineLogWriter
 
+_MAX_PENDING_TASKS = 4  # so that a slow disk slows the player down instead of filling the memory
+
 
 class BufferWriter:
-    """Writes episodes to the log, and a checkpoint whenever buffers are complete, in a thread of its own.
+    """Appends episodes to the log of a recording in a background thread; a context manager.
+
+    A checkpoint is written when buffers are complete, before they are published. Leaving the ``with`` block drops the
+    buffer that is not complete: a resumed recording plays its episodes again.
+
+    Args:
+        directory: Directory of the recording, ``{out}/{Game}/{run}``.
+        rows: R, rows of a buffer.
+        recording: Who plays, and how, for the sidecars.
+        checkpoint: The checkpoint to continue from.
 
     Attributes:
-        add_count: rows added to the log, written or not.
-        seconds: for which the thread has worked.
+        add_count: Rows added to the log, written or still pending.
+        busy_seconds: Seconds that the thread has worked.
     """
 
     def __init__(self, directory: Path, rows: int, recording: Recording, checkpoint: RecorderCheckpoint):
-        self.add_count, self.seconds = checkpoint.add_count, 0.0
+        self.add_count, self.busy_seconds = checkpoint.add_count, 0.0
         self._directory, self._rows = directory, rows
         self._log = DopamineLogWriter(
             directory / LOGS_DIRECTORY,
@@ -33,62 +44,59 @@ class BufferWriter:
             recording=recording,
             num_buffers=NUM_BUFFERS,
             hold=True,
-            whole=checkpoint.whole,
+            num_complete=checkpoint.num_complete,
             add_count=checkpoint.add_count,
         )
         self._thread = ThreadPoolExecutor(1)
         self._tasks: deque[Future[None]] = deque()
-        self._complete, self._failed = checkpoint.whole, False
-        self._submit(checkpoint.episodes, checkpoint.played, None)  # with which no buffer is complete yet
+        self._num_complete, self._failed = checkpoint.num_complete, False
+        self._submit(checkpoint.episodes, checkpoint.num_steps_played, None)  # they complete no further buffer
 
     def __enter__(self) -> BufferWriter:
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
-        self._log.abandon()  # what was not completed is played again by whoever resumes
+        self._log.abandon()
 
     def add(
-        self, episodes: Sequence[tuple[CompressedEpisode, Mapping[str, float]]], played: int, state: Callable[[], bytes]
+        self, episodes: Sequence[FinishedEpisode], num_steps_played: int, player_state: Callable[[], bytes]
     ) -> bool:
-        """Add episodes; return whether all buffers are complete with them.
+        """Add episodes; return whether they complete the last buffer of the log.
 
         Args:
-            episodes: with what the JSON file says of them.
-            played: steps that were played, in all games.
-            state: the player's, asked for when a buffer is complete.
+            episodes: Episodes in the order in which they ended.
+            num_steps_played: Steps played so far, of all environments together.
+            player_state: Function that returns the player's state; called only if the episodes complete a buffer.
         """
-        rows = self.add_count + sum(PADDING + len(episode) for episode, _ in episodes)
-        complete = min((rows + 1) // self._rows, NUM_BUFFERS)
-        snapshot = state() if complete > self._complete else None
-        self._complete = complete
-        self._submit(episodes, played, snapshot)
-        while len(self._tasks) > 4 or (self._tasks and self._tasks[0].done()):
+        num_rows = self.add_count + _count_rows(episodes)
+        num_complete = min((num_rows + 1) // self._rows, NUM_BUFFERS)
+        snapshot = player_state() if num_complete > self._num_complete else None
+        self._num_complete = num_complete
+        self._submit(episodes, num_steps_played, snapshot)
+        while len(self._tasks) > _MAX_PENDING_TASKS or (self._tasks and self._tasks[0].done()):
             self._tasks.popleft().result()
-        return complete == NUM_BUFFERS
-
-    def _submit(
-        self, episodes: Sequence[tuple[CompressedEpisode, Mapping[str, float]]], played: int, snapshot: bytes | None
-    ) -> None:
-        self.add_count += sum(PADDING + len(episode) for episode, _ in episodes)
-        if episodes:
-            self._tasks.append(self._thread.submit(self._write, episodes, played, snapshot))
+        return num_complete == NUM_BUFFERS
 
     def finish(self) -> None:
         """Wait until everything is written."""
         while self._tasks:
             self._tasks.popleft().result()
 
-    def _write(
-        self, episodes: Sequence[tuple[CompressedEpisode, Mapping[str, float]]], played: int, snapshot: bytes | None
-    ) -> None:
-        if self._failed:  # an episode is missing already
+    def _submit(self, episodes: Sequence[FinishedEpisode], num_steps_played: int, snapshot: bytes | None) -> None:
+        self.add_count += _count_rows(episodes)
+        if episodes:
+            self._tasks.append(self._thread.submit(self._write, episodes, num_steps_played, snapshot))
+
+    def _write(self, episodes: Sequence[FinishedEpisode], num_steps_played: int, snapshot: bytes | None) -> None:
+        """Append episodes; publish the buffers that they complete, if there is a snapshot. Runs in the thread."""
+        if self._failed:  # the log lacks the episodes of an earlier task
             return
-        self._failed, start = True, time.perf_counter()
-        starts = []
-        for packed, details in episodes:
-            starts.append(self._log.add_count)
-            episode = packed.unpack()
+        self._failed, start_time = True, time.perf_counter()
+        start_rows = []
+        for compressed, details in episodes:
+            start_rows.append(self._log.add_count)
+            episode = compressed.unpack()
             self._log.append(
                 episode.frames,
                 episode.actions,
@@ -98,29 +106,38 @@ class BufferWriter:
                 details=details,
             )
         if snapshot is not None:
-            self._show_buffers(episodes, starts, played, snapshot)
+            self._publish(episodes, start_rows, num_steps_played, snapshot)
         self._failed = False
-        self.seconds += time.perf_counter() - start
+        self.busy_seconds += time.perf_counter() - start_time
 
-    def _show_buffers(
-        self,
-        episodes: Sequence[tuple[CompressedEpisode, Mapping[str, float]]],
-        starts: Sequence[int],
-        played: int,
-        snapshot: bytes,
+    def _publish(
+        self, episodes: Sequence[FinishedEpisode], start_rows: Sequence[int], num_steps_played: int, snapshot: bytes
     ) -> None:
-        whole = self._log.num_complete
-        # Buffers are complete since one of these episodes; those before that one are in them to their end.
-        end = whole * self._rows - 1
-        fits = [start + PADDING + len(episode) <= end for start, (episode, _) in zip(starts, episodes, strict=True)]
-        first = len(episodes) if whole == NUM_BUFFERS else sum(fits)
+        """Write a checkpoint, and publish the complete buffers.
+
+        Args:
+            episodes: The episodes that completed them. All earlier ones are in the complete buffers to their ends.
+            start_rows: Rows in the log before each of these episodes.
+            num_steps_played: As in `add`.
+            snapshot: The player's state.
+        """
+        num_complete = self._log.num_complete
+        end_row = num_complete * self._rows - 1
+        fits = [
+            start + PADDING + len(episode) <= end_row for start, (episode, _) in zip(start_rows, episodes, strict=True)
+        ]
+        first_left = len(episodes) if num_complete == NUM_BUFFERS else sum(fits)
         checkpoint = RecorderCheckpoint(
-            whole=whole,
-            add_count=[*starts, self._log.add_count][first],
-            episodes=episodes[first:],
-            played=played,
+            num_complete=num_complete,
+            add_count=[*start_rows, self._log.add_count][first_left],
+            episodes=episodes[first_left:],
+            num_steps_played=num_steps_played,
             stage=self._log.stage.name if self._log.stage else None,
-            player=snapshot,
+            player_state=snapshot,
         )
         self._log.publish(lambda: checkpoint.write(self._directory))
         checkpoint.remove_older(self._directory)
+
+
+def _count_rows(episodes: Sequence[FinishedEpisode]) -> int:
+    return sum(PADDING + len(episode) for episode, _ in episodes)

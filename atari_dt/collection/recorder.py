@@ -1,9 +1,14 @@
-"""What players play becomes a replay log in Dopamine's format, whole and resumable whatever happens.
+"""Record episodes as Dopamine replay logs, with crash-safe resume.
 
-A recording is a directory ``{out}/{Game}/{run}`` with the log in ``replay_logs``, ``recording.json`` (who plays, and
-how), TensorBoard's files, and one ``checkpoints/buffers-B``: the player's state when B buffers were complete, and the
-episodes at their end that had ended by then but did not fit in. A checkpoint is written first, and the buffers that it
-speaks of are made visible after it, one by one, or else by whoever resumes.
+A recording is a directory ``{out}/{Game}/{run}`` with:
+
+- ``replay_logs/``: the log, 50 buffers.
+- ``recording.json``: who plays, and how (`replay_data.recording.Recording`).
+- ``checkpoints/buffers-{B}/``: the state after B complete buffers (`atari_dt.collection.recorder_checkpoint`).
+- ``tensorboard/``: curves of scores, losses and speed.
+
+A checkpoint is written before its buffers are published. If the process is killed in between, the resumed recording
+publishes them.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ import numpy as np
 from atari_dt.collection.buffer_writer import BufferWriter
 from atari_dt.collection.recorder_checkpoint import (
     CHECKPOINTS_DIRECTORY,
+    FORMAT_VERSION,
     LOGS_DIRECTORY,
     RECORDING_FILE,
     RecorderCheckpoint,
@@ -33,15 +39,16 @@ from atari_dt.environment.config import EnvironmentConfig, rom_sha256
 from atari_dt.environment.python_env import action_meanings
 from atari_dt.games.catalogue import Game
 from replay_data import InputError
+from replay_data.errors import summarize_error
 from replay_data.recording import Recording, Scalar
 from replay_data.sources.dopamine_format import NUM_BUFFERS, PADDING
 from replay_data.sources.dopamine_sidecar import BufferSidecar
-from replay_data.sources.dopamine_writer import recover_log
+from replay_data.sources.dopamine_stage import recover_log
 from replay_data.storage.atomic import atomic_write, sync
 from replay_data.storage.locks import exclusive_lock
 from replay_data.storage.paths import check_free_space
 
-BYTES_PER_STEP = 250  # more than any game's frames were seen to take, compressed
+BYTES_PER_STEP = 250  # an upper bound: compressed frames of no measured game take more
 
 
 def record(
@@ -58,40 +65,41 @@ def record(
     resume: bool = False,
     show_progress: bool = True,
 ) -> list[BufferSidecar]:
-    """Let a player play until 50 buffers of ``num_steps // 50`` rows are full.
+    """Record a player until 50 buffers of ``num_steps // 50`` rows are full.
 
-    Whole episodes are put one after another in the order they ended; the last one goes as far as there is room. What is
-    still being played then is dropped.
+    Episodes follow one another in the order in which they ended. The last one is cut where the log ends, and episodes
+    that are still being played then are dropped.
 
     Args:
-        game: what is played.
-        make_player: called when everything has been checked.
-        out: the log is in ``out/{Game}/{run}/replay_logs``.
-        agent: name of the player.
-        num_steps: rows of the log, the three that pad each episode included.
-        environment: how it is played.
-        seed: of the player.
-        settings: of the player; like all that precedes, a recording that goes on must have the same.
-        run: number of the recording.
-        resume: go on after the last whole buffer, if there is one. The episodes that were being played are lost, and
-            new ones begin.
-        show_progress: a progress bar in rows/s on standard error.
+        game: The game.
+        make_player: Function that returns the player; called after all checks.
+        out: Directory of recordings; the log is in ``out/{Game}/{run}/replay_logs``.
+        agent: Name of the player.
+        num_steps: Rows of the log, including the three that pad each episode.
+        environment: Settings of the environments.
+        seed: Seed of the player.
+        settings: Settings of the player, by name. A resumed recording must have the same settings, agent, game,
+            ``num_steps``, environment and seed.
+        run: Index of the recording among those of the game.
+        resume: Continue after the last complete buffer, or start if there is no recording. Episodes that were being
+            played are lost; the environments start new ones.
+        show_progress: Whether to show a progress bar, in rows/s, on standard error.
 
     Returns:
-        What the JSON files beside the buffers say.
+        The sidecars of all buffers.
 
     Raises:
-        InputError: if a number is too small, the recording exists (or, to be resumed, has other settings), or the
-            disk cannot hold it.
-        OSError: if writing fails; whole buffers are left, as they are after Ctrl-C, and nothing if there are none.
+        InputError: If a parameter is out of range, if the recording exists and ``resume`` is false, if the resumed
+            recording has other settings, or if the disk is too small.
+        OSError: If writing fails. Complete buffers are kept, as they are after Ctrl-C; without any, nothing is.
     """
     rows = num_steps // NUM_BUFFERS
     if rows < PADDING + 2:
-        raise InputError(f"num_steps must be at least {NUM_BUFFERS * (PADDING + 2)}, not {num_steps}")
+        raise InputError(f"`num_steps` must be at least {NUM_BUFFERS * (PADDING + 2)}, not {num_steps}")
     if run < 0:
-        raise InputError(f"run must be at least 0, not {run}")
+        raise InputError(f"`run` must be at least 0, not {run}")
     if not 0 <= seed < 2**63:
-        raise InputError(f"seed must lie between 0 and 2**63 - 1, not {seed}")
+        raise InputError(f"`seed` must lie between 0 and 2**63 - 1, not {seed}")
     directory = out / game.name / str(run)
     recording = Recording(
         agent=agent,
@@ -109,25 +117,25 @@ def record(
     try:
         with _recording_directory(directory, recording):
             checkpoint = RecorderCheckpoint.read(directory)
-            check_free_space(directory, (NUM_BUFFERS - checkpoint.whole) * rows * BYTES_PER_STEP)
-            recover_log(directory / LOGS_DIRECTORY, checkpoint.stage, checkpoint.whole)
-            if checkpoint.whole < NUM_BUFFERS:
+            check_free_space(directory, (NUM_BUFFERS - checkpoint.num_complete) * rows * BYTES_PER_STEP)
+            recover_log(directory / LOGS_DIRECTORY, checkpoint.stage, checkpoint.num_complete)
+            if checkpoint.num_complete < NUM_BUFFERS:
                 player = make_player()
-                if checkpoint.player is not None:
-                    player.restore(checkpoint.player)
+                if checkpoint.player_state is not None:
+                    player.restore(checkpoint.player_state)
                 with BufferWriter(directory, rows, recording, checkpoint) as writer:
                     _play(player, writer, directory, checkpoint, num_steps, game.name, show_progress)
     except KeyboardInterrupt:
-        whole = len(read_recording(directory))
-        there = f"{whole} of {NUM_BUFFERS} buffers are in {directory}; --resume goes on after them"
-        raise KeyboardInterrupt(there if whole else "nothing was kept") from None
+        num_complete = len(read_recording(directory))
+        kept = f"kept {num_complete} of {NUM_BUFFERS} buffers in {directory}; continue with `resume`"
+        raise KeyboardInterrupt(kept if num_complete else "nothing was kept") from None
     return read_recording(directory)
 
 
 def read_recording(directory: Path) -> list[BufferSidecar]:
-    """What the JSON files beside a recording's buffers say; ``directory`` is ``{out}/{Game}/{run}``."""
-    found = (BufferSidecar.read(directory / LOGS_DIRECTORY, number) for number in range(NUM_BUFFERS))
-    return [buffer for buffer in found if buffer is not None]
+    """Return the sidecars of a recording's complete buffers; ``directory`` is ``{out}/{Game}/{run}``."""
+    sidecars = (BufferSidecar.read(directory / LOGS_DIRECTORY, index) for index in range(NUM_BUFFERS))
+    return [sidecar for sidecar in sidecars if sidecar is not None]
 
 
 def _play(
@@ -136,39 +144,40 @@ def _play(
     directory: Path,
     checkpoint: RecorderCheckpoint,
     num_steps: int,
-    name: str,
+    game: str,
     show_progress: bool,
 ) -> None:
-    # Imported here, because the processes of scripted players import this file, and have no use for PyTorch.
+    """Pass rollouts from the player to the writer until the log is full; log scores and metrics to TensorBoard."""
+    # Imported here because the worker processes of scripted players import this file and need no PyTorch.
     from torch.utils.tensorboard import SummaryWriter
 
     from replay_data.progress import ProgressBar
 
-    played, start, scores = checkpoint.played, time.perf_counter(), deque[float](maxlen=100)
+    num_played, start_time, scores = checkpoint.num_steps_played, time.perf_counter(), deque[float](maxlen=100)
     with (
-        SummaryWriter(directory / "tensorboard", purge_step=played + 1 if played else None) as board,
+        SummaryWriter(directory / "tensorboard", purge_step=num_played + 1 if num_played else None) as board,
         ProgressBar(
             total=num_steps,
             initial=min(writer.add_count, num_steps),
             unit="step",
-            desc=f"playing {name}",
+            desc=f"playing {game}",
             disable=not show_progress,
         ) as bar,
-        closing(player.play()) as rounds,
+        closing(player.play()) as rollouts,
     ):
-        for part in rounds:
-            played += part.steps
-            for episode, details in part.episodes:
+        for rollout in rollouts:
+            num_played += rollout.num_steps
+            for episode, details in rollout.episodes:
                 scores.append(float(episode.raw_rewards.sum()))
-                at = int(details.get("played", played))
-                board.add_scalar("score", scores[-1], at)
-                board.add_scalar("return", float(episode.raw_rewards.clip(-1, 1).sum()), at)
-            elapsed = time.perf_counter() - start
-            speed = (played - checkpoint.played) / elapsed
-            values = {**part.values, "steps_per_s": speed, "writer_share": writer.seconds / elapsed}
-            for key, value in values.items():
-                board.add_scalar(key, value, played)
-            complete = writer.add(part.episodes, played, player.state)
+                step = int(details.get("played", num_played))
+                board.add_scalar("score", scores[-1], step)
+                board.add_scalar("return", float(episode.raw_rewards.clip(-1, 1).sum()), step)
+            elapsed = time.perf_counter() - start_time
+            speed = (num_played - checkpoint.num_steps_played) / elapsed
+            metrics = {**rollout.metrics, "steps_per_s": speed, "writer_share": writer.busy_seconds / elapsed}
+            for name, value in metrics.items():
+                board.add_scalar(name, value, num_played)
+            complete = writer.add(rollout.episodes, num_played, player.state)
             score = f"{np.mean(scores):.1f}" if scores else "-"
             bar.set_postfix_str(f"score={score}, playing {speed:,.0f} steps/s", refresh=False)
             bar.update(min(writer.add_count, num_steps) - bar.n)
@@ -178,48 +187,56 @@ def _play(
 
 
 def _check_recording(directory: Path, recording: Recording, resume: bool) -> None:
-    """Raise InputError if there is a recording already, or, to be resumed, one with other settings."""
+    """Check that a recording can start, or resume, in ``directory``.
+
+    Raises:
+        InputError: If the directory holds something else, a recording that is not to be resumed, or one with other
+            settings.
+    """
     path = directory / RECORDING_FILE
     if not directory.exists() or all(entry.name.startswith(".recording") for entry in directory.iterdir()):
-        return  # it was killed, if anything, before it had written anything
+        return  # a process that was killed early may have left a lock file or a partial recording.json
     if not resume:
         raise InputError(
-            f"{directory} exists already; choose another --out or --run, delete it, or go on from it with --resume"
+            f"{directory} exists already; choose another `out` or `run`, delete it, or continue it with `resume`"
         )
     try:
         saved = Recording.from_json(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{directory} is no recording that could be resumed ({path.name} cannot be read)") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise InputError(
+            f"{directory} is not a recording that can be resumed: {path.name} is missing or damaged "
+            f"({type(error).__name__}: {summarize_error(error)}); choose another `out` or `run`"
+        ) from error
     if differences := describe_differences(saved.flat(), recording.flat(), ignore=("versions",)):
-        raise InputError(f"{directory} was recorded with other settings: {differences}; resume it with those")
+        raise InputError(f"{directory} was recorded with other settings: {differences}; resume it with the same ones")
     if _has_buffers(directory) and not list_checkpoints(directory):
-        raise InputError(f"{directory} has no checkpoint to go on from; its buffers can be used")
+        raise InputError(
+            f"{directory} has no checkpoint to resume from; its buffers can be used, but the recording cannot continue"
+        )
 
 
 @contextmanager
 def _recording_directory(directory: Path, recording: Recording) -> Iterator[None]:
-    """Make and hold the directory of a recording; remove it again if no buffer was completed."""
-    made = [parent for parent in (directory.parent, directory.parent.parent) if not parent.exists()]
+    """Create and lock the directory of a recording; remove it after an error if no buffer is complete."""
+    created = [parent for parent in (directory.parent, directory.parent.parent) if not parent.exists()]
     directory.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(directory, "recording in"):
         try:
             if not (directory / RECORDING_FILE).exists():
-                atomic_write(
-                    directory / RECORDING_FILE,
-                    json.dumps({"format_version": 2, **recording.to_json()}, indent=2) + "\n",
-                )
-            for part in (LOGS_DIRECTORY, CHECKPOINTS_DIRECTORY):
-                (directory / part).mkdir(exist_ok=True)
+                content = {"format_version": FORMAT_VERSION, **recording.to_json()}
+                atomic_write(directory / RECORDING_FILE, json.dumps(content, indent=2) + "\n")
+            for name in (LOGS_DIRECTORY, CHECKPOINTS_DIRECTORY):
+                (directory / name).mkdir(exist_ok=True)
             for parent in (directory, directory.parent, directory.parent.parent):
                 sync(parent)
-            for left in (directory / CHECKPOINTS_DIRECTORY).glob(".*"):  # by sessions that were killed
-                shutil.rmtree(left)
+            for leftover in (directory / CHECKPOINTS_DIRECTORY).glob(".*"):  # of killed processes
+                shutil.rmtree(leftover)
             yield
         except BaseException:
             if not _has_buffers(directory) and not list_checkpoints(directory):
                 shutil.rmtree(directory, ignore_errors=True)
-                for parent in made:
-                    with suppress(OSError):  # somebody else's files are in it
+                for parent in created:
+                    with suppress(OSError):  # another process may have put files there
                         parent.rmdir()
             raise
 

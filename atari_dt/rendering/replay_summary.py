@@ -27,7 +27,7 @@ def replay_table(buffers: Sequence[BufferSidecar]) -> str:
         if not episodes:
             lines.append(f"{name:>8} {0:>9}")
             continue
-        steps, returns, scores = (np.array([e[key] for e in episodes]) for key in ("steps", "return", "score"))
+        steps, returns, scores = np.array([(each.steps, each.return_, each.score) for each in episodes]).T
         lines.append(
             f"{name:>8} {len(episodes):>9,} {steps.mean():>14,.0f} {returns.mean():>8.1f} {scores.mean():>9.1f} "
             f"{scores.max():>11,.0f}"
@@ -38,9 +38,9 @@ def replay_table(buffers: Sequence[BufferSidecar]) -> str:
 def replay_figure(game: Game, buffers: Sequence[BufferSidecar]) -> bytes:
     """Draw the score of every episode over the steps played until it ended, and a moving average; return a PNG file."""
     episodes = [episode for buffer in buffers for episode in buffer.episodes]
-    scores = np.array([episode["score"] for episode in episodes])
-    recorded = np.cumsum([episode["steps"] for episode in episodes])
-    played = np.array([episode.get("played", at) for episode, at in zip(episodes, recorded, strict=True)]) / 1e6
+    scores = np.array([episode.score for episode in episodes])
+    recorded = np.cumsum([episode.steps for episode in episodes])
+    played = np.array([episode.details.get("played", at) for episode, at in zip(episodes, recorded, strict=True)]) / 1e6
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(played, scores, ".", color="tab:blue", markersize=2, alpha=0.25, label="an episode")
@@ -65,7 +65,7 @@ def suggested_selection(buffers: Sequence[BufferSidecar]) -> str:
     """
     rows = buffers[0].rows
     share = min(500_000 // len(buffers), rows // 3)
-    whole = [sum(e["steps"] for e in buffer.episodes if PADDING + e["steps"] <= e["row"] + 1) for buffer in buffers]
+    whole = [sum(e.steps for e in buffer.episodes if PADDING + e.steps <= e.row + 1) for buffer in buffers]
     return f"--selection even --num-steps {share * len(buffers)}" if min(whole) >= share else "--selection all"
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from replay_data.errors import ReplayFormatError
 from replay_data.sources.dopamine_format import CHUNK_ROWS, ELEMENTS, PADDING, element_path
-from replay_data.sources.dopamine_sidecar import BufferSidecar
+from replay_data.sources.dopamine_sidecar import BufferSidecar, sidecar_error, sidecar_path
 from replay_data.storage.gzip_streams import open_gzip, translate_gzip_errors
 
 COLUMN_CHUNK_ROWS = 1 << 20  # rows of another file; a header that promises more than there is costs no memory
@@ -48,7 +48,7 @@ class RowReader:
     def __init__(self, directory: Path, number: int, num_actions: int, recorded: BufferSidecar | None):
         self.position = 0
         self._num_actions = num_actions
-        self._recorded = recorded
+        self._recorded, self._sidecar_path = recorded, sidecar_path(directory, number)
         self._streams: dict[str, ArrayStream] = {}
         with ExitStack() as stack:
             for element in ELEMENTS:
@@ -88,7 +88,10 @@ class RowReader:
         if self._recorded is None:
             raw_rewards = np.full_like(rewards, np.nan)
         else:
-            raw_rewards = self._recorded.raw_rewards(rewards, first_row)
+            try:
+                raw_rewards = self._recorded.raw_rewards(rewards, first_row)
+            except ValueError as error:
+                raise sidecar_error(self._sidecar_path, str(error)) from error
         return Rows(frames, actions.astype(np.uint8), rewards, raw_rewards, terminals.astype(bool), path, first_row)
 
     def _check(self, element: str, values: npt.NDArray[Any], good: npt.NDArray[np.bool_], expected: str) -> None:

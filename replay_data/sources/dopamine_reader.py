@@ -22,7 +22,7 @@ from replay_data.sources.dopamine_format import (
     STAGE_PREFIX,
     element_path,
 )
-from replay_data.sources.dopamine_sidecar import BufferSidecar
+from replay_data.sources.dopamine_sidecar import BufferSidecar, sidecar_error, sidecar_path
 from replay_data.sources.episode_splitter import EpisodeSplitter
 from replay_data.storage.paths import find_directory
 
@@ -110,7 +110,10 @@ class LogBuffer:
         with self._open() as reader:
             self.rows = reader.rows
         if self.recorded is not None and self.recorded.rows != self.rows:
-            raise self.recorded.damaged(f"it is of {self.recorded.rows} rows, the buffer has {self.rows}")
+            raise sidecar_error(
+                sidecar_path(directory, number),
+                f"it describes {self.recorded.rows} rows, but the buffer has {self.rows}",
+            )
         self._add_count = read_add_count(directory, number)
         # A log without add_count is taken for one that was saved as all public ones were.
         cursor = self.rows - 1 if self._add_count is None else self._add_count % self.rows

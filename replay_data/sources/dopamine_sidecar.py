@@ -1,87 +1,166 @@
-"""The JSON file that this project writes beside each buffer of a log."""
+"""Read and write ``recording_ckpt.{b}.json``, the file that this project writes beside each buffer of a log.
+
+`BufferSidecar` is that file, format version 2. A file without ``format_version`` is version 1, which differs only in
+its ``recording`` (`replay_data.recording`); it is still read.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from replay_data.errors import ReplayFormatError
+from replay_data.errors import ReplayFormatError, summarize_error
 from replay_data.recording import Recording
+
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True)
+class RecordedEpisode:
+    """One episode that ends in a buffer.
+
+    Attributes:
+        row: Row of the last step in the buffer.
+        steps: Number of steps.
+        return_: Sum of the clipped rewards.
+        score: Sum of the raw rewards, in the game's points.
+        details: What the player adds, by name, such as ``"played"``, the steps of all environments by then.
+    """
+
+    row: int
+    steps: int
+    return_: float
+    score: float
+    details: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads; the details stand beside the other keys."""
+        return {
+            "row": self.row,
+            "steps": self.steps,
+            "return": self.return_,
+            "score": self.score,
+            **self.details,
+        }
+
+    @classmethod
+    def from_json(cls, content: Any) -> RecordedEpisode:
+        """Read what `to_json` returned.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: If the content is something else.
+        """
+        details = {str(name): value for name, value in content.items() if name not in _EPISODE_KEYS}
+        for name, value in details.items():
+            if not isinstance(value, int | float):
+                raise TypeError(f"{name} of an episode is {value!r}, not a number")
+        return cls(
+            row=int(content["row"]),
+            steps=int(content["steps"]),
+            return_=float(content["return"]),
+            score=float(content["score"]),
+            details=details,
+        )
+
+
+_EPISODE_KEYS = {"row", "steps", "return", "score"}
 
 
 @dataclass(frozen=True)
 class BufferSidecar:
-    """What the JSON file beside a buffer says; see the top of this file.
+    """What the JSON file beside a buffer of R rows says.
 
     Attributes:
-        path: the file.
-        recording: who played, and how.
+        recording: Who played, and how.
         rows: R.
-        episodes: those that end in the buffer.
-        clipped_rows: ascending, int64; those whose reward was clipped.
-        clipped_values: float32; what their rewards were before.
+        episodes: The episodes that end in the buffer, in the order of their rows.
+        clipped_rows: int64 ``[C]``, the rows whose reward was clipped, ascending.
+        clipped_values: float32 ``[C]``, the rewards of these rows before clipping.
     """
 
-    path: Path
     recording: Recording
     rows: int
-    episodes: Sequence[Mapping[str, Any]]
+    episodes: tuple[RecordedEpisode, ...]
     clipped_rows: npt.NDArray[np.int64]
     clipped_values: npt.NDArray[np.float32]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the file."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "recording": self.recording.to_json(),
+            "rows": self.rows,
+            "episodes": [episode.to_json() for episode in self.episodes],
+            "raw_rewards": {"rows": self.clipped_rows.tolist(), "values": self.clipped_values.tolist()},
+        }
+
     @classmethod
-    def read(cls, directory: Path, number: int) -> BufferSidecar | None:
-        """Read the file beside a buffer; None if there is none.
+    def from_json(cls, content: Any) -> BufferSidecar:
+        """Read the content of a file of format version 1 or 2.
 
         Raises:
-            ReplayFormatError: if it is damaged.
+            ValueError, KeyError, TypeError, AttributeError, OverflowError: If the content is something else.
         """
-        path = sidecar_path(directory, number)
+        if (version := content.get("format_version", 1)) not in (1, FORMAT_VERSION):
+            raise ValueError(f"its format version is {version}; this version of the code reads 1 to {FORMAT_VERSION}")
+        sidecar = cls(
+            recording=Recording.from_json(content["recording"]),
+            rows=int(content["rows"]),
+            episodes=tuple(map(RecordedEpisode.from_json, content["episodes"])),
+            clipped_rows=np.array(content["raw_rewards"]["rows"], dtype=np.int64),
+            clipped_values=np.array(content["raw_rewards"]["values"], dtype=np.float32),
+        )
+        rows, values = sidecar.clipped_rows, sidecar.clipped_values
+        if rows.ndim != 1 or rows.shape != values.shape or not np.isfinite(values).all():
+            raise ValueError("its raw rewards contradict each other")
+        if len(rows) and (rows[0] < 0 or rows[-1] >= sidecar.rows or (np.diff(rows) <= 0).any()):
+            raise ValueError("its raw rewards do not name ascending rows of the buffer")
+        return sidecar
+
+    @classmethod
+    def read(cls, directory: Path, index: int) -> BufferSidecar | None:
+        """Read the file beside buffer ``index``; return None if there is none.
+
+        Raises:
+            ReplayFormatError: If the file is damaged.
+        """
+        path = sidecar_path(directory, index)
         if not path.exists():
             return None
         try:
-            content = json.loads(path.read_bytes())
-            raw = content["raw_rewards"]
-            rows, values = np.array(raw["rows"], dtype=np.int64), np.array(raw["values"], dtype=np.float32)
-            found = cls(
-                path,
-                Recording.from_json(content["recording"]),
-                int(content["rows"]),
-                list(content["episodes"]),
-                rows,
-                values,
-            )
-            if rows.ndim != 1 or rows.shape != values.shape or not np.isfinite(values).all():
-                raise ValueError("its raw rewards contradict each other")
-            if len(rows) and (rows[0] < 0 or rows[-1] >= found.rows or (np.diff(rows) <= 0).any()):
-                raise ValueError("its raw rewards are of no rows of the buffer")
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise _recorded_damaged(path, f"{type(error).__name__}: {error}") from error
-        return found
-
-    def damaged(self, reason: str) -> ReplayFormatError:
-        """The error to raise if the file does not fit."""
-        return _recorded_damaged(self.path, reason)
+            return cls.from_json(json.loads(path.read_bytes()))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise sidecar_error(path, f"{type(error).__name__}: {summarize_error(error)}") from error
 
     def raw_rewards(self, rewards: npt.NDArray[np.float32], first_row: int) -> npt.NDArray[np.float32]:
-        """The rewards of rows from ``first_row`` on before they were clipped, float32 ``[T]``."""
+        """Return the rewards of T consecutive rows before they were clipped, float32 ``[T]``.
+
+        Args:
+            rewards: float32 ``[T]``, the clipped rewards that the buffer holds.
+            first_row: Row of the first of them.
+
+        Raises:
+            ValueError: If clipping the raw rewards does not give ``rewards``.
+        """
         raw = rewards.copy()
-        part = slice(*np.searchsorted(self.clipped_rows, (first_row, first_row + len(rewards))))
-        raw[self.clipped_rows[part] - first_row] = self.clipped_values[part]
+        span = slice(*np.searchsorted(self.clipped_rows, (first_row, first_row + len(rewards))))
+        raw[self.clipped_rows[span] - first_row] = self.clipped_values[span]
         if not np.array_equal(raw.clip(-1, 1), rewards):
-            raise self.damaged("its raw rewards are not those that were clipped to the buffer's")
+            raise ValueError("its raw rewards, clipped, are not the rewards of the buffer")
         return raw
 
 
-def sidecar_path(directory: Path, number: int) -> Path:
-    return directory / f"recording_ckpt.{number}.json"
+def sidecar_path(directory: Path, index: int) -> Path:
+    """Return the path of the JSON file beside buffer ``index``."""
+    return directory / f"recording_ckpt.{index}.json"
 
 
-def _recorded_damaged(path: Path, reason: str) -> ReplayFormatError:
-    return ReplayFormatError(f"{path} is damaged ({reason}); copy it again, or remove it: raw rewards are missing then")
+def sidecar_error(path: Path, reason: str) -> ReplayFormatError:
+    """Return the error to raise where a sidecar is damaged or does not fit its buffer."""
+    return ReplayFormatError(f"{path} is damaged ({reason}); copy it again, or remove it and go without raw rewards")

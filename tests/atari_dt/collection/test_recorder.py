@@ -91,19 +91,19 @@ def test_a_recording_holds_what_was_played(undisturbed: Path) -> None:
 
     buffers = read_recording(undisturbed / "Breakout" / "1")
     listed = [each for buffer in buffers for each in buffer.episodes]
-    assert [each["index"] for each in listed] == list(range(len(found)))
+    assert [each.details["index"] for each in listed] == list(range(len(found)))
     end = 0
     for number, recorded in enumerate(buffers):
         assert recorded.recording.agent == "numbered"
         assert recorded.recording.rom_sha256 == rom_sha256(BREAKOUT, EnvironmentConfig())
         for each in recorded.episodes:
-            played = episode(each["index"])
+            played = episode(int(each.details["index"]))
             assert played.raw_rewards is not None
-            assert each["steps"] == len(played)
-            assert (each["return"], each["score"]) == (played.rewards.sum(), played.raw_rewards.sum())
+            assert each.steps == len(played)
+            assert (each.return_, each.score) == (played.rewards.sum(), played.raw_rewards.sum())
             end += 3 + len(played)
             assert divmod(end, 40)[0] == number
-            assert each["row"] == (end - 1) % 40
+            assert each.row == (end - 1) % 40
     events = EventAccumulator(str(undisturbed / "Breakout" / "1" / "tensorboard"))
     events.Reload()
     assert len(events.Scalars("score")) >= len(found)
@@ -155,7 +155,7 @@ def test_a_learning_player_is_recorded_and_resumed(tmp_path: Path, monkeypatch: 
     kept = next(i for i, each in enumerate(found) if i == len(first) or not same(each, first[i]))
     assert len(first) // 2 < kept < len(found)
     assert all(same(*pair) for pair in zip(found[kept:], second, strict=False))
-    ends = [each["played"] for part in read_recording(tmp_path / "Breakout" / "1") for each in part.episodes]
+    ends = [each.details["played"] for part in read_recording(tmp_path / "Breakout" / "1") for each in part.episodes]
     assert len(ends) == len(found)
     assert ends == sorted(set(ends))
 
@@ -367,11 +367,11 @@ def test_what_is_left_when_it_cannot_go_on(tmp_path: Path, monkeypatch: pytest.M
     ("change", "message"),
     [
         ({"raw_rewards": {"rows": [0], "values": []}}, "contradict each other"),
-        ({"raw_rewards": {"rows": [4, 3], "values": [2, 2]}}, "of no rows of the buffer"),
-        ({"raw_rewards": {"rows": [40], "values": [2]}}, "of no rows of the buffer"),
-        ({"raw_rewards": {"rows": [0], "values": [7]}}, "not those that were clipped"),
+        ({"raw_rewards": {"rows": [4, 3], "values": [2, 2]}}, "ascending rows of the buffer"),
+        ({"raw_rewards": {"rows": [40], "values": [2]}}, "ascending rows of the buffer"),
+        ({"raw_rewards": {"rows": [0], "values": [7]}}, "its raw rewards, clipped, are not the rewards of the buffer"),
         ({"raw_rewards": {"rows": [3], "values": [float("nan")]}}, "contradict each other"),
-        ({"rows": 41}, "it is of 41 rows, the buffer has 40"),
+        ({"rows": 41}, "it describes 41 rows, but the buffer has 40"),
         ({"episodes": None}, "TypeError"),
     ],
 )
@@ -382,7 +382,7 @@ def test_damaged_json_files_are_named(undisturbed: Path, tmp_path: Path, change:
         (directory / name).write_bytes(content)
     path = directory / "recording_ckpt.7.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    if message == "not those that were clipped":
+    if message == "its raw rewards, clipped, are not the rewards of the buffer":
         path = directory / "recording_ckpt.0.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ReplayFormatError, match=rf"recording_ckpt.\d.json is damaged .*{message}.*copy it again"):
