@@ -53,8 +53,8 @@ def main(
     from atari_dt.config import ModelConfig, TrainingConfig
     from atari_dt.environment.config import EnvironmentConfig
     from atari_dt.evaluation.play_config import PlayConfig
-    from atari_dt.evaluation.results import evaluation_json
     from atari_dt.evaluation.run_evaluation import evaluate_runs
+    from atari_dt.evaluation.scores import EvaluationScores
     from atari_dt.games.catalogue import find_game
     from atari_dt.interpretation.visualization import VisualizationConfig, play_and_visualize
     from atari_dt.rendering.evaluation_report import write_evaluation
@@ -103,7 +103,8 @@ def main(
     metrics = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
     atomic_write(out / "quickstart.png", quickstart_figure(evaluation, metrics))
     total_seconds = time.perf_counter() - start
-    results = evaluation_json(evaluation) | {"train_seconds": train_seconds, "total_seconds": total_seconds}
+    scores = EvaluationScores.from_evaluation(evaluation).to_json()
+    results = scores | {"train_seconds": train_seconds, "total_seconds": total_seconds}
     atomic_write(out / "results.json", json.dumps(results, indent=2) + "\n")
     print(f"\n{game.name} after {train_seconds / 60:.1f} minutes of training, {total_seconds / 60:.1f} in all:\n")
     print(evaluation_table(evaluation))

@@ -1,7 +1,7 @@
-"""What the scores of some episodes say: location, spread and how sure one can be of it.
+"""Statistics of episode scores: location, spread and confidence intervals.
 
 The statistics are those that Agarwal et al. 2021 recommend (arXiv:2108.13264, "Deep Reinforcement Learning at the Edge
-of the Statistical Precipice"); scores are grouped by training seed, ``[seeds][episodes]``.
+of the Statistical Precipice"). Scores are grouped by training seed, ``[seeds][episodes]``.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ class ScoreSummary:
     """Statistics of the episodes of one or more training seeds.
 
     Attributes:
-        seeds, episodes: how many; episodes are those of all seeds together.
-        mean, std: over all episodes; the standard deviation is the population's.
-        median: of all episodes.
-        interquartile_mean: mean of the middle half of all episodes.
-        interval: 95% interval of the interquartile mean; None if a seed has fewer than two episodes.
-        std_of_seeds: standard deviation of the seeds' means, which is what the paper prints behind its ±; None for a
-            single seed.
+        seeds: Number of training seeds.
+        episodes: Number of episodes of all seeds together.
+        mean: Mean over all episodes.
+        std: Population standard deviation over all episodes.
+        median: Median of all episodes.
+        interquartile_mean: Mean of the middle half of all episodes.
+        interval: 95% confidence interval of the interquartile mean; None if a seed has fewer than two episodes.
+        std_of_seeds: Standard deviation of the seeds' means, the number behind ± in the paper; None for a single seed.
     """
 
     seeds: int
@@ -44,28 +45,53 @@ class ScoreSummary:
     interval: tuple[float, float] | None
     std_of_seeds: float | None
 
-    def normalized(self, random: float, human: float) -> ScoreSummary:
-        """The same of the `gamer_normalized` scores; each statistic follows such a line."""
+    @classmethod
+    def from_json(cls, content: Any) -> ScoreSummary:
+        """Read a JSON object with these fields.
 
-        def line(value: float) -> float:
+        Raises:
+            ValueError, KeyError, TypeError: If the content is anything else.
+        """
+        interval, std_of_seeds = content["interval"], content["std_of_seeds"]
+        if interval is not None:
+            low, high = interval
+            interval = float(low), float(high)
+        return cls(
+            seeds=int(content["seeds"]),
+            episodes=int(content["episodes"]),
+            mean=float(content["mean"]),
+            std=float(content["std"]),
+            median=float(content["median"]),
+            interquartile_mean=float(content["interquartile_mean"]),
+            interval=interval,
+            std_of_seeds=None if std_of_seeds is None else float(std_of_seeds),
+        )
+
+    def normalized(self, random: float, human: float) -> ScoreSummary:
+        """Return the summary of the `gamer_normalized` scores.
+
+        Normalization is an affine map, so every statistic can be mapped directly.
+        """
+
+        def normalize(value: float) -> float:
             return gamer_normalized(value, random, human)
 
-        def scale(value: float) -> float:
-            return 100 * value / abs(human - random)
+        def rescale(spread: float) -> float:
+            return 100 * spread / abs(human - random)
 
         return replace(
             self,
-            mean=line(self.mean),
-            std=scale(self.std),
-            median=line(self.median),
-            interquartile_mean=line(self.interquartile_mean),
-            interval=None if self.interval is None else (line(self.interval[0]), line(self.interval[1])),
-            std_of_seeds=None if self.std_of_seeds is None else scale(self.std_of_seeds),
+            mean=normalize(self.mean),
+            std=rescale(self.std),
+            median=normalize(self.median),
+            interquartile_mean=normalize(self.interquartile_mean),
+            interval=None if self.interval is None else (normalize(self.interval[0]), normalize(self.interval[1])),
+            std_of_seeds=None if self.std_of_seeds is None else rescale(self.std_of_seeds),
         )
 
 
 def gamer_normalized(score: float, random: float, human: float) -> float:
-    """Return a score in percent of the way from a random player to a human one (Mnih et al. 2015)."""
+    """Return a score in percent of the way from the random policy's score to the human score (Mnih et al. 2015)."""
     return 100 * (score - random) / (human - random)
 
 
@@ -86,24 +112,24 @@ def summarize(scores: Scores) -> ScoreSummary:
 
 
 def interquartile_mean(scores: npt.NDArray[np.float64], axis: int = -1) -> Any:
-    """Mean without the lowest and the highest quarter of the values, each rounded down to whole values."""
+    """Return the mean without the lowest and the highest quarter of the values; the number dropped is rounded down."""
     return stats.trim_mean(scores, 0.25, axis=axis)
 
 
 def bootstrap_interval(
     scores: Scores, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float] | None:
-    """Percentile bootstrap interval of the interquartile mean, stratified by seed.
+    """Compute the percentile bootstrap interval of the interquartile mean, stratified by seed.
 
-    Episodes are drawn anew, with replacement, within each training seed, as in Agarwal et al. 2021 within each task. It
-    says how far other episodes of these models could take the figure, not other trainings: for that, look at the
-    standard deviation of the seeds' means.
+    Episodes are resampled with replacement within each training seed, as Agarwal et al. 2021 resample within each task.
+    The interval covers the variation between episodes of these models, not between training runs; the standard
+    deviation of the seeds' means measures the latter.
 
     Args:
-        scores: ``[seeds][episodes]``.
-        confidence: that the interval has.
-        resamples: draws of the bootstrap.
-        seed: of the draws.
+        scores: Scores ``[seeds][episodes]``.
+        confidence: Confidence level of the interval.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling.
 
     Returns:
         ``(low, high)``, or None if a seed has fewer than two episodes.

@@ -17,7 +17,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary as tensorboard
 
-from atari_dt.evaluation.results import Evaluation, EvaluationResult, evaluation_json
+from atari_dt.evaluation.results import Evaluation, EvaluationResult
+from atari_dt.evaluation.scores import EvaluationScores
 from atari_dt.rendering.figures import draw_score_histograms, draw_target_return_curve, to_png
 from atari_dt.rendering.video import Preview, replay, write_video
 from replay_data.progress import ProgressBar
@@ -49,7 +50,8 @@ def write_evaluation(out: Path, evaluation: Evaluation, video_targets: Sequence[
     number = re.search(r"update-(\d+)$", evaluation.checkpoints[0].name)
     update = int(number[1]) if number else 0
     with atomic_directory(out) as directory:
-        (directory / "scores.json").write_text(json.dumps(evaluation_json(evaluation), indent=2) + "\n")
+        scores_json = EvaluationScores.from_evaluation(evaluation).to_json()
+        (directory / "scores.json").write_text(json.dumps(scores_json, indent=2) + "\n")
         summaries = []
         for name, figure in (("target_returns", curve), ("scores", scores)):
             content = to_png(figure)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from atari_dt.evaluation.results import Evaluation, normalization_constants
+from atari_dt.evaluation.results import Evaluation, normalization_ranges
 from atari_dt.evaluation.statistics import gamer_normalized, summarize
 
 
@@ -16,7 +16,7 @@ def evaluation_table(evaluation: Evaluation) -> str:
     interval, and the mean gamer-normalized with the paper's constants and with those of the 57 games; returns are in
     the dataset's reward units.
     """
-    constants = normalization_constants(evaluation)
+    constants = normalization_ranges(evaluation.game)
     header = ("target return", "score", "median", "IQM", "95% interval", "return", "episodes")
     normalized = {"normalized_as_in_the_paper": "paper's %", "human_normalized": "human %"}
     rows = [[*header[:5], *(normalized[name] for name in constants), *header[5:]]]
