@@ -8,9 +8,9 @@ from pathlib import Path
 
 import tyro
 
-from atari_dt.command_line import run
+from atari_dt.command_line import run, with_flags
 from atari_dt.config import ModelConfig, TrainingConfig
-from atari_dt.games.presets import preset
+from atari_dt.games.presets import find_preset
 from atari_dt.training import TrainingStopped, train
 from replay_data import TrajectoryStore
 
@@ -20,34 +20,34 @@ class Options:
     """Train on a trajectory store. Defaults are the paper's settings for its game (Pong: K = 50, batches of 512)."""
 
     data: Path
-    """The store."""
+    """Trajectory store."""
     out: Path
-    """Directory of the run, to be created."""
+    """Directory of the run, which must not exist."""
     model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
-    """The network."""
+    """Config of the network."""
     training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
-    """How it is trained."""
+    """Config of the training."""
     resume: bool = False
-    """Go on from the last checkpoint in OUT if there is one, as if the run had never stopped. Once updates have begun,
-    SIGTERM leaves a checkpoint and exits with status 0."""
+    """Continue from the last checkpoint in OUT, if there is one; the result is that of a run that never stopped. After
+    the first update, SIGTERM saves a checkpoint and exits with status 0."""
 
 
 def main() -> None:
-    """Parse the command line twice: once to know the data, and with it the game, then with that game's defaults."""
+    """Parse the command line twice: for the store, and then with the defaults of the store's game."""
     options = tyro.cli(Options)
     store = TrajectoryStore.open(options.data)
-    model, training = preset(store.game)
-    options = tyro.cli(Options, default=dataclasses.replace(options, model=model, training=training))
-    first = os.environ.get("RANK", "0") == "0"
+    preset = find_preset(store.game)
+    options = tyro.cli(Options, default=dataclasses.replace(options, model=preset.model, training=preset.training))
+    is_first_process = os.environ.get("RANK", "0") == "0"
     try:
         train(store, options.out, options.model, options.training, options.resume)
     except TrainingStopped as stop:
-        if stop.number != signal.SIGTERM:
+        if stop.signum != signal.SIGTERM:
             raise
-        if first:
-            print(f"stopped; {stop}")
+        if is_first_process:
+            print(f"stopped; {with_flags(str(stop))}")
         return
-    if first:
+    if is_first_process:
         print(f"trained; next: python scripts/evaluate.py {options.out}")
 
 

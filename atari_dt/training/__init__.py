@@ -1,7 +1,21 @@
-"""From contexts to a trained model."""
+"""Train a Decision Transformer on the contexts of a trajectory store."""
 
 from atari_dt.training.batches import ContextBatch, ContextLoader, ContextSampler
 from atari_dt.training.interruption import TrainingStopped
-from atari_dt.training.loop import train, training_windows
+from atari_dt.training.loop import train
+from atari_dt.training.metrics import MetricsLine, read_metrics
+from atari_dt.training.training_run import TrainingRun, read_training_run
+from atari_dt.training.windows import training_windows
 
-__all__ = ["ContextBatch", "ContextLoader", "ContextSampler", "TrainingStopped", "train", "training_windows"]
+__all__ = [
+    "ContextBatch",
+    "ContextLoader",
+    "ContextSampler",
+    "MetricsLine",
+    "TrainingRun",
+    "TrainingStopped",
+    "read_metrics",
+    "read_training_run",
+    "train",
+    "training_windows",
+]

@@ -1,4 +1,4 @@
-"""Contexts, gathered on the device from single frames."""
+"""Batches of contexts, gathered on the device from single frames."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from replay_data.episode import LEAD_IN, STACK
 
 @dataclass(frozen=True)
 class ContextBatch:
-    """B contexts of K steps; those of short episodes are left-aligned and padded on the right.
+    """B contexts of K steps. Contexts shorter than K are left-aligned and padded on the right.
 
     Attributes:
-        states: uint8 ``[B, K, 4, 84, 84]``, oldest frame first; a view in which steps share their frames.
+        states: uint8 ``[B, K, 4, 84, 84]``, oldest frame first; a view in which neighboring steps share frames.
         actions: int64 ``[B, K]``.
         returns_to_go: float32 ``[B, K]``.
         timesteps: int64 ``[B, K]``.
-        attention_mask: bool ``[B, K]``, false on padding (whose contents mean nothing).
+        attention_mask: bool ``[B, K]``, false on padding, whose content has no meaning.
     """
 
     states: Tensor
@@ -39,14 +39,18 @@ class ContextBatch:
 
 
 class ContextSampler:
-    """Which windows an update trains on: each window once an epoch, in random order.
+    """Samples the windows of each update: every window once per epoch, in random order.
 
-    An epoch's last batch may be smaller. The order depends on the seed alone, and any place in it can be asked for.
+    The last batch of an epoch may be smaller. The order is a function of the seed, so that a resumed run can continue
+    at any update.
 
     Args:
-        steps: int64 ``[M]``, the dataset's steps that stand for the windows.
-        batch_size: windows in a batch.
-        seed: of the order.
+        steps: int64 ``[M]``, the dataset's steps at which the windows start.
+        batch_size: Number of windows per batch.
+        seed: Seed of the order.
+
+    Attributes:
+        updates_per_epoch: Number of batches per epoch.
     """
 
     def __init__(self, steps: IntArray, batch_size: int, seed: int):
@@ -55,26 +59,30 @@ class ContextSampler:
         self.updates_per_epoch = -(-len(steps) // batch_size)
 
     def batch(self, update: int) -> IntArray:
-        """The steps ``[B]`` of an update, counted from 0."""
-        epoch, place = divmod(update, self.updates_per_epoch)
+        """Return the steps, int64 ``[B]``, at which the windows of an update start; the first update is 0."""
+        epoch, index = divmod(update, self.updates_per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
             self._permutation = np.random.default_rng([self._seed, epoch]).permutation(self._steps)
-        return self._permutation[place * self._batch_size : (place + 1) * self._batch_size]
+        return self._permutation[index * self._batch_size : (index + 1) * self._batch_size]
 
 
 class ContextLoader:
-    """Gathers contexts of a store.
+    """Gathers batches of contexts from a store.
 
-    Frames lie in the GPU's memory where they fit, 7 KB a step; else they stay memory-mapped, and are gathered by a
-    thread while the batch before is trained on. Either way a context costs K + 3 frames of reading: stacks are a view
-    of them, and are scaled inside the encoder.
+    The frames stay in the device's memory if they fit, at 7 KB per step. Otherwise they stay memory-mapped, and a
+    thread gathers the next batches while the device trains. In both cases a context costs the reading of K + 3 frames:
+    its states are a view of them, and the state encoder scales them.
 
     Args:
-        store: the data.
+        store: Data.
         context_length: K.
-        device: where the batches are made.
-        resident: whether the frames lie in the device's memory; by default, if they fill at most 60% of what is free.
+        device: Device of the batches.
+        resident: Whether the frames stay in the device's memory; by default they do if they fill at most 60% of what
+            is free.
+
+    Attributes:
+        context_length: K.
     """
 
     def __init__(self, store: TrajectoryStore, context_length: int, device: torch.device, resident: bool | None = None):
@@ -84,24 +92,26 @@ class ContextLoader:
         if resident is None:
             resident = device.type == "cpu" or store.frames.nbytes <= 0.6 * torch.cuda.mem_get_info(device)[0]
         self._resident = resident
-        home = device if resident else torch.device("cpu")
-        self._frames = _tensor(store.frames, home)
-        self._first_frame = _tensor(store.frame_index[starts] - LEAD_IN, home)
-        self._num_frames = _tensor(self._lengths + LEAD_IN, home)
-        self._start, self._length = _tensor(starts, device), _tensor(self._lengths, device)
-        self._actions = _tensor(store.actions, device)
-        self._returns_to_go = _tensor(store.returns_to_go, device)
-        self._timesteps = _tensor(store.timesteps, device)
+        frame_device = device if resident else torch.device("cpu")
+        self._frames = _to_tensor(store.frames, frame_device)
+        self._first_frame = _to_tensor(store.frame_index[starts] - LEAD_IN, frame_device)
+        self._num_frames = _to_tensor(self._lengths + LEAD_IN, frame_device)
+        self._start, self._length = _to_tensor(starts, device), _to_tensor(self._lengths, device)
+        self._actions = _to_tensor(store.actions, device)
+        self._returns_to_go = _to_tensor(store.returns_to_go, device)
+        self._timesteps = _to_tensor(store.timesteps, device)
 
     def num_steps(self, steps: npt.ArrayLike) -> int:
-        """Steps, padding aside, in the contexts that the dataset's steps ``[B]`` stand for."""
+        """Return the number of steps, without padding, in the contexts that start at the dataset's steps ``[B]``."""
         return int(self._lengths[np.asarray(steps)].sum())
 
     def batch(self, steps: npt.ArrayLike) -> ContextBatch:
-        """Gather the contexts that the dataset's steps ``[B]`` stand for (see `replay_data.context_bounds`).
+        """Gather the contexts of the windows that start at the dataset's steps ``[B]``.
+
+        `replay_data.context_bounds` defines the context of a window that crosses the end of its episode.
 
         Raises:
-            IndexError: if a step lies outside the dataset.
+            IndexError: If a step is outside the dataset.
         """
         steps = np.asarray(steps, dtype=np.int64)
         if steps.size and not 0 <= steps.min() <= steps.max() < len(self._lengths):
@@ -110,24 +120,24 @@ class ContextLoader:
         return self._complete(index, self._gather_frames(index))
 
     def batches(self, steps: Iterable[IntArray]) -> Iterator[ContextBatch]:
-        """Gather one batch after another, ahead of time where frames come from the host's memory."""
+        """Gather one batch per array of steps; two batches ahead if the frames are in the host's memory."""
         if self._resident:
             yield from map(self.batch, steps)
             return
-        waiting: deque[tuple[Tensor, Future[Tensor]]] = deque()
+        pending: deque[tuple[Tensor, Future[Tensor]]] = deque()
         with ThreadPoolExecutor(1) as thread:
             for index in map(torch.from_numpy, steps):
-                waiting.append((index, thread.submit(self._gather_frames, index)))
-                if len(waiting) > 2:
-                    index, frames = waiting.popleft()
+                pending.append((index, thread.submit(self._gather_frames, index)))
+                if len(pending) > 2:
+                    index, frames = pending.popleft()
                     yield self._complete(index, frames.result())
-            for index, frames in waiting:
+            for index, frames in pending:
                 yield self._complete(index, frames.result())
 
     def _gather_frames(self, index: Tensor) -> Tensor:
-        """The frames of contexts, uint8 ``[B, K + 3, 84, 84]``, where the frames are."""
+        """Return the frames of contexts, uint8 ``[B, K + 3, 84, 84]``, on the device that holds the store's frames."""
         index = index.to(self._frames.device, non_blocking=True)
-        # Padding repeats the context's last frame, so that nothing outside the episode is read.
+        # Padding repeats the last frame of the context, so that no frame of another episode is read.
         offset = torch.arange(self.context_length + LEAD_IN, device=index.device)
         rows = self._first_frame[index, None] + torch.minimum(offset, self._num_frames[index, None] - 1)
         if self._resident:
@@ -137,6 +147,7 @@ class ContextLoader:
         return pinned
 
     def _complete(self, index: Tensor, frames: Tensor) -> ContextBatch:
+        """Return the batch of contexts whose frames are gathered."""
         index, frames = (tensor.to(self._device, non_blocking=True) for tensor in (index, frames))
         length = self._length[index, None]
         offset = torch.arange(self.context_length, device=self._device)
@@ -150,7 +161,8 @@ class ContextLoader:
         )
 
 
-def _tensor(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    with warnings.catch_warnings():  # PyTorch warns that the memory map is read-only; it is only read
+def _to_tensor(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Return an array on a device; on the CPU the tensor shares the array's memory."""
+    with warnings.catch_warnings():  # PyTorch warns that the memory map is read-only; nothing here writes to it
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array).to(device)

@@ -1,100 +1,151 @@
-"""Checkpoints that a run goes on from as if it had never stopped."""
+"""Checkpoints from which a run resumes as if it had never stopped."""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.model.loading import LOADING_ERRORS
 from replay_data import InputError
+from replay_data.errors import summarize_error
 from replay_data.storage.atomic import atomic_directory
 
 _STATE_FILE = "training_state.pt"
 
 
-def generator_state(device: torch.device) -> dict[str, Any]:
-    """The states of this process's random generators."""
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+@dataclass(frozen=True)
+class GeneratorState:
+    """The states of one process's random generators.
+
+    Attributes:
+        cpu: State of PyTorch's CPU generator.
+        cuda: State of the GPU's generator; None for a process on a CPU.
+    """
+
+    cpu: Tensor
+    cuda: Tensor | None
+
+    @classmethod
+    def current(cls, device: torch.device) -> GeneratorState:
+        """Return the state of this process, which computes on a device."""
+        return cls(torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None)
+
+    def restore(self, device: torch.device) -> None:
+        """Set the generators of this process to this state."""
+        torch.set_rng_state(self.cpu)
+        if device.type == "cuda" and self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda, device)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint, as `read_checkpoint` returns it.
+
+    Attributes:
+        path: Directory of the checkpoint.
+        update: Number of updates made, which is also the position in the order of contexts.
+        tokens: Number of tokens trained on, which is also the position in the learning-rate schedule.
+        weights: State dict of the model.
+        optimizer: State dict of the optimizer.
+        generators: States of the random generators, one per process, in the order of ranks.
+    """
+
+    path: Path
+    update: int
+    tokens: int
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    generators: list[GeneratorState]
+
+    def restore(self, model: DecisionTransformer, optimizer: torch.optim.Optimizer, rank: int) -> None:
+        """Load the checkpoint into a model and its optimizer, and restore the random generators of this process.
+
+        Raises:
+            InputError: If the checkpoint does not fit the model.
+        """
+        try:
+            model.load_state_dict(self.weights)
+            optimizer.load_state_dict(self.optimizer)
+            self.generators[rank].restore(next(model.parameters()).device)
+        except LOADING_ERRORS as error:
+            raise _damage_error(self.path, error) from error
 
 
 def save_checkpoint(
-    run: Path,
-    keep: int,
+    directory: Path,
+    num_kept: int,
     model: DecisionTransformer,
     optimizer: torch.optim.Optimizer,
-    generators: list[dict[str, Any]],
+    generators: list[GeneratorState],
     update: int,
     tokens: int,
 ) -> None:
-    """Write ``run/checkpoints/update-…`` whole, and remove all but the last ``keep`` checkpoints.
+    """Write ``checkpoints/update-…`` atomically, and remove all but the last ``num_kept`` checkpoints.
 
-    Beside the model (see `DecisionTransformer.save_pretrained`) it holds the optimizer's state, the update and tokens
-    it was made at (which are the place in the order of contexts and in the schedule), and the states of every process's
-    generators.
+    A checkpoint holds the model (see `DecisionTransformer.save_pretrained`) and, in ``training_state.pt``, the other
+    fields of `Checkpoint`.
+
+    Args:
+        directory: Directory of the run.
+        num_kept: Number of checkpoints to keep.
+        model: Model.
+        optimizer: Its optimizer.
+        generators: States of the random generators, one per process, in the order of ranks.
+        update: Number of updates made.
+        tokens: Number of tokens trained on.
 
     Raises:
-        OSError: if it cannot be written; the checkpoints before are then still there.
+        OSError: If a file cannot be written; earlier checkpoints are then still there.
     """
-    state = {"update": update, "tokens": tokens, "optimizer": optimizer.state_dict(), "generators": generators}
-    with atomic_directory(run / "checkpoints" / f"update-{update:08d}") as directory:
-        model.write_files(directory)
-        torch.save(state, directory / _STATE_FILE)
-    for old in sorted((run / "checkpoints").glob("update-*"))[:-keep]:
+    state = {
+        "update": update,
+        "tokens": tokens,
+        "optimizer": optimizer.state_dict(),
+        "generators": [vars(generator) for generator in generators],
+    }
+    with atomic_directory(directory / "checkpoints" / f"update-{update:08d}") as path:
+        model.write_files(path)
+        torch.save(state, path / _STATE_FILE)
+    for old in sorted((directory / "checkpoints").glob("update-*"))[:-num_kept]:
         hidden = old.with_name(f".{old.name}.removed")
-        old.rename(hidden)  # at once, so that no half of it is ever taken for a checkpoint
+        old.rename(hidden)  # atomic, so that a checkpoint is never found half removed
         shutil.rmtree(hidden)
 
 
-def read_checkpoint(path: Path, model: DecisionTransformer) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote; `restore` applies it.
+def read_checkpoint(path: Path, model: DecisionTransformer) -> Checkpoint:
+    """Read a checkpoint that `save_checkpoint` wrote, and check that it belongs to the run of a model.
 
     Raises:
-        InputError: if the checkpoint is damaged, or of another run than that of ``model``.
+        InputError: If the checkpoint is damaged, or belongs to another run.
     """
     try:
-        state: dict[str, Any] = torch.load(path / _STATE_FILE, map_location="cpu", weights_only=True)
+        state = torch.load(path / _STATE_FILE, map_location="cpu", weights_only=True)
         saved = DecisionTransformer.from_pretrained(path)
-        if (saved.config, saved.dataset, saved.training_config) != (
-            model.config,
-            model.dataset,
-            model.training_config,
-        ):
+        if (saved.config, saved.dataset, saved.training_config) != (model.config, model.dataset, model.training_config):
             raise ValueError("it is of another run")
         if path.name != f"update-{state['update']:08d}":
             raise ValueError(f"it is of update {state['update']}")
-        return {**state, "model": saved.state_dict(), "path": str(path)}
+        return Checkpoint(
+            path=path,
+            update=int(state["update"]),
+            tokens=int(state["tokens"]),
+            weights=saved.state_dict(),
+            optimizer=state["optimizer"],
+            generators=[GeneratorState(generator["cpu"], generator["cuda"]) for generator in state["generators"]],
+        )
     except LOADING_ERRORS as error:
-        raise _damaged(str(path), error) from error
+        raise _damage_error(path, error) from error
 
 
-def restore(
-    state: dict[str, Any], model: DecisionTransformer, optimizer: torch.optim.Optimizer, rank: int
-) -> tuple[int, int]:
-    """Go on from what `read_checkpoint` read; return the update and the tokens it was saved at.
-
-    Raises:
-        InputError: if it does not fit the model.
-    """
-    device = next(model.parameters()).device
-    try:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        generators = state["generators"][rank]
-        torch.set_rng_state(generators["cpu"])
-        if device.type == "cuda" and generators["cuda"] is not None:
-            torch.cuda.set_rng_state(generators["cuda"], device)
-        return int(state["update"]), int(state["tokens"])
-    except LOADING_ERRORS as error:
-        raise _damaged(state["path"], error) from error
-
-
-def _damaged(path: str, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())[:200]
+def _damage_error(path: Path, error: Exception) -> InputError:
+    """Return the error to raise where a checkpoint cannot be read."""
     return InputError(
-        f"the checkpoint {path} is damaged ({type(error).__name__}: {reason}); delete it and go on from the one before"
+        f"the checkpoint {path} is damaged ({type(error).__name__}: {summarize_error(error)}); delete it to resume "
+        "from the one before it"
     )

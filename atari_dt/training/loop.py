@@ -7,23 +7,24 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from atari_dt.config import ModelConfig, TrainingConfig
-from atari_dt.hardware import find_device, find_precision, translate_compile_errors, translate_out_of_memory
+from atari_dt.hardware import Compute, set_up_compute, translate_compile_errors, translate_out_of_memory
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.training.batches import ContextLoader, ContextSampler
-from atari_dt.training.checkpoint import generator_state, read_checkpoint, restore, save_checkpoint
-from atari_dt.training.distributed import ProcessGroup, process_group, shared
+from atari_dt.training.checkpoint import GeneratorState, read_checkpoint, save_checkpoint
+from atari_dt.training.distributed import ProcessGroup, SharedError, process_group
 from atari_dt.training.interruption import Interruption, TrainingStopped
 from atari_dt.training.learner import Learner, flops_per_context
-from atari_dt.training.metrics import Metrics
+from atari_dt.training.metrics import MetricsLine, MetricsLogger
 from atari_dt.training.optimizer import learning_rate_multiplier
-from atari_dt.training.run_directory import describe_machine, find_checkpoint, run_directory
-from replay_data import InputError, TrajectoryStore, best_episodes, hold_out, window_starts
+from atari_dt.training.run_directory import find_checkpoint, run_directory
+from atari_dt.training.training_run import TrainingRun, find_hardware, installed_versions
+from atari_dt.training.windows import training_windows
+from replay_data import InputError, TrajectoryStore
+from replay_data.contexts import IntArray
 from replay_data.progress import ProgressBar
 
 
@@ -37,48 +38,48 @@ def train(
 ) -> DecisionTransformer:
     """Train a model on a store.
 
-    Writes to ``out``: ``config.json`` (both configs, the store's digest, versions, hardware), ``metrics.jsonl`` (see
-    `Metrics`), the same for TensorBoard, and ``checkpoints/update-…``, the last ``keep_checkpoints`` of them.
+    The run writes into ``out``: ``config.json`` (see `TrainingRun`), ``metrics.jsonl`` (see `MetricsLine`), the same
+    metrics for TensorBoard, and ``checkpoints/update-…``, the last ``keep_checkpoints`` of them. A run that fails
+    before its first checkpoint leaves nothing.
 
-    Under ``torchrun``, on one machine or many, every process trains on its own part of each batch, and the gradients
-    are averaged: the same batches, schedule and losses as in one process, dropout aside. Each machine reads its own
-    store; process 0 alone reads and writes ``out``.
+    Under ``torchrun``, on one machine or many, each process trains on its shard of every batch, and the gradients are
+    averaged. Batches, schedule and losses are those of one process, dropout aside. Each machine reads its own store;
+    process 0 alone reads and writes ``out``.
 
     Args:
-        store: the data.
-        out: directory of the run, to be created.
-        model_config: the network.
-        config: how it is trained; ``batch_size`` is that of all processes together.
-        resume: go on from the last checkpoint in ``out``, if there is one. On one machine's CPU the weights become, bit
-            for bit, those of a run that never stopped, in one process or two; more add gradients in an order that
-            depends on when they began.
-        show_progress: a progress bar in updates/s on standard error.
+        store: Data.
+        out: Directory of the run, which must not exist.
+        model_config: Config of the network.
+        config: Config of the training; ``batch_size`` counts the contexts of all processes together.
+        resume: Whether to continue from the last checkpoint in ``out``, if there is one. On a CPU, one or two processes
+            on one machine get the same weights, bit for bit, as a run that never stopped; three or more add gradients
+            in an order that depends on when each process started.
+        show_progress: Whether to show a progress bar on standard error.
 
     Returns:
         The trained model, in evaluation mode, on the device it was trained on.
 
     Raises:
-        InputError: if ``out`` exists (or, to be resumed, is a run of another config or data), the frames are damaged,
-            the batch is larger than the dataset, the device is not there or out of memory, or a process is lost.
-        FloatingPointError: if the loss, its gradient or the weights are no longer finite; checkpoints never have such
+        InputError: If ``out`` exists (or, with ``resume``, holds a run with other settings or data), the frames are
+            damaged, the batch is larger than the dataset, the device does not exist or is out of memory, or a process
+            is lost.
+        FloatingPointError: If the loss, its gradient or the weights are no longer finite. A checkpoint never holds such
             weights.
-        OSError: if something cannot be written.
-        TrainingStopped: on Ctrl-C or SIGTERM, after the update under way and with a checkpoint.
-
-    A run that fails before its first checkpoint leaves nothing.
+        OSError: If a file cannot be written.
+        TrainingStopped: On Ctrl-C or SIGTERM, after the current update and with a checkpoint.
     """
-    with process_group() as processes:
-        if processes.size > 1 and ":" in config.device:
-            raise InputError(f"several processes cannot share {config.device}; use --device cuda, and each has its own")
-        device = find_device(config.device, processes.local_rank)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        sizes = f"batch_size ({config.batch_size}), context_length ({model_config.context_length})"
-        with (
-            translate_out_of_memory(device, f"{sizes} or embed_dim ({model_config.embed_dim})"),
-            translate_compile_errors(),
-        ):
-            return _train(store, out, model_config, config, resume, show_progress, processes, device)
+    with process_group() as group:
+        if group.size > 1 and ":" in config.device:
+            raise InputError(
+                f"several processes cannot share {config.device}; set `device` to cuda, and each one uses its own GPU"
+            )
+        compute = set_up_compute(config.device, config.precision, config.compile, group.local_rank)
+        advice = (
+            f"`batch_size` ({config.batch_size}), `context_length` ({model_config.context_length}) or "
+            f"`embed_dim` ({model_config.embed_dim})"
+        )
+        with translate_out_of_memory(compute.device, advice), translate_compile_errors():
+            return _train(store, out, model_config, config, resume, show_progress, compute, group)
 
 
 def _train(
@@ -88,126 +89,122 @@ def _train(
     config: TrainingConfig,
     resume: bool,
     show_progress: bool,
-    processes: ProcessGroup,
-    device: torch.device,
+    compute: Compute,
+    group: ProcessGroup,
 ) -> DecisionTransformer:
+    """Train in one process of a group."""
     try:
         windows, validation_windows = training_windows(store, model_config, config)
     except InputError as error:
-        raise shared(error) from error
-    dtype = find_precision(config.precision, device)
-    description = {
-        "data": str(store.path.resolve()),
-        "data_digest": store.digest,
-        "dtype": str(dtype).removeprefix("torch."),
-        "device": str(device),
-        "processes": processes.size,
-        "model": dataclasses.asdict(model_config),
-        "training": dataclasses.asdict(config),
-        **describe_machine(device),
-    }
-    settings = processes.all_gather((store.digest, model_config, config, dtype))
-    if any(other != settings[0] for other in settings):
-        raise shared(
-            InputError("the processes of this run differ in their options, data or arithmetic; start all alike")
+        raise SharedError(str(error)) from error
+    run = TrainingRun(
+        data=str(store.path.resolve()),
+        data_digest=store.digest,
+        dtype=str(compute.dtype).removeprefix("torch."),
+        device=str(compute.device),
+        processes=group.size,
+        model=model_config,
+        training=config,
+        versions=installed_versions(),
+        hardware=find_hardware(compute.device),
+    )
+    settings = group.all_gather((run.data_digest, run.dtype, run.model, run.training))
+    if any(each != settings[0] for each in settings):
+        raise SharedError(
+            "the processes of this run differ in options, data or precision; start all with the same ones"
         )
-    checkpoint = processes.broadcast_object(lambda: find_checkpoint(out, description, resume))
+    checkpoint_path = group.broadcast_object(lambda: find_checkpoint(out, run, resume))
     store.verify()
 
     torch.manual_seed(config.seed)
-    model = DecisionTransformer(model_config, store.num_actions, int(store.timesteps.max())).to(device)
+    model = DecisionTransformer(model_config, store.num_actions, int(store.timesteps.max())).to(compute.device)
     model.dataset = DatasetInfo.from_store(store)
     model.training_config = config
-    if processes.rank:
-        torch.manual_seed(config.seed + processes.rank)  # of its own dropout
-    learner = Learner(model, config, dtype, processes)
-    order = ContextSampler(windows, config.batch_size, config.seed)
-    loader = ContextLoader(store, model_config.context_length, device)
-    updates = min(config.epochs * order.updates_per_epoch, config.max_updates or sys.maxsize)
+    if group.rank:
+        torch.manual_seed(config.seed + group.rank)  # each process draws its own dropout
+    learner = Learner(model, config, compute, group)
+    sampler = ContextSampler(windows, config.batch_size, config.seed)
+    loader = ContextLoader(store, model_config.context_length, compute.device)
+    num_updates = min(config.epochs * sampler.updates_per_epoch, config.max_updates or sys.maxsize)
     final_tokens = config.final_tokens or 2 * len(windows) * 3 * model_config.context_length
-    tokens = update = saved = 0
-    if checkpoint is not None:
-        state = processes.broadcast_object(lambda: read_checkpoint(checkpoint, model))
-        update, tokens = restore(state, model, learner.optimizer, processes.rank)
-        saved = update
+    tokens = update = last_checkpoint = 0
+    if checkpoint_path is not None:
+        checkpoint = group.broadcast_object(lambda: read_checkpoint(checkpoint_path, model))
+        checkpoint.restore(model, learner.optimizer, group.rank)
+        tokens, update, last_checkpoint = checkpoint.tokens, checkpoint.update, checkpoint.update
 
     with (
-        run_directory(out, description) if processes.rank == 0 else nullcontext(),
+        run_directory(out, run) if group.rank == 0 else nullcontext(),
         Interruption() as interruption,
-        Metrics(out, update, processes, flops_per_context(model_config, store.num_actions), device, dtype) as metrics,
+        MetricsLogger(out, update, flops_per_context(model_config, store.num_actions), compute, group) as metrics,
         ProgressBar(
-            total=updates,
+            total=num_updates,
             initial=update,
             unit="update",
             desc="training",
-            disable=not show_progress or processes.rank > 0,
+            disable=not show_progress or group.rank > 0,
         ) as bar,
     ):
-        parts = (processes.shard(order.batch(number)) for number in range(update, updates))
-        for batch in loader.batches(parts):
-            steps = order.batch(update)
+        shards = (group.shard(sampler.batch(index)) for index in range(update, num_updates))
+        for batch in loader.batches(shards):
+            steps = sampler.batch(update)
             tokens += len(steps) * model_config.context_length
             rate = config.learning_rate * learning_rate_multiplier(tokens, config.warmup_tokens, final_tokens)
-            metrics.add(steps, learner.update(batch, rate, processes.weight(steps, loader.num_steps)))
+            metrics.add(steps, learner.update(batch, rate, group.weight(steps, loader.num_steps)))
             update += 1
             bar.update()
-            stop = processes.all_reduce_max(interruption.number)  # read once: what is saved and what is said must agree
-            planned = update % config.checkpoint_every == 0 or update == updates
-            saving = planned or stop > 0
+            # Read once per update, so that all processes and all lines below agree on it.
+            signum = group.all_reduce_max(interruption.signum)
+            planned = update % config.checkpoint_every == 0 or update == num_updates
+            saving = planned or signum > 0
             if update % config.log_every == 0 or saving:
-                values, bad = metrics.means()
-                if bad is None and saving and not all(p.isfinite().all() for p in model.parameters()):
-                    bad = f"the weights are no longer finite at update {update}"
-                if bad is not None:
-                    raise FloatingPointError(
-                        f"{bad}; lower the learning rate "
-                        f"({f'update {saved} is' if saved else 'there is no checkpoint'} left to use)"
-                    )
+                line = _next_line(metrics, tokens, rate, model if saving else None, last_checkpoint)
                 if planned and len(validation_windows):
-                    values |= _validate(learner, loader, validation_windows, config.batch_size, processes)
-                metrics.write(update, {"tokens": tokens, "learning_rate": rate, **values})
-                bar.set_postfix(loss=f"{values['loss']:.3f}", accuracy=f"{values['action_accuracy']:.3f}")
+                    loss, accuracy = _validate(learner, loader, validation_windows, config.batch_size, group)
+                    line = dataclasses.replace(line, validation_loss=loss, validation_accuracy=accuracy)
+                metrics.write(line)
+                bar.set_postfix(loss=f"{line.loss:.3f}", accuracy=f"{line.action_accuracy:.3f}")
             if saving:
-                generators = processes.all_gather(generator_state(device))
-                if processes.rank == 0:
+                generators = group.all_gather(GeneratorState.current(compute.device))
+                if group.rank == 0:
                     save_checkpoint(out, config.keep_checkpoints, model, learner.optimizer, generators, update, tokens)
-                saved = update
+                last_checkpoint = update
                 metrics.restart_clock()
-            if stop and update < updates:
+            if signum and update < num_updates:
                 raise TrainingStopped(
-                    f"the checkpoint of update {update} is in {out}; it can be evaluated, and --resume goes on from it",
-                    stop,
+                    f"the checkpoint of update {update} is in {out}; evaluate it, or continue from it with `resume`",
+                    signum,
                 )
     return model.eval()
 
 
-def training_windows(
-    store: TrajectoryStore, model_config: ModelConfig, config: TrainingConfig
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The steps that stand for the windows to train on, one for each step, and for those to validate on, the fewest.
+def _next_line(
+    metrics: MetricsLogger, tokens: int, rate: float, saved_model: DecisionTransformer | None, last_checkpoint: int
+) -> MetricsLine:
+    """Return the next line of metrics.
 
     Raises:
-        InputError: if too few are left for a batch.
+        FloatingPointError: If the loss, a gradient or a weight of the model about to be saved is not finite.
     """
-    fraction, num_episodes = config.validation_fraction, store.num_episodes
-    held_out = hold_out(num_episodes, fraction, config.seed) if fraction else np.zeros(num_episodes, dtype=np.bool_)
-    trained = best_episodes(~held_out, store.episode_returns, store.episode_ends, config.top_percent)
-    windows = window_starts(trained, store.episode_ends)
-    if config.batch_size > len(windows):
-        message = f"a batch of {config.batch_size} contexts is larger than the dataset of {len(windows)} steps"
-        raise InputError(f"{message}; lower batch_size")
-    return windows, window_starts(held_out, store.episode_ends, stride=model_config.context_length)
+    try:
+        line = metrics.next_line(tokens, rate)
+        if saved_model is not None and not all(p.isfinite().all() for p in saved_model.parameters()):
+            raise FloatingPointError(f"the weights are no longer finite at update {line.update}")
+        return line
+    except FloatingPointError as error:
+        usable = f"the checkpoint of update {last_checkpoint} is" if last_checkpoint else "there is no checkpoint"
+        raise FloatingPointError(f"{error}; lower `learning_rate` ({usable} left to use)") from error
 
 
 def _validate(
-    learner: Learner, loader: ContextLoader, windows: npt.NDArray[np.int64], batch_size: int, processes: ProcessGroup
-) -> dict[str, float]:
-    """Mean cross-entropy and action accuracy over windows, each process doing its part of them."""
-    mine = windows[processes.rank :: processes.size]
-    parts = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+    learner: Learner, loader: ContextLoader, windows: IntArray, batch_size: int, group: ProcessGroup
+) -> tuple[float, float]:
+    """Return mean cross-entropy and action accuracy over windows; each process computes its share of them."""
+    shard = windows[group.rank :: group.size]
+    batches = [shard[i : i + batch_size] for i in range(0, len(shard), batch_size)]
     total = torch.zeros(3, dtype=torch.float64)
-    for part, batch in zip(parts, loader.batches(parts), strict=True):
-        number = loader.num_steps(part)
-        total += torch.cat([learner.validate(batch).double().cpu() * number, torch.tensor([number])])
-    loss, right, number = processes.all_reduce_sum(total).tolist()
-    return {"validation_loss": loss / number, "validation_accuracy": right / number}
+    for steps, batch in zip(batches, loader.batches(batches), strict=True):
+        num_steps = loader.num_steps(steps)
+        total += torch.cat([learner.validate(batch).double().cpu() * num_steps, torch.tensor([num_steps])])
+    loss, correct, num_steps = group.all_reduce_sum(total).tolist()
+    return loss / num_steps, correct / num_steps

@@ -1,4 +1,4 @@
-"""Training metrics: means per line, written as JSON lines and TensorBoard scalars."""
+"""The training metrics of a run: one line per ``log_every`` updates, in ``metrics.jsonl`` and TensorBoard."""
 
 from __future__ import annotations
 
@@ -6,63 +6,130 @@ import json
 import shutil
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
-from atari_dt.hardware import matmul_peak
+from atari_dt.hardware import Compute, matmul_peak
 from atari_dt.training.distributed import ProcessGroup
+from replay_data import InputError
+from replay_data.contexts import IntArray
+from replay_data.errors import summarize_error
 from replay_data.storage.atomic import atomic_write
 
-
-def _update_of(line: bytes) -> int:
-    """The update of a line of ``metrics.jsonl``; 0 if it is damaged or cut off."""
-    try:
-        return int(json.loads(line)["update"]) if line.endswith(b"\n") else 0
-    except (ValueError, KeyError, TypeError):
-        return 0
+FILE_NAME = "metrics.jsonl"
 
 
-class Metrics:
-    """Numbers of each update, kept on the device and read once a line, so that no update waits for a number.
+@dataclass(frozen=True)
+class MetricsLine:
+    """One line of ``metrics.jsonl``.
 
-    A line of ``metrics.jsonl``, and of TensorBoard, has the ``update`` that it was written after, the ``tokens`` seen
-    and the ``learning_rate`` of that update; since the line before, means of ``loss`` (nats), ``action_accuracy`` and
-    ``grad_norm``, ``contexts_per_s``, and ``mfu``, the model's FLOP/s as a fraction of what a large matrix product
-    reaches on this machine; and at checkpoints of a run that holds episodes out, ``validation_loss`` and
-    ``validation_accuracy``.
+    ``loss``, ``action_accuracy``, ``grad_norm``, ``contexts_per_s`` and ``mfu`` are means over the updates since the
+    line before.
 
-    Args:
-        out: the run; of the lines that are there, those up to ``update`` are kept.
-        update: that the run goes on from.
-        processes: the processes; the first one writes.
-        flops: of an update for one context.
-        device, dtype: of the forward pass.
+    Attributes:
+        update: Number of updates made.
+        tokens: Number of tokens trained on.
+        learning_rate: Learning rate of the last update.
+        loss: Cross-entropy per action, in nats.
+        action_accuracy: Fraction of steps at which the dataset's action is the most probable one.
+        grad_norm: Global norm of the gradient before clipping.
+        contexts_per_s: Number of contexts trained on per second, in all processes together.
+        mfu: Model FLOP/s utilization: FLOP/s of the model as a fraction of those of a large matrix product on the same
+            machine. None in files of early versions.
+        validation_loss: Cross-entropy per action on the held-out episodes, in nats. None except at the checkpoints of a
+            run that holds episodes out.
+        validation_accuracy: Action accuracy on the held-out episodes. None where ``validation_loss`` is None.
     """
 
-    def __init__(
-        self, out: Path, update: int, processes: ProcessGroup, flops: int, device: torch.device, dtype: torch.dtype
-    ):
-        self._update, self._processes, self._flops = update, processes, flops
-        self._peak = processes.size * matmul_peak(device, dtype)
+    update: int
+    tokens: int
+    learning_rate: float
+    loss: float
+    action_accuracy: float
+    grad_norm: float
+    contexts_per_s: float
+    mfu: float | None = None
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of a line; fields that are None are left out."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, content: Any) -> MetricsLine:
+        """Read the content of a line.
+
+        Raises:
+            ValueError, KeyError, TypeError: If the content is malformed.
+        """
+        optional = ("mfu", "validation_loss", "validation_accuracy")
+        return cls(
+            update=int(content["update"]),
+            tokens=int(content["tokens"]),
+            learning_rate=float(content["learning_rate"]),
+            loss=float(content["loss"]),
+            action_accuracy=float(content["action_accuracy"]),
+            grad_norm=float(content["grad_norm"]),
+            contexts_per_s=float(content["contexts_per_s"]),
+            **{name: float(content[name]) for name in optional if name in content},
+        )
+
+
+def read_metrics(directory: Path) -> list[MetricsLine]:
+    """Read the ``metrics.jsonl`` of a run's directory.
+
+    Raises:
+        InputError: If the file cannot be read, or one of its lines is malformed.
+    """
+    path = directory / FILE_NAME
+    try:
+        return [MetricsLine.from_json(json.loads(line)) for line in path.read_text().splitlines()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} cannot be read ({type(error).__name__}: {summarize_error(error)}); resume the training, which "
+            "repairs it, or train again"
+        ) from error
+
+
+class MetricsLogger:
+    """Averages the metrics of updates and writes them as lines of ``metrics.jsonl`` and TensorBoard scalars.
+
+    The metrics of an update stay on the device until a line is due, so that no update waits for them.
+
+    Args:
+        directory: Directory of the run. Lines of updates after ``update`` are removed from its files.
+        update: Number of updates made before.
+        flops: Number of floating-point operations of an update per context.
+        compute: Device and type of the forward pass.
+        group: Processes that train together; the first one writes.
+    """
+
+    def __init__(self, directory: Path, update: int, flops: int, compute: Compute, group: ProcessGroup):
+        self._update, self._flops, self._group = update, flops, group
+        self._peak = group.size * matmul_peak(compute.device, compute.dtype)
         self._files = ExitStack()
-        if processes.rank == 0:
-            path = out / "metrics.jsonl"
-            lines = path.read_bytes().splitlines(keepends=True) if update and path.exists() else []
-            kept = [line for line in lines if 0 < _update_of(line) <= update]
-            atomic_write(path, b"".join(kept))
-            if not update:
-                shutil.rmtree(out / "tensorboard", ignore_errors=True)
-            purge_step = update + 1 if update else None
-            self._writer = SummaryWriter(out / "tensorboard", purge_step=purge_step)
-            self._files.callback(self._writer.close)
-            self._file = self._files.enter_context(path.open("a"))
+        if group.rank == 0:
+            self._open(directory, update)
         self._reset()
 
-    def __enter__(self) -> Metrics:
+    def _open(self, directory: Path, update: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only a process that writes needs it
+
+        path = directory / FILE_NAME
+        lines = path.read_bytes().splitlines(keepends=True) if update and path.exists() else []
+        atomic_write(path, b"".join(line for line in lines if 0 < _update_of(line) <= update))
+        if not update:
+            shutil.rmtree(directory / "tensorboard", ignore_errors=True)
+        purge_step = update + 1 if update else None
+        self._tensorboard = SummaryWriter(directory / "tensorboard", purge_step=purge_step)
+        self._files.callback(self._tensorboard.close)
+        self._file = self._files.enter_context(path.open("a"))
+
+    def __enter__(self) -> MetricsLogger:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,43 +137,60 @@ class Metrics:
 
     def _reset(self) -> None:
         self._values: list[torch.Tensor] = []
-        self._batches: list[npt.NDArray[np.int64]] = []
+        self._batches: list[IntArray] = []
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Leave what was done until now, a checkpoint or a validation, out of the next line's speed."""
-        self._since = time.perf_counter()
+        """Exclude the time until now, such as that of a checkpoint or a validation, from the next line's speed."""
+        self._start = time.perf_counter()
 
-    def add(self, steps: npt.NDArray[np.int64], values: torch.Tensor) -> None:
-        """Add an update: the steps of its batch, and what `Learner.update` returned."""
+    def add(self, steps: IntArray, values: torch.Tensor) -> None:
+        """Add an update: the contexts ``[B]`` of its batch, and what `Learner.update` returned."""
         self._values.append(values)
         self._batches.append(steps)
 
-    def means(self) -> tuple[dict[str, float], str | None]:
-        """Return the means since the last line, and what was first not finite, if anything; begin a new line."""
-        values = self._processes.all_reduce_sum(torch.stack(self._values).double().cpu())
-        values[:, 2] /= self._processes.size  # the norm of the averaged gradient is the same in every process
+    def next_line(self, tokens: int, learning_rate: float) -> MetricsLine:
+        """Return the line of the updates since the last call. All processes must call it together.
+
+        Args:
+            tokens: Number of tokens trained on.
+            learning_rate: Learning rate of the last update.
+
+        Raises:
+            FloatingPointError: If the loss or the gradient of an update is not finite.
+        """
+        values = self._group.all_reduce_sum(torch.stack(self._values).double().cpu())
+        values[:, 2] /= self._group.size  # every process has the norm of the same averaged gradient
         finite = values.isfinite().all(dim=1)
-        bad = None
         if not finite.all():
             index = int(finite.int().argmin())
             steps = self._batches[index]
-            bad = (
+            raise FloatingPointError(
                 f"the loss or its gradient is no longer finite at update {self._update + index + 1} (its contexts "
                 f"start at the dataset's steps {', '.join(map(str, steps[:8]))}{' …' if len(steps) > 8 else ''})"
             )
         loss, accuracy, grad_norm = values.mean(dim=0).tolist()
-        speed = sum(map(len, self._batches)) / (time.perf_counter() - self._since)
+        speed = sum(map(len, self._batches)) / (time.perf_counter() - self._start)
         self._update += len(self._values)
         self._reset()
-        means = {"loss": loss, "action_accuracy": accuracy, "grad_norm": grad_norm}
-        return {**means, "contexts_per_s": speed, "mfu": speed * self._flops / self._peak}, bad
+        mfu = speed * self._flops / self._peak
+        return MetricsLine(self._update, tokens, learning_rate, loss, accuracy, grad_norm, speed, mfu)
 
-    def write(self, update: int, values: dict[str, float]) -> None:
-        """Write a line."""
-        if self._processes.rank:
+    def write(self, line: MetricsLine) -> None:
+        """Write a line, in the first process."""
+        if self._group.rank:
             return
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, update)
-        self._file.write(json.dumps({"update": update, **values}) + "\n")
+        content = line.to_json()
+        for name, value in content.items():
+            if name != "update":
+                self._tensorboard.add_scalar(name, value, line.update)
+        self._file.write(json.dumps(content) + "\n")
         self._file.flush()
+
+
+def _update_of(line: bytes) -> int:
+    """Return the update of a line of ``metrics.jsonl``, or 0 if the line is damaged or cut off."""
+    try:
+        return int(json.loads(line)["update"]) if line.endswith(b"\n") else 0
+    except (ValueError, KeyError, TypeError):
+        return 0

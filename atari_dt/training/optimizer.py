@@ -1,4 +1,8 @@
-"""AdamW and the learning-rate schedule of the paper."""
+"""AdamW and the learning-rate schedule of the paper.
+
+The learning rate of an update is a peak times a factor. The peak is `TrainingConfig.learning_rate` (atari_dt/config.py;
+each game's preset is in atari_dt/games/presets.py), and the factor is `learning_rate_multiplier`, below.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,9 @@ from atari_dt.config import TrainingConfig
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on the weights of linear and convolution layers only (Chen et al. 2021, appendix A).
+    """Return AdamW with weight decay on the weights of linear and convolution layers (Chen et al. 2021, appendix A).
 
-    Biases, layer norms and embeddings of any kind are not decayed.
+    Biases, layer norms and all embeddings are not decayed.
     """
     decayed = {id(module.weight) for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
     parameters = list(model.parameters())
@@ -25,12 +29,19 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
 
 
 def learning_rate_multiplier(tokens: int, warmup_tokens: int, final_tokens: int) -> float:
-    """Return the factor on the peak learning rate once ``tokens`` tokens were seen.
+    """Return the learning rate as a fraction of its peak.
 
-    Linear from 0 over ``warmup_tokens``, then half a cosine that is cut off at 10% and stays there (Chen et al. 2021,
-    appendix A; a token here is an action, as in the original code). The original sets the rate after each update, so
-    its first update runs at the full rate and each later one lags by an update; and past ``final_tokens`` its cosine
-    rises again. Here an update's own tokens count, and the rate stays at 10%.
+    The fraction rises linearly from 0 to 1 over ``warmup_tokens``, then follows half a cosine down to 0.1 and stays
+    there (Chen et al. 2021, appendix A). As in the original code, one action counts as one token.
+
+    This differs from the original code in two ways. The original sets the rate after each update, so that its first
+    update runs at the peak and every other one lags by an update; here an update's own tokens count. Past
+    ``final_tokens`` the original's cosine rises again; here the fraction stays at 0.1.
+
+    Args:
+        tokens: Number of tokens trained on, those of the current update included.
+        warmup_tokens: Number of tokens in the warm-up.
+        final_tokens: Number of tokens at which the cosine would reach 0.
     """
     if tokens < warmup_tokens:
         return tokens / warmup_tokens

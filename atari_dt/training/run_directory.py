@@ -1,91 +1,71 @@
-"""The directory of a training run: its config, and the checkpoint to resume from."""
+"""The directory of a training run: create it, lock it, and find the checkpoint to resume from."""
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.metadata
 import json
 import os
-import platform
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from atari_dt.config import ModelConfig, TrainingConfig, describe_differences
+from atari_dt.config import describe_differences
+from atari_dt.training.training_run import FILE_NAME, TrainingRun, read_training_run
 from replay_data import InputError
 from replay_data.storage.atomic import atomic_write
 from replay_data.storage.locks import exclusive_lock
-from replay_data.storage.processes import available_cores
 
 
-def find_checkpoint(out: Path, description: dict[str, Any], resume: bool) -> Path | None:
-    """The checkpoint to go on from; None for a run that begins.
+def find_checkpoint(directory: Path, run: TrainingRun, resume: bool) -> Path | None:
+    """Return the checkpoint that a run resumes from, or None if it starts from the beginning.
+
+    Args:
+        directory: Directory of the run.
+        run: Run that is about to start.
+        resume: Whether the directory may exist already.
 
     Raises:
-        InputError: if ``out`` is there and not to be resumed, or is no run, or one of another config or other data.
+        InputError: If the directory exists and ``resume`` is false, it is not the directory of a training run, or its
+            run has other settings or other data.
     """
-    if not os.path.lexists(out):
+    if not os.path.lexists(directory):
         return None
     if not resume:
-        raise InputError(f"{out} exists already; choose another directory, delete it, or go on from it with --resume")
-    if out.is_dir() and all(entry.name.startswith(".config.json.partial-") for entry in out.iterdir()):
-        return None  # it was killed before it had written anything
-    try:
-        # What a run of an earlier version does not name, it did as the defaults do.
-        usual = {**dataclasses.asdict(ModelConfig()), **dataclasses.asdict(TrainingConfig())}
-        there = json.loads(json.dumps(usual)) | _flat(json.loads((out / "config.json").read_text()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{out} is no run that could be resumed (its config.json cannot be read)") from error
-    now = _flat(json.loads(json.dumps(description)))
-    differences = describe_differences(there, now, ignore=("data", "device", "hardware", "versions"))
+        raise InputError(
+            f"{directory} exists already; choose another directory, delete it, or continue it with `resume`"
+        )
+    if directory.is_dir() and all(path.name.startswith(f".{FILE_NAME}.partial-") for path in directory.iterdir()):
+        return None  # the run was killed before it wrote its first file
+    differences = describe_differences(read_training_run(directory).settings(), run.settings())
     if differences:
-        raise InputError(f"{out} was made with other settings: {differences}; resume it with those it was made with")
-    checkpoints = sorted((out / "checkpoints").glob("update-*"))
+        raise InputError(f"{directory} has other settings: {differences}; resume it with the settings it started with")
+    checkpoints = sorted((directory / "checkpoints").glob("update-*"))
     return checkpoints[-1] if checkpoints else None
 
 
-def describe_machine(device: torch.device) -> dict[str, Any]:
-    """What a run was made with."""
-    names = ("atari-dt", "torch", "numpy", "ale-py")
-    cpuinfo = Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
-    return {
-        "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}},
-        "hardware": {
-            "cpu": models[0] if models else platform.machine(),
-            "cores": available_cores(),
-            "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        },
-    }
-
-
-def _flat(description: dict[str, Any]) -> dict[str, Any]:
-    """All fields of a run's description by name."""
-    model, training = description.pop("model"), description.pop("training")
-    return {**model, **training, **description}
-
-
 @contextmanager
-def run_directory(out: Path, description: dict[str, Any]) -> Iterator[None]:
-    """Make and hold the directory of a run; remove it again if the run fails before its first checkpoint."""
-    out.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(out, "training in"):
-        for left in (out / "checkpoints").glob(".update-*"):  # of a killed command
-            shutil.rmtree(left)
+def run_directory(directory: Path, run: TrainingRun) -> Iterator[None]:
+    """Create the directory of a run and lock it; remove it again if the run fails before its first checkpoint.
+
+    Files that the run did not write stay, and so does the directory if it has any.
+
+    Raises:
+        InputError: If another command trains in the directory.
+        OSError: If a file cannot be written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(directory, "training in"):
+        for path in (directory / "checkpoints").glob(".update-*"):  # remains of a killed command
+            shutil.rmtree(path)
         try:
-            atomic_write(out / "config.json", json.dumps(description, indent=2) + "\n")
+            atomic_write(directory / FILE_NAME, json.dumps(run.to_json(), indent=2) + "\n")
             yield
         except BaseException:
-            if not any(out.glob("checkpoints/update-*")):
+            if not any(directory.glob("checkpoints/update-*")):
                 for name in ("checkpoints", "tensorboard"):
-                    shutil.rmtree(out / name, ignore_errors=True)
-                for name in ("config.json", "metrics.jsonl"):
-                    (out / name).unlink(missing_ok=True)
-                with suppress(OSError):  # somebody else's files are in it
-                    out.rmdir()
+                    shutil.rmtree(directory / name, ignore_errors=True)
+                for name in (FILE_NAME, "metrics.jsonl"):
+                    (directory / name).unlink(missing_ok=True)
+                with suppress(OSError):  # it holds files of others
+                    directory.rmdir()
             raise

@@ -1,6 +1,7 @@
 """Measure what an update of the network costs, beside the original code's on the same contexts in the same run."""
 
 import ast
+import dataclasses
 import json
 import multiprocessing
 import resource
@@ -28,6 +29,7 @@ from atari_dt.hardware import (
     find_device,
     keep_freed_memory,
     matmul_peak,
+    set_up_compute,
     synchronize,
     translate_out_of_memory,
 )
@@ -220,7 +222,8 @@ def project(
     """Updates of this project, as scripts/train.py makes them."""
     store = TrajectoryStore.open(data)
     model = DecisionTransformer(model_config, store.num_actions, int(store.timesteps.max())).to(device)
-    learner = Learner(model, config, dtype, ProcessGroup())
+    compute = dataclasses.replace(set_up_compute(str(device), "auto", config.compile), dtype=dtype)
+    learner = Learner(model, config, compute, ProcessGroup())
     loader = ContextLoader(store, model_config.context_length, device)
     order = ContextSampler(np.arange(len(store) // batch_size * batch_size), batch_size, seed=0)
     for batch in loader.batches(map(order.batch, range(sys.maxsize))):

@@ -1,0 +1,152 @@
+"""The ``config.json`` of a training run: what the run trains, on which data, and on which machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from atari_dt.config import ModelConfig, TrainingConfig
+from replay_data import InputError
+from replay_data.errors import summarize_error
+from replay_data.storage.processes import available_cores
+
+FILE_NAME = "config.json"
+FORMAT_VERSION = 2
+PACKAGES = ("atari-dt", "torch", "numpy", "ale-py")
+
+Config = TypeVar("Config", ModelConfig, TrainingConfig)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The machine of a training run.
+
+    Attributes:
+        cpu: Model name of the CPU.
+        cores: Number of cores that the process may use.
+        gpu: Name of the GPU; None for a run on a CPU.
+    """
+
+    cpu: str
+    cores: int
+    gpu: str | None
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """The settings of a training run, its data and its machine.
+
+    Attributes:
+        data: Path of the trajectory store.
+        data_digest: Digest of the store, `TrajectoryStore.digest`.
+        dtype: Name of the forward pass's type, such as ``"bfloat16"``.
+        device: Name of the first process's device, such as ``"cuda:0"``.
+        processes: Number of processes that train together.
+        model: Config of the network.
+        training: Config of the training.
+        versions: Versions of Python and of the packages in ``PACKAGES``, by name.
+        hardware: Machine of the first process.
+    """
+
+    data: str
+    data_digest: str
+    dtype: str
+    device: str
+    processes: int
+    model: ModelConfig
+    training: TrainingConfig
+    versions: Mapping[str, str]
+    hardware: Hardware
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of ``config.json``."""
+        return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, content: Any) -> TrainingRun:
+        """Read the content of ``config.json``, of format version 1 or 2.
+
+        Fields of the two configs that an older version did not know get their defaults, which do what it did.
+
+        Raises:
+            InputError, ValueError, KeyError, TypeError, AttributeError: If the content is malformed.
+        """
+        version = content.get("format_version", 1)
+        if version not in (1, FORMAT_VERSION):
+            raise ValueError(f"format version {version} is newer than {FORMAT_VERSION}")
+        hardware = content["hardware"]
+        return cls(
+            data=str(content["data"]),
+            data_digest=str(content["data_digest"]),
+            dtype=str(content["dtype"]),
+            device=str(content["device"]),
+            processes=int(content["processes"]),
+            model=_read_config(ModelConfig, content["model"]),
+            training=_read_config(TrainingConfig, content["training"]),
+            versions={str(name): str(value) for name, value in content["versions"].items()},
+            hardware=Hardware(
+                cpu=str(hardware["cpu"]),
+                cores=int(hardware["cores"]),
+                gpu=None if hardware["gpu"] is None else str(hardware["gpu"]),
+            ),
+        )
+
+    def settings(self) -> dict[str, object]:
+        """Return the settings that decide the weights, by name: those that a resumed run must share.
+
+        Paths, devices, versions and hardware are not among them, so that a run can move to another machine.
+        """
+        settings = {**dataclasses.asdict(self.model), **dataclasses.asdict(self.training)}
+        del settings["device"]
+        return {**settings, "data_digest": self.data_digest, "dtype": self.dtype, "processes": self.processes}
+
+
+def read_training_run(directory: Path) -> TrainingRun:
+    """Read the ``config.json`` of a training run's directory.
+
+    Raises:
+        InputError: If the directory has no such file, or the file is malformed.
+    """
+    try:
+        return TrainingRun.from_json(json.loads((directory / FILE_NAME).read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+        raise InputError(
+            f"{directory} is not a training run: its {FILE_NAME} cannot be read "
+            f"({type(error).__name__}: {summarize_error(error)}); choose the directory of a training run"
+        ) from error
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages in ``PACKAGES``, by name."""
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def find_hardware(device: torch.device) -> Hardware:
+    """Return the hardware of this process, which computes on a device."""
+    cpuinfo = Path("/proc/cpuinfo")
+    cpu_models = re.findall(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    return Hardware(
+        cpu=cpu_models[0] if cpu_models else platform.machine(),
+        cores=available_cores(),
+        gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    )
+
+
+def _read_config(config_type: type[Config], content: Mapping[str, Any]) -> Config:
+    """Make a config from its JSON object, which has lists where the config has tuples."""
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+    }
+    return config_type(**fields)
