@@ -49,11 +49,11 @@ def run(main: Callable[..., None], parse: bool = True) -> None:
     except KeyboardInterrupt as interruption:
         message, status = f"interrupted; {interruption}" if str(interruption) else "interrupted", 130
     # Said when the exception is gone, and with it what it held: a progress bar would otherwise have the last word.
-    print(f"error: {_with_flags(message)}", file=sys.stderr)
+    print(f"error: {with_flags(message)}", file=sys.stderr)
     sys.exit(status)
 
 
-def _with_flags(message: str) -> str:
+def with_flags(message: str) -> str:
     """Turn the parameters that an error names, such as `num_steps`, into command-line options, such as --num-steps."""
     return re.sub(r"`([a-z][a-z0-9_]*)`", lambda name: f"--{name[1].replace('_', '-')}", message)
 
