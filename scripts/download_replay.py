@@ -1,4 +1,4 @@
-"""Fetch the first episodes of a recorded run that is still public."""
+"""Download the first episodes of a public recorded run."""
 
 import shlex
 from pathlib import Path
@@ -19,27 +19,27 @@ def main(
     base_url: str = BASE_URL,
     num_connections: int = 8,
 ) -> None:
-    """Fetch the first episodes of each of a run's shards, and of the files no more bytes than these take.
+    """Download the first episodes of every shard of a run, and little more than their bytes.
 
     Args:
-        out: Directory to write {game}/run_{run}-* to. A command that was interrupted goes on where it stopped; asked
-            for more steps than are there, it fetches those shards anew.
+        out: Directory for {game}/run_{run}-*. The same command resumes an interrupted download. A larger number of
+            steps downloads the shards again.
         source: RL Unplugged's episode shards: 46 games, 5 runs of 50 million steps each.
-        game: The game.
-        run: Which of the recorded runs, 1 to 5.
-        num_steps: Steps in all; each shard gives whole episodes up to its share.
-        base_url: The address that {game}/run_{run}-00000-of-00050 and so on follow; a mirror may have another number of
-            shards, which is then found by trying.
-        num_connections: Shards that are fetched at once.
+        game: Name of the game.
+        run: Number of the recorded run, 1 to 5.
+        num_steps: Number of steps of all shards together; each shard contributes whole episodes up to its share.
+        base_url: Address of the directory that holds {game}/run_{run}-00000-of-00050 and so on. A mirror may have
+            another number of shards; the command finds it by trying.
+        num_connections: Number of shards to download at once.
     """
     name = find_game(game).name
     if not 1 <= run <= 5:
-        raise InputError(f"run must be from 1 to 5, not {run}")
-    found = download_run(name, run, num_steps, out, base_url=base_url, num_connections=num_connections)
-    print(f"{out / name}: {found.steps:,} steps in {found.episodes} episodes of {found.shards} shards")
-    print(f"moved: {found.bytes_moved / 1e6:,.1f} MB")
-    chosen = f"--source {source} --path {shlex.quote(str(out))} --game {name} --run {run} --selection all"
-    print(f"next:  python scripts/build_dataset.py {chosen} --out data/{name.lower()}")
+        raise InputError(f"`run` must be from 1 to 5, not {run}")
+    summary = download_run(name, run, num_steps, out, base_url=base_url, num_connections=num_connections)
+    print(f"{out / name}: {summary.steps:,} steps in {summary.episodes} episodes of {summary.shards} shards")
+    print(f"downloaded: {summary.bytes_downloaded / 1e6:,.1f} MB")
+    options = f"--source {source} --path {shlex.quote(str(out))} --game {name} --run {run} --selection all"
+    print(f"next:       python scripts/build_dataset.py {options} --out data/{name.lower()}")
 
 
 if __name__ == "__main__":

@@ -17,40 +17,44 @@ from replay_data.storage.locks import lock_directory
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield a hidden directory beside ``path`` that gets its name when the block ends well, and is removed otherwise.
+    """Create a directory that appears under its name only when it is complete.
 
-    What killed processes left of the same output is removed first.
+    The block writes to a hidden directory beside ``path``. It is renamed to ``path`` when the block succeeds, and
+    removed when the block raises. Hidden directories that killed processes left of the same output are removed first.
+
+    Yields:
+        The hidden directory.
 
     Raises:
-        InputError: if ``path`` came into being meanwhile.
-        OSError: if something cannot be written; it names ``path``.
+        InputError: If another process has created ``path`` in the meantime.
+        OSError: If a file cannot be written; the error names ``path``.
     """
     prefix = f".{path.name}.partial-"
     with name_file_in_errors(path, path.parent / prefix), contextlib.ExitStack() as stack:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f"{glob.escape(prefix)}*"):
-            with contextlib.suppress(OSError), lock_directory(left):  # held by its process as long as that lives
-                shutil.rmtree(left)
+        for leftover in path.parent.glob(f"{glob.escape(prefix)}*"):
+            with contextlib.suppress(OSError), lock_directory(leftover):  # fails while its process lives
+                shutil.rmtree(leftover)
         partial = path.parent / f"{prefix}{uuid.uuid4().hex[:8]}"
         partial.mkdir()
         stack.callback(shutil.rmtree, partial, ignore_errors=True)
-        with contextlib.suppress(OSError):  # a file system without locks; there nobody removes it either
+        with contextlib.suppress(OSError):  # a file system without locks, where no process removes it either
             stack.enter_context(lock_directory(partial))
         yield partial
         for file in partial.iterdir():
             sync(file)
         sync(partial)
         if os.path.lexists(path):
-            raise InputError(f"{path} exists already; another process made it meanwhile")
+            raise InputError(f"{path} exists already; another process created it in the meantime")
         partial.rename(path)
         sync(path.parent)
 
 
 def atomic_write(path: Path, content: bytes | str) -> None:
-    """Write a file, or replace it.
+    """Write or replace a file, so that it always has either its old or its new content.
 
     Raises:
-        OSError: if it cannot be written; what was there before is then there still.
+        OSError: If the file cannot be written; it then keeps its old content.
     """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     with name_file_in_errors(path, partial):
@@ -64,7 +68,7 @@ def atomic_write(path: Path, content: bytes | str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or directory is on the disk."""
+    """Flush a file or directory to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -74,7 +78,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def name_file_in_errors(path: Path, hidden: Path) -> Iterator[None]:
-    """Let an OSError that has no name, or one in ``hidden``, carry the ``path`` that a person gave."""
+    """Make an OSError without a file name, or about a file in ``hidden``, name the ``path`` that the user knows."""
     try:
         yield
     except OSError as error:

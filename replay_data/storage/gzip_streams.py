@@ -1,4 +1,4 @@
-"""Gzip through ISA-L, which reads Atari frames several times faster than zlib (docs/benchmarks.md)."""
+"""Gzip streams through ISA-L, which reads Atari frames several times faster than zlib (docs/benchmarks.md)."""
 
 from __future__ import annotations
 
@@ -12,34 +12,38 @@ from isal import igzip, isal_zlib
 
 from replay_data.errors import ReplayFormatError
 
-_COMPRESSION = 2  # of ISA-L: 6 GB/s and 122 bytes a Breakout frame, where zlib's 6 makes 0.2 GB/s and 83
+_COMPRESSION_LEVEL = 2  # ISA-L's: 6 GB/s and 122 bytes per Breakout frame; zlib's level 6: 0.2 GB/s and 83 bytes
 
-_DAMAGE = (igzip.BadGzipFile, cast(type[Exception], isal_zlib.error), ValueError)  # its annotations are wrong
+_DAMAGE_ERRORS = (igzip.BadGzipFile, cast(type[Exception], isal_zlib.error), ValueError)  # isal mistypes its error
 
 
 def open_gzip(source: Path | BinaryIO | RawIOBase) -> Any:
-    """A binary file object that decompresses; it raises what `translate_gzip_errors` knows."""
+    """Open a gzip file for reading in binary mode; read it inside `translate_gzip_errors`."""
     return igzip.open(source, "rb")
 
 
 @contextmanager
 def create_gzip(path: Path) -> Iterator[Any]:
-    """A binary file object that compresses. Its header has no name and no time: the same content, the same bytes."""
-    with path.open("wb") as file, igzip.IGzipFile("", "wb", _COMPRESSION, file, mtime=0) as stream:
+    """Open a gzip file for writing in binary mode.
+
+    Its header has no name and no time, so the same content gives the same bytes.
+    """
+    with path.open("wb") as file, igzip.IGzipFile("", "wb", _COMPRESSION_LEVEL, file, mtime=0) as stream:
         yield stream
 
 
 @contextmanager
 def translate_gzip_errors(describe: Callable[[str], ReplayFormatError]) -> Iterator[None]:
-    """Turn what damaged files raise (EOFError, ValueError, gzip's own) into what ``describe`` makes of the reason.
+    """Translate the errors of damaged files (EOFError, ValueError, gzip errors), and disk errors without a file name.
 
-    So too an error of the disk that names no file.
+    Args:
+        describe: Function from the reason to the error to raise instead.
     """
     try:
         yield
     except EOFError as error:
         raise describe("the file is cut off") from error
-    except _DAMAGE as error:
+    except _DAMAGE_ERRORS as error:
         raise describe(str(error)) from error
     except OSError as error:
         if error.errno is None or error.filename is not None:

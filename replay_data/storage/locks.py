@@ -1,4 +1,4 @@
-"""Exclusive locks on directories, held for as long as their process lives."""
+"""Exclusive locks on directories. The operating system releases them when their process ends."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from replay_data.errors import InputError
 
 @contextmanager
 def lock_directory(directory: Path) -> Iterator[None]:
-    """Hold a directory against other processes that ask for it, as long as this one lives.
+    """Lock a directory for the block.
 
     Raises:
-        BlockingIOError: if another process holds it.
-        OSError: if it is not there, or its file system cannot lock directories (NFS).
+        BlockingIOError: If another process holds the lock.
+        OSError: If the directory does not exist, or its file system cannot lock directories (NFS).
     """
     descriptor = os.open(directory, os.O_RDONLY)
     try:
@@ -30,18 +30,22 @@ def lock_directory(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive_lock(directory: Path, doing: str) -> Iterator[None]:
-    """Keep other commands from ``doing`` the same in a directory; where directories cannot be locked, do nothing.
+    """Keep other commands out of a directory; do nothing where the file system cannot lock directories.
+
+    Args:
+        directory: Directory to lock.
+        doing: Activity for the error message, such as ``"training in"``.
 
     Raises:
-        InputError: if another command holds it.
+        InputError: If another command holds the lock.
     """
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lock_directory(directory))
         except BlockingIOError as error:
             raise InputError(
-                f"another command is {doing} {directory}; wait for it, or choose another directory"
+                f"another command is {doing} {directory}; wait for it or choose another directory"
             ) from error
-        except OSError:  # a file system without such locks
+        except OSError:  # the file system cannot lock directories
             pass
         yield

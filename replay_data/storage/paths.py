@@ -1,4 +1,4 @@
-"""Check paths and free disk space before any work is done."""
+"""Check output paths and free disk space before the work begins."""
 
 from __future__ import annotations
 
@@ -7,65 +7,56 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from replay_data.errors import InputError, ReplayFormatError
-
-
-def find_directory(path: Path, *names: str) -> Path:
-    """Return ``path/names[0]/names[1]/…``.
-
-    Raises:
-        ReplayFormatError: if one is not there; the message says what is.
-    """
-    for name in ("", *names):
-        parent, path = path, path / name
-        if path.is_dir():
-            continue
-        if not name:
-            raise ReplayFormatError(f"no directory {path}; give the one that holds the games")
-        if path.exists():
-            raise ReplayFormatError(f"{path} is a file, not a directory")
-        if (above := next((folder for folder in parent.parents if (folder / name).is_dir()), None)) is not None:
-            raise ReplayFormatError(f"no {name} in {parent}; give --path {above}, which holds it")
-        entries = sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))
-        other_case = [entry for entry in entries if entry.lower() == name.lower()]
-        if other_case:
-            hint = f"rename {other_case[0]} to {name}"
-        else:
-            hint = f"it holds {', '.join(entries[:8])}{' …' if len(entries) > 8 else ''}" if entries else "it is empty"
-        raise ReplayFormatError(f"no {name} in {parent}; {hint}")
-    return path
+from replay_data.errors import InputError
 
 
 def check_free_space(path: Path, size: float) -> None:
-    """Raise InputError if the disk that ``path`` is to be made on cannot hold ``size`` bytes.
+    """Check that the disk of a new file or directory has room for it.
 
-    Better now than after an hour's work; what fills up meanwhile is still an OSError.
+    The disk may still fill up during the work, which raises an OSError.
+
+    Args:
+        path: Path of the new file or directory.
+        size: Its size in bytes.
+
+    Raises:
+        InputError: If the disk has less free space.
     """
     directory = next(parent for parent in path.absolute().parents if parent.is_dir())
     free = shutil.disk_usage(directory).free
     if size > free:
         raise InputError(
-            f"{path} needs {size / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB free; free some space, ask for "
+            f"{path} needs {size / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB free; free some space, choose "
             "fewer steps or write to another disk"
         )
 
 
 def check_new_directory(path: Path) -> None:
-    """Raise InputError unless a directory can be made at ``path``; asked before the work is done, not after."""
+    """Check that a directory can be created at ``path``.
+
+    Raises:
+        InputError: If ``path`` exists, or the closest existing parent is not writable.
+    """
     if os.path.lexists(path):
-        raise InputError(f"{path} exists already; choose another directory, or delete it")
+        raise InputError(f"{path} exists already; choose another directory or delete it first")
     parent = next(parent for parent in path.absolute().parents if parent.exists())
-    check_writable(parent / path.name, path)
+    _check_writable(parent / path.name, path)
 
 
-def check_writable(path: Path, named: Path | None = None) -> None:
-    """Raise InputError unless a file can be written at ``path``; asked before the work is done, not after."""
+def check_writable(path: Path) -> None:
+    """Check that a file can be written at ``path``.
+
+    Raises:
+        InputError: If ``path`` is a directory, or its parent is missing or not writable.
+    """
+    _check_writable(path, path)
+
+
+def _check_writable(path: Path, name_in_error: Path) -> None:
     try:
         if path.is_dir():
             raise IsADirectoryError
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise InputError(
-            f"{named or path} cannot be written; give a place in a directory that exists and is yours to write"
-        ) from error
+        raise InputError(f"{name_in_error} cannot be written; choose a path in a directory that is writable") from error

@@ -1,4 +1,4 @@
-"""Run jobs in threads and take their results in order."""
+"""Run jobs in threads and yield their results in order."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Job(Generic[T]):
-    """Something that yields results.
+    """A unit of work that yields results.
 
     Attributes:
-        key: jobs with the same key run one after another.
-        run: called in a thread; what it yields is taken while it goes on.
+        key: Key of the resource that the job uses; jobs with the same key run one after another.
+        run: Function that yields the results; it is called in a thread.
     """
 
     key: Hashable
     run: Callable[[], Iterable[T]]
 
 
-def run_in_order(jobs: Iterable[Job[T]], workers: int, ahead: int = 2) -> Generator[T, None, None]:
-    """Yield what the jobs yield, job by job, while up to ``workers`` of them run.
+def run_in_order(jobs: Iterable[Job[T]], num_workers: int, max_queued: int = 2) -> Generator[T, None, None]:
+    """Run jobs in parallel and yield their results job by job, in the order of the jobs.
 
-    ``jobs`` may be endless: a job is taken from it only when a thread is free. A job waits when ``ahead`` of its
-    results have not been taken, which bounds the memory. Closing the generator ends all threads.
+    Closing the generator ends all threads. An error of a job is raised where its next result would be yielded.
 
-    Raises:
-        Exception: what a job raises, when its turn comes.
+    Args:
+        jobs: Jobs to run, possibly endless; the next one is taken when a thread is free.
+        num_workers: Number of threads.
+        max_queued: Number of results that a job may be ahead of the consumer, which bounds the memory.
     """
-    waiting: Iterator[Job[T]] = iter(jobs)
+    remaining: Iterator[Job[T]] = iter(jobs)
     postponed: Job[T] | None = None
     running: deque[tuple[Hashable, queue.Queue[T | _End]]] = deque()
     stopped = threading.Event()
@@ -59,18 +60,18 @@ def run_in_order(jobs: Iterable[Job[T]], workers: int, ahead: int = 2) -> Genera
         else:
             put(results, _End(None))
 
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(num_workers) as pool:
         try:
             while True:
-                while len(running) < workers:
-                    job = postponed if postponed is not None else next(waiting, None)
+                while len(running) < num_workers:
+                    job = postponed if postponed is not None else next(remaining, None)
                     postponed = None
                     if job is None:
                         break
                     if any(job.key == key for key, _ in running):
                         postponed = job
                         break
-                    results: queue.Queue[T | _End] = queue.Queue(ahead)
+                    results: queue.Queue[T | _End] = queue.Queue(max_queued)
                     pool.submit(work, job, results)
                     running.append((job.key, results))
                 if not running:
@@ -87,6 +88,6 @@ def run_in_order(jobs: Iterable[Job[T]], workers: int, ahead: int = 2) -> Genera
 
 @dataclass(frozen=True)
 class _End:
-    """A job is over, and how."""
+    """The end of a job, with the error that ended it."""
 
     error: BaseException | None

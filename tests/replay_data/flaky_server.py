@@ -1,4 +1,4 @@
-"""A web server on loopback that serves byte ranges, counts what it sends, and breaks on request."""
+"""A local web server that serves byte ranges, counts the bytes it sends, and fails on demand."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 
 @dataclass
 class Server:
-    """What a running server was asked and did.
+    """A running server and its log.
 
     Attributes:
-        url: where it listens.
-        misbehave: from the number of the request to ``"drop"`` (after half of the body), ``"trickle"`` (after 3,000
-            bytes of it), a status, or None.
-        bytes_sent: of bodies.
-        requests: path and Range header of each.
+        url: Address of the server.
+        misbehave: Function from the index of a request to its failure: ``"drop"`` (the connection breaks after half of
+            the body), ``"trickle"`` (it breaks after 3,000 bytes of the body), a status code, or None.
+        bytes_sent: Number of bytes in the bodies sent so far.
+        requests: Path and Range header of each request.
     """
 
     url: str
@@ -30,27 +30,27 @@ class Server:
 
 
 @contextmanager
-def serving(root: Path, misbehave: Callable[[int], str | int | None] = lambda number: None) -> Iterator[Server]:
-    """Serve the files under ``root``."""
+def serving(root: Path, misbehave: Callable[[int], str | int | None] = lambda request: None) -> Iterator[Server]:
+    """Serve the files in ``root``."""
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            wanted = self.headers.get("Range")
+            range_header = self.headers.get("Range")
             with lock:
-                number = len(server.requests)
-                server.requests.append((self.path, wanted))
-            how = server.misbehave(number)
+                index = len(server.requests)
+                server.requests.append((self.path, range_header))
+            failure = server.misbehave(index)
             file = root / self.path.lstrip("/")
-            if isinstance(how, int) or not file.is_file():
-                self.send_response(how if isinstance(how, int) else 404)
+            if isinstance(failure, int) or not file.is_file():
+                self.send_response(failure if isinstance(failure, int) else 404)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
             size = file.stat().st_size
-            span = re.fullmatch(r"bytes=(\d+)-(\d+)", wanted or "")
+            span = re.fullmatch(r"bytes=(\d+)-(\d+)", range_header or "")
             if span and int(span[1]) >= size:
                 self.send_response(416)
                 self.send_header("Content-Range", f"bytes */{size}")
@@ -65,15 +65,15 @@ def serving(root: Path, misbehave: Callable[[int], str | int | None] = lambda nu
             self.end_headers()
             with file.open("rb") as content:
                 content.seek(start)
-                size = {"drop": (stop - start) // 2, "trickle": 3000}.get(str(how), stop - start)
+                size = {"drop": (stop - start) // 2, "trickle": 3000}.get(str(failure), stop - start)
                 body = content.read(min(size, stop - start))
             try:
                 self.wfile.write(body)
-            except OSError:  # the client has gone
+            except OSError:  # the client has disconnected
                 self.close_connection = True
             with lock:
                 server.bytes_sent += len(body)
-            if how is not None:
+            if failure is not None:
                 self.close_connection = True
 
         def log_message(self, format: str, *args: object) -> None:

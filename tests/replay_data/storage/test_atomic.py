@@ -1,4 +1,4 @@
-"""Directories that are there whole or not at all, and what killed processes leave of them."""
+"""Atomic directories, and the leftovers of killed processes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from replay_data.storage.atomic import atomic_directory, name_file_in_errors
 
 CHILD = """
 import pathlib, sys, time
-from replay_data.files import whole_directory
-with whole_directory(pathlib.Path(sys.argv[1])) as partial:
+from replay_data.storage.atomic import atomic_directory
+with atomic_directory(pathlib.Path(sys.argv[1])) as partial:
     (partial / "half").write_text("written")
     time.sleep(60)
 """
@@ -30,26 +30,26 @@ def start_child(path: Path) -> subprocess.Popen[bytes]:
     return child
 
 
-def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+def test_leftovers_of_killed_processes_are_removed_and_directories_of_living_ones_are_not(tmp_path: Path) -> None:
     killed = start_child(tmp_path / "out")
-    (left,) = tmp_path.iterdir()
+    (leftover,) = tmp_path.iterdir()
     living = start_child(tmp_path / "out")
-    (lives,) = set(tmp_path.iterdir()) - {left}
+    (in_use,) = set(tmp_path.iterdir()) - {leftover}
     try:
         killed.send_signal(signal.SIGKILL)
         killed.wait()
-        (tmp_path / ".other.partial-1").mkdir()  # of another output
+        (tmp_path / ".other.partial-1").mkdir()  # belongs to another output
         with atomic_directory(tmp_path / "out") as partial:
             (partial / "file").write_text("whole")
-            assert set(tmp_path.iterdir()) == {lives, partial, tmp_path / ".other.partial-1"}
+            assert set(tmp_path.iterdir()) == {in_use, partial, tmp_path / ".other.partial-1"}
         assert (tmp_path / "out" / "file").read_text() == "whole"
     finally:
         living.kill()
         living.wait()
 
 
-def test_errors_carry_the_name_that_a_person_gave(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="mine"), name_file_in_errors(Path("mine"), tmp_path):
+def test_errors_name_the_path_that_the_user_knows(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="output"), name_file_in_errors(Path("output"), tmp_path):
         (tmp_path / "hidden").read_text()
-    with pytest.raises(FileNotFoundError, match="input"), name_file_in_errors(Path("mine"), tmp_path):
+    with pytest.raises(FileNotFoundError, match="input"), name_file_in_errors(Path("output"), tmp_path):
         Path("input").read_text()

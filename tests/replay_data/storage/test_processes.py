@@ -1,0 +1,72 @@
+"""Processes that exit with their parent."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from replay_data.storage.processes import ignore_signals
+
+CHILD_OF_MULTIPROCESSING = """
+import multiprocessing, os, sys, time
+from replay_data.storage.processes import exit_with_parent, wait_for_parent_process
+
+def work():
+    exit_with_parent(wait_for_parent_process)
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    multiprocessing.get_context("fork").Process(target=work).start()
+    time.sleep(60)
+"""
+
+CHILD_OF_A_PIPE = """
+import os, subprocess, sys, time
+program = '''
+import os, time
+from replay_data.storage.processes import exit_with_parent, stdin_is_pipe, wait_for_stdin_to_close
+assert stdin_is_pipe()
+exit_with_parent(wait_for_stdin_to_close)
+print(os.getpid(), flush=True)
+time.sleep(60)
+'''
+subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
+time.sleep(60)
+"""
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process exists and is not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the state of processes from /proc")
+@pytest.mark.parametrize("program", [CHILD_OF_MULTIPROCESSING, CHILD_OF_A_PIPE])
+def test_child_exits_when_its_parent_is_killed(program: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        child = int(parent.stdout.readline())
+        assert is_running(child)
+        parent.kill()
+        parent.wait()
+        deadline = time.monotonic() + 10
+        while is_running(child):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_signals_are_ignored_in_the_block_only() -> None:
+    handlers = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
+    with ignore_signals():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+    assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == handlers
