@@ -1,4 +1,4 @@
-"""Train with several context lengths, let all of them play, and compare."""
+"""Train and evaluate a model for each of several context lengths, and compare them."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -10,61 +10,59 @@ from atari_dt.command_line import run
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.evaluation import compute_target_returns
 from atari_dt.experiments.ablation import ablation_runs
-from atari_dt.experiments.report import SweepOptions, sweep
-from atari_dt.experiments.run import EvaluationConfig, RunConfig
-from atari_dt.games.presets import preset
+from atari_dt.experiments.run_config import EvaluationConfig, RunConfig
+from atari_dt.experiments.sweep import SweepOptions, run_sweep_and_report
+from atari_dt.games.presets import find_preset
 from atari_dt.model import DatasetInfo
 from replay_data import InputError, TrajectoryStore
 
 
 @dataclass(frozen=True)
 class Options:
-    """Train a model for each context length and seed, let it play, and print score, loss and cost of each length.
+    """Train and evaluate a model for each context length and seed, and print score, loss and cost of each length.
 
-    Runs that are finished are skipped: the same command goes on after an interruption, and adds context lengths and
-    seeds. Other defaults are the paper's settings for the data's game."""
+    Finished runs are skipped: the same command resumes an interrupted sweep, and adds context lengths and seeds. All
+    other defaults are the paper's settings for the dataset's game."""
 
     data: Path
-    """The store."""
+    """Path of the trajectory store."""
     out: Path
     """Directory of all runs, and of report.md and report.html."""
     context_lengths: tuple[int, ...] = (1, 2, 5, 10, 30, 50)
-    """K."""
+    """Context lengths K, in steps."""
     seeds: tuple[int, ...] = (123, 231, 312)
-    """Of the training."""
+    """Training seeds."""
     model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
-    """The network, its context length aside."""
+    """Network, without its context length."""
     training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
-    """How it is trained, the seed aside. With `--max-updates` the learning rate's cosine ends there."""
+    """Training, without its seed. With `--max-updates`, the cosine of the learning rate ends at the last update."""
     evaluation: tyro.conf.OmitArgPrefixes[EvaluationConfig] = field(default_factory=EvaluationConfig)
-    """How it plays; the last target return is the one that is compared."""
+    """Evaluation. The tables compare scores under the last target return."""
     threads: int = 1
-    """Of each run, on a CPU; results depend on it in their last digits."""
+    """Number of threads of each run on a CPU; the last digits of the results depend on it."""
     where: tyro.conf.OmitArgPrefixes[SweepOptions] = field(default_factory=SweepOptions)
     """Where the runs are done."""
 
 
 def main() -> None:
-    """Parse the command line twice: once to know the data, and with it the game, then with that game's defaults."""
+    """Parse the command line twice: first to find the dataset's game, then with that game's defaults."""
     options = tyro.cli(Options)
     store = TrajectoryStore.open(options.data)
-    model, training = preset(store.game)
-    training = dataclasses.replace(training, validation_fraction=0.05)
+    preset = find_preset(store.game)
+    model, training = preset.model, dataclasses.replace(preset.training, validation_fraction=0.05)
     options = tyro.cli(Options, default=dataclasses.replace(options, model=model, training=training))
-    for name, now, default in (
+    for flag, value, default in (
         ("--context-length", options.model.context_length, model.context_length),
         ("--seed", options.training.seed, training.seed),
         ("--final-tokens", options.training.final_tokens, None),
     ):
-        if now != default:
-            raise InputError(f"{name} would be the same in all runs; use --context-lengths, --seeds or --max-updates")
+        if value != default:
+            raise InputError(f"{flag} would be the same in all runs; use --context-lengths, --seeds or --max-updates")
     base = RunConfig(store.path.resolve(), options.model, options.training, options.evaluation, options.threads)
     runs = ablation_runs(base, options.context_lengths, options.seeds)
-    if options.model.conditioning == "return":
-        compute_target_returns(
-            DatasetInfo.from_store(store), options.evaluation.return_multiples
-        )  # before hours of training
-    sweep(runs, options.out, {base.data: store.digest}, options.where)
+    if options.model.conditioning == "return":  # fail before hours of training
+        compute_target_returns(DatasetInfo.from_store(store), options.evaluation.return_multiples)
+    run_sweep_and_report(runs, options.out, {base.data: store.digest}, options.where)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""ROM files: those that ship with ALE, and those a user supplies."""
+"""ROM files: those bundled with ALE, and those a user supplies."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from ale_py import roms
 from atari_dt.games.catalogue import Game, find_game
 from replay_data import InputError
 
+PROBE_TIMEOUT = 10.0
+"""Seconds within which ALE must play 600 frames of a ROM file."""
+
 
 class Rom:
-    """A ROM file that a person supplies, such as one of those that older datasets were made with.
+    """A ROM file that a user supplies, such as an older version that a dataset was recorded with.
 
-    ALE tells ROMs that it does not know by their file's name, so it is given a copy that is named as it expects.
+    ALE identifies an unknown ROM by its file name. This class therefore makes a copy under the name that ALE expects.
 
     Args:
-        path: the file.
-        game: that it is a ROM of.
+        path: The ROM file.
+        game: The game that it contains.
 
     Attributes:
-        path: the copy, which lives as long as this object.
-        sha256: hexadecimal digest of the content.
+        path: The copy; it is deleted together with this object.
+        sha256: Hexadecimal SHA-256 digest of the file.
 
     Raises:
-        InputError: if it cannot be read, is of another game, or ALE cannot play it.
+        InputError: If the file cannot be read, contains another game, or ALE cannot play it.
     """
 
     def __init__(self, path: Path, game: Game):
@@ -41,15 +44,16 @@ class Rom:
             raise InputError(f"{path} cannot be read ({error.strerror}); give a ROM file") from error
         known = ale_py.ALEInterface.isSupportedROM(path) if content else None
         if known not in (None, game.rom):
-            raise InputError(f"{path} is a ROM of {find_game(known).name}, not of {game.name}")
+            raise InputError(f"{path} is a ROM of {find_game(known).name}, not of {game.name}; give one of {game.name}")
         self.sha256 = hashlib.sha256(content).hexdigest()
         directory = tempfile.mkdtemp()
         weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
         self.path = Path(directory) / f"{game.rom}.bin"
         self.path.write_bytes(content)
-        # In a process of its own, because what is no ROM can bring the emulator to loop for ever.
+        # In a separate process, because a file that is not a ROM can make the emulator loop forever.
         try:
-            subprocess.run([sys.executable, "-c", _PROBE, self.path], check=True, capture_output=True, timeout=10)
+            command = [sys.executable, "-c", _PROBE, str(self.path)]
+            subprocess.run(command, check=True, capture_output=True, timeout=PROBE_TIMEOUT)
         except subprocess.SubprocessError as error:
             raise InputError(f"ALE cannot play {path}; give a ROM file of {game.name}") from error
 
@@ -66,6 +70,12 @@ for step in range(600):
 
 
 def bundled_rom(game: Game) -> Path:
+    """Return the path of the ROM that ALE bundles for a game."""
     path = roms.get_rom_path(game.rom)
     assert path is not None, game
     return path
+
+
+def rom_sha256(game: Game, rom: Rom | None = None) -> str:
+    """Return the hexadecimal SHA-256 digest of a ROM, by default of the game's bundled one."""
+    return rom.sha256 if rom else hashlib.sha256(bundled_rom(game).read_bytes()).hexdigest()

@@ -16,48 +16,63 @@ from replay_data import InputError
 
 
 class VectorEnv(Protocol):
-    """N games at once; the arguments and results are those of `AleVectorEnv`."""
+    """N environments of one game that step together; `AleVectorEnv` documents the arguments and results.
+
+    Attributes:
+        game: The game.
+        num_envs: N.
+        action_meanings: Name of each action index.
+    """
 
     game: Game
     num_envs: int
     action_meanings: list[str]
 
     def reset(self, seeds: npt.NDArray[np.int64]) -> Frames:
-        """Start an episode in every game."""
+        """Start an episode in every environment."""
 
-    def restart(self, indices: npt.NDArray[np.int64], seeds: npt.NDArray[np.int64]) -> Frames:
-        """Start a new episode in some games."""
+    def restart(self, env_indices: npt.NDArray[np.int64], seeds: npt.NDArray[np.int64]) -> Frames:
+        """Start a new episode in some environments."""
 
     def step(self, actions: npt.NDArray[np.int64]) -> tuple[Frames, npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """Play one step in every game."""
+        """Step every environment."""
 
 
 def make_vector_env(game: Game, num_envs: int, config: EnvironmentConfig) -> VectorEnv:
-    """Return N games: in C++ where that can play what the config asks for, in Python otherwise."""
+    """Return N environments: an `AleVectorEnv` if it supports the config, otherwise a `PythonVectorEnv`."""
     if config == EnvironmentConfig(config.sticky_actions, config.max_frames):
         return AleVectorEnv(game, num_envs, config)
     return PythonVectorEnv(game, num_envs, config)
 
 
 class AleVectorEnv:
-    """N games at once through ALE's vector environment.
+    """N environments stepped by ALE's C++ threads.
+
+    This class supports the settings ``sticky_actions`` and ``max_frames`` and ignores the others.
 
     Args:
-        game: what is played.
+        game: The game.
         num_envs: N.
-        config: how.
-        autoreset: a game that ends starts its next episode in the same step, and is shown as that begins (Gymnasium's
-            `SAME_STEP`); the emulator's randomness goes on from where it is, which costs nothing, while a new seed
-            costs a tenth of a second.
+        config: Settings of the environments.
+        autoreset: Whether an environment that is done starts its next episode in the same step and returns the first
+            observation of that episode (Gymnasium's ``SAME_STEP``). The emulator keeps its random state, which costs
+            nothing, while `restart` with a new seed costs a tenth of a second.
 
     Attributes:
-        lives: int32 ``[N]``, those left after the last step; 0 in a game that has none.
-        game_over: bool ``[N]``, where the last step ended the game itself, and not the time limit.
+        game: The game.
+        num_envs: N.
+        action_meanings: Name of each action index.
+        lives: int32 ``[N]``, lives left after the last step; 0 in a game without lives.
+        terminated: bool ``[N]``, true where the last step ended the game itself, false where the time limit truncated
+            the episode.
+
+    Raises:
+        InputError: If ``num_envs`` is less than 1.
     """
 
     def __init__(self, game: Game, num_envs: int, config: EnvironmentConfig, autoreset: bool = False):
         if num_envs < 1:
-            raise InputError(f"at least 1 game must be played at once, not {num_envs}")
+            raise InputError(f"`num_envs` must be at least 1, not {num_envs}")
         self.game = game
         self.num_envs = num_envs
         self.lives: npt.NDArray[np.int32] = np.zeros(num_envs, dtype=np.int32)
@@ -75,45 +90,45 @@ class AleVectorEnv:
         self.action_meanings = [action.name for action in self._env.ale.get_action_set()]
 
     def reset(self, seeds: npt.NDArray[np.int64]) -> Frames:
-        """Start an episode in every game.
+        """Start an episode in every environment.
 
         Args:
             seeds: ``[N]``, each in ``[0, 2**31)``; the same seed and actions give the same episode.
 
         Returns:
-            The first states, uint8 ``[N, 4, 84, 84]``, oldest frame first, zeros before the episode's first frame.
+            The first states, uint8 ``[N, 4, 84, 84]``, oldest frame first, with zeros before the first frame.
         """
         states, info = self._env.reset(seed=seeds)
         self.lives = info["lives"]
         return states
 
-    def restart(self, indices: npt.NDArray[np.int64], seeds: npt.NDArray[np.int64]) -> Frames:
-        """Start a new episode in some games and leave the others as they are.
+    def restart(self, env_indices: npt.NDArray[np.int64], seeds: npt.NDArray[np.int64]) -> Frames:
+        """Start a new episode in some environments and leave the others unchanged.
 
         Args:
-            indices: ``[M]``, ascending; the games'.
-            seeds: ``[M]``.
+            env_indices: ``[M]``, ascending; the environments to restart.
+            seeds: ``[M]``, their seeds.
 
         Returns:
-            The states of all games, uint8 ``[N, 4, 84, 84]``.
+            The states of all environments, uint8 ``[N, 4, 84, 84]``.
         """
         mask = np.zeros(self.num_envs, dtype=bool)
-        mask[indices] = True
+        mask[env_indices] = True
         states, info = self._env.reset(seed=seeds, options={"reset_mask": mask})
         self.lives = info["lives"]
         return states
 
     def step(self, actions: npt.NDArray[np.int64]) -> tuple[Frames, npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """Play one step in every game.
+        """Step every environment.
 
-        Without autoreset, a game whose episode ended must be given a new one with `restart`.
+        Without autoreset, call `restart` for an environment that is done before the next step.
 
         Args:
-            actions: int64 ``[N]``.
+            actions: int64 ``[N]``, action indices.
 
         Returns:
-            ``(states, rewards, ended)``: uint8 ``[N, 4, 84, 84]``; the games' own points, float32 ``[N]``; bool
-            ``[N]``, true where the game is over or was cut off.
+            ``(states, rewards, done)``: uint8 ``[N, 4, 84, 84]``; unclipped rewards in the game's points, float32
+            ``[N]``; bool ``[N]``, true where the episode was terminated or truncated.
         """
         states, rewards, self.terminated, truncated, info = self._env.step(actions)
         self.lives = info["lives"]

@@ -16,8 +16,8 @@ class Game:
     """An Atari 2600 game.
 
     Attributes:
-        name: as the DQN-replay dataset spells it, such as ``"MsPacman"``.
-        rom: ALE's ROM id, such as ``"ms_pacman"``.
+        name: Name in the DQN-replay dataset, such as ``"MsPacman"``.
+        rom: ROM id in ALE, such as ``"ms_pacman"``.
     """
 
     name: str
@@ -25,20 +25,20 @@ class Game:
 
     @property
     def random_and_human(self) -> tuple[float, float] | None:
-        """Points of a random player and of a human one (see `HUMAN_SCORES`); None for a game outside that table."""
+        """Scores of a random and of a human player (see `HUMAN_SCORES`); None for a game outside that table."""
         return HUMAN_SCORES.get(self.rom)
 
     @property
     def paper(self) -> PaperScores | None:
-        """What Chen et al. 2021 report; None for a game that is not in the paper."""
+        """Results of Chen et al. 2021; None for a game that is not in the paper."""
         return PAPER_SCORES.get(self.rom)
 
 
 def find_game(name: str) -> Game:
-    """Return the game that a person means; ``MsPacman``, ``ms_pacman`` and ``ms-pacman`` are one.
+    """Return the game with a given name, such as ``MsPacman``, ``ms_pacman`` or ``ms-pacman``.
 
     Raises:
-        InputError: if ALE has no such game; the message suggests near names.
+        InputError: If ALE has no such game; the message suggests similar names.
     """
     games = {
         _letters(rom): Game("".join(word.capitalize() for word in rom.split("_")), rom)
@@ -46,11 +46,12 @@ def find_game(name: str) -> Game:
     }
     game = games.get(_letters(name))
     if game is None:
-        near = [games[key].name for key in difflib.get_close_matches(_letters(name), games, n=3)]
-        hint = f"did you mean {' or '.join(near)}?" if near else "names look like Breakout or MsPacman"
+        similar = [games[key].name for key in difflib.get_close_matches(_letters(name), games, n=3)]
+        hint = f"did you mean {' or '.join(similar)}?" if similar else "names look like Breakout or MsPacman"
         raise InputError(f"unknown game {name!r}; {hint}")
     return game
 
 
 def _letters(name: str) -> str:
+    """Return the letters and digits of a name, in lower case."""
     return "".join(character for character in name.lower() if character.isalnum())

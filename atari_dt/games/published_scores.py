@@ -1,4 +1,4 @@
-"""Published scores: Chen et al. 2021, and random and human scores of 57 games."""
+"""Published scores: results of Chen et al. 2021, and random and human scores of 57 games."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PaperScores:
-    """What Chen et al. 2021 report of a game, and which return they ask for in it.
+    """Results and target return of Chen et al. 2021 for one game.
 
     Attributes:
-        random, gamer: points; gamer-normalized scores are 100 · (score - random) / (gamer - random) with these.
-        decision_transformer, behavior_cloning: points, mean and standard deviation over 3 seeds.
-        normalized: of each method in table 1, the gamer-normalized mean and, where it is given, the standard deviation
-            over 3 seeds. They were made of unrounded scores.
-        target_return: in clipped rewards.
-        return_multiple: what that is of the largest return in the paper's data, about.
+        random: Score of a random player. A gamer-normalized score is 100 · (score - random) / (gamer - random).
+        gamer: Score of a human player.
+        decision_transformer: Mean and standard deviation of the scores of 3 seeds.
+        behavior_cloning: Mean and standard deviation of the scores of 3 seeds.
+        normalized: Gamer-normalized mean and standard deviation over 3 seeds for each method of table 1, computed from
+            unrounded scores; the standard deviation is None where the paper gives none.
+        target_return: Target return, in clipped rewards.
+        return_multiple: Approximate ratio of the target return to the largest return in the paper's data.
     """
 
     random: float
@@ -31,6 +33,7 @@ class PaperScores:
 def _table_1(
     dt: tuple[float, float], cql: float, qr_dqn: float, rem: float, bc: tuple[float, float]
 ) -> dict[str, tuple[float, float | None]]:
+    """Return one game's row of table 1: mean and standard deviation of each method."""
     return {"DT": dt, "CQL": (cql, None), "QR-DQN": (qr_dqn, None), "REM": (rem, None), "BC": bc}
 
 
@@ -48,7 +51,7 @@ PAPER_SCORES = {
         68, 42055, (1129.3, 189.0), (968.6, 133.8), _table_1((2.5, 0.4), 1.7, 0.4, 0.7, (2.1, 0.3)), 1450, 5
     ),
 }
-"""Chen et al. 2021, table 1 and appendix; by ROM id."""
+"""Results of Chen et al. 2021, table 1 and appendix, by ROM id."""
 
 HUMAN_SCORES = {
     "alien": (227.8, 7127.7),
@@ -109,4 +112,4 @@ HUMAN_SCORES = {
     "yars_revenge": (3092.9, 54576.9),
     "zaxxon": (32.5, 9173.3),
 }
-"""ROM id: (random player, human player), in points; the 57 games of DQN Zoo (Quan and Ostrovski 2020)."""
+"""Scores of a random and of a human player by ROM id, for the 57 games of DQN Zoo (Quan and Ostrovski 2020)."""

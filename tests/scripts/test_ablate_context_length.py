@@ -17,7 +17,7 @@ from tests.scripts.commands import (
         ("--data {store} --out {tmp}/new --context-lengths 0", "must be at least 1, not 0"),
         ("--data {store} --out {tmp}/new --jobs 0", "jobs must be at least 1, not 0"),
         ("--data {store} --out {tmp}/new --threads 0", "threads must be at least 1, not 0"),
-        ("--data {store} --out {tmp}/new --max-steps 0", "an episode lasts 1 to 27000 steps"),
+        ("--data {store} --out {tmp}/new --max-steps 0", "--max-steps must be between 1 and 27000, not 0"),
         ("--data {store} --out {tmp}/new --return-multiples nan", "must be finite numbers"),
         ("--data {tmp}/no --out {tmp}/new", "no trajectory store at {tmp}/no"),
         ("--data {store} --out {tmp}/new --seeds", "at least one context length and one seed"),

@@ -73,7 +73,7 @@ def test_collect_replay_sums_up_what_it_recorded(
         ("--num-envs 3 --minibatch-size 128 --out {tmp}/new", "minibatch_size (128) must divide"),
         ("--device tpu --out {tmp}/new", "there is no device 'tpu' here"),
         ("--num-steps 99999999999 --out {tmp}/new", "Breakout/1 needs 25000.0 GB, but"),
-        ("--sticky-actions 2 --out {tmp}/new", "sticky_actions is a probability"),
+        ("--sticky-actions 2 --out {tmp}/new", "--sticky-actions must be a probability"),
         ("--out {log}", "/Breakout/1 exists already; choose another --out or --run"),
         ("--resume --out {log}", "is no recording that could be resumed"),
         ("--out {store}/metadata.json/x", "Not a directory; check that the path is right"),

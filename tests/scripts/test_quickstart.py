@@ -53,7 +53,7 @@ def test_quickstart_reports_what_it_promises(
     ("options", "message"),
     [
         ("", "not made by a quickstart"),
-        ("--max-steps 0", "1 to 27000 steps"),
+        ("--max-steps 0", "--max-steps must be between 1 and 27000, not 0"),
         ("--max-steps 9", "max_steps must be at least 10, the context length"),
         ("--updates 0", "max_updates must be at least 1"),
         ("--episodes 0", "at least 1 episode"),

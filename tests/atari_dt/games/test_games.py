@@ -1,35 +1,53 @@
+"""Names of games, their presets, and published scores."""
+
 import pytest
 from ale_py import roms
 
 from atari_dt.environment.python_env import action_meanings
 from atari_dt.games.catalogue import find_game
+from atari_dt.games.presets import GamePreset, find_preset
 from atari_dt.games.published_scores import HUMAN_SCORES, PAPER_SCORES
 from replay_data import InputError
 
 
 @pytest.mark.parametrize("name", ["MsPacman", "ms_pacman", "ms-pacman", "MSPACMAN", "Ms Pacman"])
-def test_every_spelling_is_one_game(name: str) -> None:
+def test_all_spellings_find_the_same_game(name: str) -> None:
     game = find_game(name)
     assert (game.name, game.rom) == ("MsPacman", "ms_pacman")
 
 
 @pytest.mark.parametrize(("typo", "meant"), [("Breakot", "Breakout"), ("qbort", "Qbert"), ("SeaQuests", "Seaquest")])
-def test_an_unknown_game_suggests_near_names(typo: str, meant: str) -> None:
+def test_error_for_unknown_game_suggests_similar_names(typo: str, meant: str) -> None:
     with pytest.raises(InputError, match=f"unknown game '{typo}'; did you mean .*{meant}"):
         find_game(typo)
 
 
-def test_a_name_like_no_other_is_refused() -> None:
+def test_error_for_unknown_game_without_similar_names_shows_examples() -> None:
     with pytest.raises(InputError, match="unknown game '123'; names look like Breakout"):
         find_game("123")
 
 
-def test_action_sets_are_the_minimal_ones() -> None:
+def test_action_sets_are_minimal() -> None:
     assert action_meanings(find_game("Breakout")) == ["NOOP", "FIRE", "RIGHT", "LEFT"]
     assert action_meanings(find_game("Pong")) == ["NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE"]
 
 
-def test_scores_of_others_are_of_games_that_there_are() -> None:
+@pytest.mark.parametrize("game", ["Breakout", "Qbert", "Seaquest", "Zaxxon", "a game that ALE does not have"])
+def test_default_preset_has_the_settings_of_the_paper(game: str) -> None:
+    preset = find_preset(game)
+    assert preset == GamePreset()
+    assert (preset.model.context_length, preset.training.batch_size) == (30, 128)
+
+
+def test_pong_preset_has_the_settings_of_the_paper() -> None:
+    preset = find_preset("Pong")
+    model, training = preset.model, preset.training
+    assert (model.context_length, training.batch_size) == (50, 512)
+    assert (model.num_layers, model.num_heads, model.embed_dim, model.dropout) == (6, 8, 128, 0.1)
+    assert (training.learning_rate, training.warmup_tokens, training.epochs) == (6e-4, 512 * 20, 5)
+
+
+def test_published_scores_belong_to_known_games() -> None:
     known = set(roms.get_all_rom_ids())
     assert len(HUMAN_SCORES) == 57
     assert set(HUMAN_SCORES) <= known
@@ -43,8 +61,10 @@ def test_scores_of_others_are_of_games_that_there_are() -> None:
     ("name", "published", "tolerance"),
     [("Breakout", 267.5, 0.1), ("Qbert", 15.4, 0.1), ("Pong", 106.1, 0.5), ("Seaquest", 2.5, 0.1)],
 )
-def test_the_papers_constants_give_its_normalized_scores(name: str, published: float, tolerance: float) -> None:
-    """Pong's published points are rounded to a tenth, which is a quarter of a percent there."""
+def test_random_and_gamer_scores_reproduce_the_published_normalized_scores(
+    name: str, published: float, tolerance: float
+) -> None:
+    """Pong's published scores are rounded to a tenth, which changes the normalized score by a quarter of a percent."""
     paper = find_game(name).paper
     assert paper is not None
     score = 100 * (paper.decision_transformer[0] - paper.random) / (paper.gamer - paper.random)
