@@ -1,11 +1,11 @@
-"""Make a replay log in the format of the DQN-replay dataset: a player plays, and everything it does is recorded."""
+"""Record a player as a Dopamine replay log, the format of the DQN-replay dataset."""
 
 from __future__ import annotations
 
 import os
 import shlex
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
@@ -14,6 +14,7 @@ from atari_dt.config import PQNConfig
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.games.catalogue import find_game
 from replay_data import InputError
+from replay_data.recording import Scalar
 from replay_data.storage.atomic import atomic_write
 
 
@@ -30,36 +31,40 @@ def main(
     resume: bool = False,
     learning: tyro.conf.OmitArgPrefixes[PQNConfig] = PQNConfig(),  # noqa: B008
 ) -> None:
-    """Play a game and record it: 50 Dopamine log buffers in OUT/{game}/{run}/replay_logs.
+    """Play a game and record every step, as 50 Dopamine log buffers in OUT/{game}/{run}/replay_logs.
 
     Args:
-        out: Directory that holds recordings; 0.1 KB a step.
-        game: The game, spelled like Breakout or MsPacman.
-        agent: Who plays. q_learning: a network that learns any game from nothing (PQN), from random to good. scripted:
-            players of every skill that read the emulator's RAM (Breakout and Pong), several times as fast.
-        num_steps: Rows of the log in all; each of its 50 buffers has a fiftieth of them.
-        run: Number of the recording; each has one of its own.
-        sticky_actions: Probability that the game repeats the previous action.
-        max_steps: Steps after which an episode is cut off.
-        seed: Of the player and the game.
-        num_workers: Processes that play (scripted); by default one per core.
-        resume: Go on after the last whole buffer of a recording that was interrupted or killed.
-        learning: How q_learning learns.
+        out: Directory of recordings. A recording takes about 0.1 KB per step.
+        game: Name of the game, such as Breakout or MsPacman.
+        agent: The player. q_learning: a network that learns any game from scratch (PQN), so that the log goes from
+            random to good play. scripted: policies of every skill that read the emulator's RAM (Breakout and Pong
+            only), several times faster.
+        num_steps: Rows of the log; each of its 50 buffers gets a fiftieth of them.
+        run: Index of the recording among those of the game.
+        sticky_actions: Probability, at each emulator frame, that the game repeats the previous action.
+        max_steps: Maximum number of steps of an episode.
+        seed: Seed of the player and the environments.
+        num_workers: Worker processes of scripted; one per core by default.
+        resume: Continue an interrupted or killed recording after its last complete buffer.
+        learning: Settings of q_learning.
     """
-    # Imported here, because the processes that play import this file too, and have no use for PyTorch.
+    # Imported here because the worker processes of scripted import this file and need no PyTorch.
     from atari_dt.collection.recorder import record
     from atari_dt.collection.rollout import Player
     from atari_dt.collection.scripted import ScriptedPlayer
 
     found, environment = find_game(game), EnvironmentConfig.with_max_steps(max_steps, sticky_actions=sticky_actions)
     if agent == "scripted" and learning != PQNConfig():
-        raise InputError("the options of q_learning mean nothing to scripted players; leave them out")
+        raise InputError("the options of q_learning do not apply to scripted players; leave them out")
     if agent == "q_learning" and num_workers is not None:
-        raise InputError("--num-workers is for scripted players; --num-envs says how many games q_learning plays")
-    settings: dict[str, Any] = {}
+        raise InputError(
+            "`num_workers` applies to scripted players only; for q_learning, set the number of environments with "
+            "`num_envs`"
+        )
+    settings: dict[str, Scalar] = {}
     if agent == "q_learning":
-        # PyTorch's threads would otherwise spin while they wait, on the cores that the emulators' threads play on. This
-        # is read when PyTorch is loaded, by the import below.
+        # Keep PyTorch's idle threads from spinning on the cores that the emulator's threads need. The import below
+        # loads PyTorch, which reads this variable.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         from atari_dt.collection.pqn import PQNPlayer, recorded_settings
 
@@ -82,18 +87,24 @@ def main(
         run=run,
         resume=resume,
     )
-    from atari_dt.rendering.replay_summary import bytes_per_step, replay_figure, replay_table, suggested_selection
+    from atari_dt.rendering.replay_summary import disk_usage, replay_figure, replay_table, suggest_selection
 
     directory = out / found.name / str(run)
-    size, per_row = bytes_per_step(directory / "replay_logs", buffers)
+    size, bytes_per_row = disk_usage(directory / "replay_logs", buffers)
     atomic_write(directory / "returns.png", replay_figure(found, buffers))
     print(replay_table(buffers))
     rows = buffers[0].rows
-    print(f"{directory}: {len(buffers)} buffers of {rows:,} rows, {size / 1e6:,.0f} MB, {per_row:.0f} bytes a row")
+    print(
+        f"{directory}: {len(buffers)} buffers of {rows:,} rows, {size / 1e6:,.0f} MB, {bytes_per_row:.0f} bytes per row"
+    )
     print(f"figure: {directory / 'returns.png'}")
+    selection = suggest_selection(buffers)
+    options = f"--selection {selection.method}"
+    if selection.method == "even":
+        options += f" --num-steps {selection.num_steps}"
     print(
         f"next:   python scripts/build_dataset.py --source dopamine --path {shlex.quote(str(out))} --game {found.name} "
-        f"--run {run} {suggested_selection(buffers)} --out data/{found.name.lower()}"
+        f"--run {run} {options} --out data/{found.name.lower()}"
     )
 
 

@@ -1,4 +1,4 @@
-"""From nothing to a Decision Transformer that plays Breakout, in a few minutes on a laptop."""
+"""Train and evaluate a Decision Transformer on Breakout in a few minutes on a laptop, starting from no data."""
 
 import json
 import os
@@ -13,21 +13,37 @@ from replay_data.storage.atomic import atomic_write
 RETURN_MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0)
 NEXT_STEPS = """
 What to try next
-  look     {out}/quickstart.png
-  watch    {out}/evaluation/1x-best.mp4
-  inside   {out}/attention/viewer.html, in a browser
-  curves   {python} -m tensorboard.main --logdir {out}
-  replay   {python} scripts/evaluate.py {out}/run --return-multiples 0.75 1.5 --seed 1
-  attend   {python} scripts/visualize_attention.py {out}/run --return-multiple 0.25 --out {runs}/attention
-  ablate   {python} scripts/ablate_context_length.py --data {out}/data --out {runs}/ablation \\
-             --context-lengths 1 5 10 --seeds 0 1 {size}
-  clone    {python} scripts/train.py --data {out}/data --out {runs}/cloning --context-length 10 --conditioning none \\
-             {size} --final-tokens {tokens}
-           {python} scripts/evaluate.py {runs}/cloning
-  Pong     {python} scripts/collect_replay.py --agent scripted --game Pong --num-steps 60000 --out {runs}/log
-           {python} scripts/build_dataset.py --source dopamine --path {runs}/log --game Pong --selection all \\
-             --out {runs}/pong
-  learn    {python} scripts/collect_replay.py --num-steps 1500000 --out {runs}/log"""
+
+  Open the results:
+    {out}/quickstart.png            achieved against target return, and the learning curve
+    {out}/evaluation/1x-best.mp4    video of the best episode under the target return 1×
+    {out}/attention/viewer.html     what the model attends to, step by step; opens in a browser
+
+  Follow the training in TensorBoard:
+    {python} -m tensorboard.main --logdir {out}
+
+  Play under other target returns:
+    {python} scripts/evaluate.py {out}/run --return-multiples 0.75 1.5 --seed 1
+
+  See what the model attends to under a low target return:
+    {python} scripts/visualize_attention.py {out}/run --return-multiple 0.25 --out {runs}/attention
+
+  Ablate the context length:
+    {python} scripts/ablate_context_length.py --data {out}/data --out {runs}/ablation \\
+      --context-lengths 1 5 10 --seeds 0 1 {size}
+
+  Compare with behavior cloning:
+    {python} scripts/train.py --data {out}/data --out {runs}/cloning --context-length 10 --conditioning none \\
+      {size} --final-tokens {tokens}
+    {python} scripts/evaluate.py {runs}/cloning
+
+  Record another game, and build a dataset from the recording:
+    {python} scripts/collect_replay.py --agent scripted --game Pong --num-steps 60000 --out {runs}/log
+    {python} scripts/build_dataset.py --source dopamine --path {runs}/log --game Pong --selection all \\
+      --out {runs}/pong
+
+  Record an agent that learns Breakout from scratch:
+    {python} scripts/collect_replay.py --num-steps 1500000 --out {runs}/log"""
 
 
 def main(
@@ -38,17 +54,17 @@ def main(
     max_steps: int = 27_000,
     seed: int = 0,
 ) -> None:
-    """Collect Breakout, train a small Decision Transformer, and let it play under several target returns.
+    """Collect Breakout data, train a small Decision Transformer on it, and evaluate it under several target returns.
 
     Args:
-        out: Directory for everything it makes; an earlier quickstart there is kept under another name.
+        out: Output directory; the output of a previous quickstart in it is kept under another name.
         num_steps: Steps of data.
         updates: Training updates.
-        episodes: Episodes under each target return.
-        max_steps: Steps after which an episode is cut off.
-        seed: Of everything.
+        episodes: Evaluation episodes per target return.
+        max_steps: Maximum number of steps of an episode.
+        seed: Seed of data, training and evaluation.
     """
-    # Imported here, because the processes that play import this file too, and have no use for PyTorch.
+    # Imported here because the worker processes that play import this file and need no PyTorch.
     from atari_dt.collection.scripted import collect
     from atari_dt.config import ModelConfig, TrainingConfig
     from atari_dt.environment.config import EnvironmentConfig
@@ -60,7 +76,7 @@ def main(
     from atari_dt.rendering.evaluation_report import write_evaluation
     from atari_dt.rendering.figures import quickstart_figure
     from atari_dt.rendering.tables import evaluation_table
-    from atari_dt.training import train
+    from atari_dt.training import read_metrics, train
 
     start = time.perf_counter()
     game = find_game("Breakout")
@@ -74,56 +90,60 @@ def main(
         seed=seed,
     )
     if episodes < 1:
-        raise InputError(f"at least 1 episode is needed, not {episodes}")
+        raise InputError(f"`episodes` must be at least 1, not {episodes}")
     if max_steps < model_config.context_length:
-        raise InputError(f"max_steps must be at least {model_config.context_length}, the context length")
+        raise InputError(f"`max_steps` must be at least {model_config.context_length}, the context length")
     if num_steps < training.batch_size:
-        raise InputError(f"num_steps must be at least {training.batch_size}, not {num_steps}")
-    _make_room(out)
+        raise InputError(f"`num_steps` must be at least {training.batch_size}, not {num_steps}")
+    _move_previous_output(out)
 
-    print("1/4 Players of every skill, from random to good, make the data.")
+    print("1/4 Data: scripted policies of every skill, from random to good, play Breakout.")
     store = collect(game, num_steps, out / "data", config=config, seed=seed)
 
-    print("2/4 A Decision Transformer learns which action follows from return-to-go, frames and past actions.")
+    print("2/4 Training: a Decision Transformer learns to predict actions from returns-to-go, frames and past actions.")
     train_start = time.perf_counter()
     train(store, out / "run", model_config, training)
     train_seconds = time.perf_counter() - train_start
 
-    print("3/4 It plays, asked for returns between nothing and twice the best it has seen.")
+    print("3/4 Evaluation: the model plays under target returns from zero to twice the best return of the data.")
     play = PlayConfig(episodes=episodes, max_steps=max_steps, seed=seed)
     evaluation = evaluate_runs([out / "run"], play, return_multiples=RETURN_MULTIPLES, num_envs=32)
     write_evaluation(out / "evaluation", evaluation, video_targets=[RETURN_MULTIPLES.index(1.0)])
 
-    print("4/4 A page shows what it looks at while it plays.")
+    print("4/4 Interpretation: a web page shows what the model attends to while it plays.")
     shown = VisualizationConfig(video=False)
     play_and_visualize(
         out / "run", out / "attention", shown, PlayConfig(episodes=1, max_steps=min(max_steps, 2000), seed=seed)
     )
 
-    metrics = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
-    atomic_write(out / "quickstart.png", quickstart_figure(evaluation, metrics))
+    atomic_write(out / "quickstart.png", quickstart_figure(evaluation, read_metrics(out / "run")))
     total_seconds = time.perf_counter() - start
     scores = EvaluationScores.from_evaluation(evaluation).to_json()
     results = scores | {"train_seconds": train_seconds, "total_seconds": total_seconds}
     atomic_write(out / "results.json", json.dumps(results, indent=2) + "\n")
-    print(f"\n{game.name} after {train_seconds / 60:.1f} minutes of training, {total_seconds / 60:.1f} in all:\n")
+    minutes = f"{train_seconds / 60:.1f} minutes of training, {total_seconds / 60:.1f} minutes in all"
+    print(f"\nResults on {game.name} ({minutes}):\n")
     print(evaluation_table(evaluation))
     size = f"--num-layers 3 --dropout 0 --batch-size 32 --max-updates {updates}"
     paths = {"python": os.path.relpath(sys.executable), "out": out, "runs": out.parent}
     print(NEXT_STEPS.format(**paths, size=size, tokens=updates * 320))
 
 
-def _make_room(out: Path) -> None:
-    """Move what an earlier quickstart left out of the way; refuse a directory that is somebody else's."""
+def _move_previous_output(out: Path) -> None:
+    """Rename the output directory of a previous quickstart, if there is one.
+
+    Raises:
+        InputError: If ``out`` holds other files.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / "data" / "metadata.json").is_file():
-        raise InputError(f"{out} exists and was not made by a quickstart; choose another --out")
-    number = 1
-    while (aside := out.with_name(f"{out.name}.{number}")).exists():
-        number += 1
-    out.rename(aside)
-    print(f"the earlier quickstart is now {aside}")
+        raise InputError(f"{out} exists and is not the output of a quickstart; choose another `out`")
+    suffix = 1
+    while (backup := out.with_name(f"{out.name}.{suffix}")).exists():
+        suffix += 1
+    out.rename(backup)
+    print(f"the output of the previous quickstart is now in {backup}")
 
 
 if __name__ == "__main__":

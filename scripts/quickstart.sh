@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a Decision Transformer that plays Breakout: installs what is missing, then runs quickstart.py.
+# Install what is missing, then run quickstart.py: data, training and evaluation on Breakout in a few minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 extras=

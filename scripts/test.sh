@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests: installs what is missing, then calls pytest with the given arguments.
+# Install what is missing, then run pytest with the given arguments.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 extras=test

@@ -1,1 +1,1 @@
-"""Players that make replay data, and the recorder that writes what they play as a log."""
+"""Players that make replay data, and the recorder that writes their episodes as a replay log."""

@@ -1,8 +1,8 @@
-"""A player that learns a game from nothing: parallelized Q-learning.
+"""PQN, parallelized Q-learning: a player that learns a game from scratch while it is recorded.
 
 PQN (Gallici et al., "Simplifying Deep Temporal Difference Learning", 2024, arXiv:2407.04811) needs no replay buffer and
-no target network: many games are played side by side, layer normalization keeps the network stable, and after every few
-steps it learns from exactly these steps, towards Q(lambda) returns.
+no target network. It steps many environments in parallel, stabilizes the network with layer normalization, and after
+every few steps trains it on exactly these steps, toward Q(lambda) returns.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ import io
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.utils._triton import has_triton
 
 from atari_dt.collection.q_network import QNetwork
-from atari_dt.collection.rollout import EpisodeAssembler, Rollout
+from atari_dt.collection.rollout import EpisodeAssembler, FinishedEpisode, Rollout
 from atari_dt.config import PQNConfig
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.vector_env import AleVectorEnv
@@ -29,47 +27,54 @@ from atari_dt.games.catalogue import Game
 from atari_dt.hardware import (
     find_device,
     find_precision,
-    keep_freed_memory,
+    set_up_compute,
     translate_compile_errors,
     translate_out_of_memory,
 )
 from atari_dt.model.loading import LOADING_ERRORS
 from replay_data import InputError
+from replay_data.recording import Scalar
 
 
 def lambda_returns(
-    rewards: Tensor, next_values: Tensor, terminal: Tensor, cut: Tensor, discount: float, trace_decay: float
+    rewards: Tensor, values: Tensor, terminated: Tensor, truncated: Tensor, discount: float, trace_decay: float
 ) -> Tensor:
-    """Return the Q(lambda) returns of T steps of N games (Gallici et al. 2024, equation 4 and its appendix).
+    """Return the Q(lambda) returns of T steps of N environments (Gallici et al. 2024, equation 4 and its appendix).
 
-    G_t = r_t + discount · ((1 - lambda) · V_{t+1} + lambda · G_{t+1}), where V is the largest value of the state and
-    G_T = V_T; without what follows a terminal step. Where a time limit cut an episode, the next state is another
-    episode's, so that what comes before bootstraps from the last state that was seen: G_t = V_t.
+    G_t = r_t + discount · ((1 - lambda) · V_{t+1} + lambda · G_{t+1}), where V is the largest action value of the state
+    and G_T = V_T. A terminated step has G_t = r_t. After a truncated step, the next state belongs to another episode,
+    so earlier steps bootstrap from the last state of their own episode: G_t = V_t.
 
     Args:
-        rewards: ``[T, N]``.
-        next_values: ``[T + 1, N]``; V_0 … V_T.
-        terminated: bool ``[T, N]``, after which nothing follows.
-        cut: bool ``[T, N]``.
-        discount: of rewards.
+        rewards: float32 ``[T, N]``.
+        values: float32 ``[T + 1, N]``, V_0 … V_T.
+        terminated: bool ``[T, N]``, true where the return ends with the step.
+        truncated: bool ``[T, N]``, true where a time limit ended the episode after the step.
+        discount: Discount of future rewards.
         trace_decay: lambda.
+
+    Returns:
+        float32 ``[T, N]``.
     """
-    values = next_values
     returns = torch.empty_like(rewards)
     following = values[-1]
     for t in range(len(rewards) - 1, -1, -1):
-        beyond = torch.lerp(values[t + 1], following, trace_decay)
-        following = rewards[t] + discount * torch.where(terminal[t], 0.0, beyond)
-        following = torch.where(cut[t], values[t], following)
+        bootstrap = torch.lerp(values[t + 1], following, trace_decay)
+        following = rewards[t] + discount * torch.where(terminated[t], 0.0, bootstrap)
+        following = torch.where(truncated[t], values[t], following)
         returns[t] = following
     return returns
 
 
 def rectification(step: int, beta2: float = 0.999) -> float:
-    """The factor that RAdam puts on Adam's learning rate in step 1, 2, … (Liu et al. 2020, algorithm 2).
+    """Return the factor by which RAdam scales Adam's learning rate (Liu et al. 2020, algorithm 2).
 
-    While the variance of Adam's step cannot be estimated, in steps 1 to 5, it is 0: they only collect averages. (There
-    they are steps along the average gradient, with the learning rate of Adam.)
+    It is 0 in optimizer steps 1 to 5, where the variance of Adam's step cannot be estimated: these steps only update
+    the moment estimates. (RAdam takes plain momentum steps there, with Adam's learning rate.)
+
+    Args:
+        step: Optimizer step, counted from 1.
+        beta2: Decay rate of Adam's second moment estimate.
     """
     rho_inf = 2 / (1 - beta2) - 1
     rho = rho_inf - 2 * step * beta2**step / (1 - beta2**step)
@@ -79,119 +84,127 @@ def rectification(step: int, beta2: float = 0.999) -> float:
 
 
 class PQNPlayer:
-    """Plays N games at once and learns from them.
+    """Plays N environments in parallel and learns from their steps; a `Player`.
 
-    Rewards are clipped to [-1, 1] to learn from. A lost life ends the return, as a lost game does, but not the episode.
+    It learns from rewards clipped to [-1, 1]. A lost life ends the return, as the end of the game does, but not the
+    episode.
 
     Args:
-        game: what is played.
-        environment: how.
-        num_steps: over which exploration and learning rate fall.
-        config: how it learns.
-        seed: of the network, the games and the exploration.
+        game: The game.
+        environment: Settings of the environments.
+        num_steps: Steps over which the learning rate falls; exploration falls over a fraction of them.
+        config: Settings of the algorithm.
+        seed: Seed of the network, the environments and the exploration.
 
     Raises:
-        InputError: if the device is not there, or has too little memory.
+        InputError: If there is no such device, or it has too little memory.
     """
 
     def __init__(self, game: Game, environment: EnvironmentConfig, num_steps: int, config: PQNConfig, seed: int):
         self._config, self._num_steps, self._seed = config, num_steps, seed
-        self._sizes = f"num_envs ({config.num_envs}) or steps_per_update ({config.steps_per_update})"
-        self._device = find_device(config.device)
-        dtype = find_precision(config.precision, self._device)
-        if self._device.type == "cpu":
-            keep_freed_memory()
-        self._games = AleVectorEnv(game, config.num_envs, environment, autoreset=True)
-        self._num_actions = len(self._games.action_meanings)
+        self._memory_advice = f"`num_envs` ({config.num_envs}) or `steps_per_update` ({config.steps_per_update})"
+        compute = set_up_compute(config.device, config.precision, config.compile)
+        self._device = compute.device
+        self._env = AleVectorEnv(game, config.num_envs, environment, autoreset=True)
+        self._num_actions = len(self._env.action_meanings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._model = QNetwork(self._num_actions, dtype).to(self._device)
+            self._model = QNetwork(self._num_actions, compute.dtype).to(self._device)
         self._network: Callable[[Tensor], Tensor] = self._model
         self._loss: Callable[..., Tensor] = self._minibatch_loss
         self._returns: Callable[..., Tensor] = lambda_returns
-        if config.compile == "on" or (config.compile == "auto" and self._device.type == "cuda" and has_triton()):
+        if compute.compiled:
             self._network, self._loss, self._returns = (
                 torch.compile(function, dynamic=False) for function in (self._network, self._loss, self._returns)
             )
         self._optimizer = torch.optim.Adam(self._model.parameters(), fused=True)
         self._generator = torch.Generator(self._device)
-        self._played = self._optimizer_steps = self._starts = 0
-        steps = (config.steps_per_update, config.num_envs)
-        with translate_out_of_memory(self._device, self._sizes):
-            self._blocks = torch.zeros((steps[0] + 1, steps[1], 21, 21, 64), dtype=torch.uint8, device=self._device)
-            self._actions = torch.zeros(steps, dtype=torch.int64, device=self._device)
-            self._values = torch.zeros((steps[0] + 1, steps[1]), device=self._device)
+        self._num_played = self._num_optimizer_steps = self._num_starts = 0
+        shape = (config.steps_per_update, config.num_envs)
+        with translate_out_of_memory(self._device, self._memory_advice):
+            self._blocks = torch.zeros((shape[0] + 1, shape[1], 21, 21, 64), dtype=torch.uint8, device=self._device)
+            self._actions = torch.zeros(shape, dtype=torch.int64, device=self._device)
+            self._values = torch.zeros((shape[0] + 1, shape[1]), device=self._device)
 
     def play(self) -> Generator[Rollout, None, None]:
-        """Play for ever; yield after every update.
+        """Play without end; yield a rollout after every update of the network.
 
         Raises:
-            InputError: if memory runs out.
-            FloatingPointError: if the loss is no longer finite.
+            InputError: If memory runs out, or the network cannot be compiled.
+            FloatingPointError: If the loss is not finite.
         """
-        seeds = np.random.SeedSequence([self._seed, self._starts]).generate_state(self._config.num_envs + 1)
+        seeds = np.random.SeedSequence([self._seed, self._num_starts]).generate_state(self._config.num_envs + 1)
         self._generator.manual_seed(int(seeds[-1]))
-        self._starts += 1
-        with translate_out_of_memory(self._device, self._sizes), translate_compile_errors():
-            states = self._games.reset((seeds[:-1] >> 1).astype(np.int64))
-            episodes = EpisodeAssembler(self._config.num_envs)
+        self._num_starts += 1
+        with translate_out_of_memory(self._device, self._memory_advice), translate_compile_errors():
+            states = self._env.reset((seeds[:-1] >> 1).astype(np.int64))
+            assembler = EpisodeAssembler(self._config.num_envs)
             while True:
-                clock = _Clock()
+                timer = _Timer()
                 steps = _Steps(self._config.steps_per_update, self._config.num_envs)
                 epsilon = self._epsilon()
                 for t in range(self._config.steps_per_update):
-                    with clock.time("network"):
+                    with timer.time("network"):
                         actions = self._act(t, states, epsilon)
-                    with clock.time("recorder"):
+                    with timer.time("recorder"):
                         steps.frames[t] = states[:, -1]
-                    with clock.time("emulator"):
-                        lives = self._games.lives
-                        states, rewards, over = self._games.step(actions)
+                    with timer.time("emulator"):
+                        lives = self._env.lives
+                        states, rewards, done = self._env.step(actions)
                     steps.actions[t], steps.rewards[t] = actions, rewards
-                    steps.terminated[t], steps.cut[t] = self._games.terminated, over & ~self._games.terminated
-                    steps.lost_life[t] = (self._games.lives < lives) & ~over
-                with clock.time("learner"):
-                    learning_rate, values = self._learn(steps, states)
-                with clock.time("recorder"):
-                    finished = episodes.add(steps.frames, steps.actions, steps.rewards, steps.terminated, steps.cut)
-                ended = [(episode, {"played": float(self._played + at)}) for episode, at in finished]
-                self._played += steps.actions.size
-                values |= {"epsilon": epsilon, "learning_rate": learning_rate, **clock.shares()}
-                yield Rollout(ended, steps.actions.size, values)
+                    steps.terminated[t], steps.truncated[t] = self._env.terminated, done & ~self._env.terminated
+                    steps.lost_life[t] = (self._env.lives < lives) & ~done
+                with timer.time("learner"):
+                    learning_rate, metrics = self._learn(steps, states)
+                with timer.time("recorder"):
+                    finished = assembler.add(
+                        steps.frames, steps.actions, steps.rewards, steps.terminated, steps.truncated
+                    )
+                episodes = [
+                    FinishedEpisode(episode, {"played": float(self._num_played + position)})
+                    for episode, position in finished
+                ]
+                self._num_played += steps.actions.size
+                metrics |= {"epsilon": epsilon, "learning_rate": learning_rate, **timer.shares()}
+                yield Rollout(episodes, steps.actions.size, metrics)
 
     def state(self) -> bytes:
-        """What `restore` goes on from, on any device; the games and the generator begin anew."""
+        """Return the network, the optimizer and the counters; any device can restore them.
+
+        The environments and the random generator are not part of the state: `play` starts new ones.
+        """
         content = io.BytesIO()
         state = {
             "model": self._model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "counts": [self._played, self._optimizer_steps, self._starts],
+            "counts": [self._num_played, self._num_optimizer_steps, self._num_starts],
         }
         torch.save(state, content)
         return content.getvalue()
 
     def restore(self, state: bytes) -> None:
-        """Go on from a `state`, with new games.
+        """Load a state that `state` returned.
 
         Raises:
-            InputError: if it is damaged, or of another player.
+            InputError: If it is damaged, or comes from another kind of player.
         """
         try:
             content = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
             self._model.load_state_dict(content["model"])
             self._optimizer.load_state_dict(content["optimizer"])
-            self._played, self._optimizer_steps, self._starts = content["counts"]
+            self._num_played, self._num_optimizer_steps, self._num_starts = content["counts"]
         except LOADING_ERRORS as error:
-            raise InputError("the player's checkpoint is damaged; the recording cannot go on from it") from error
+            raise InputError("the player's checkpoint is damaged; the recording cannot be resumed") from error
 
     def _epsilon(self) -> float:
-        exploring = self._config.exploration_fraction * self._num_steps
-        left = max(0.0, 1 - self._played / exploring) if exploring else 0.0
-        return self._config.final_epsilon + left * (1 - self._config.final_epsilon)
+        """Return the probability of a random action."""
+        exploration_steps = self._config.exploration_fraction * self._num_steps
+        remaining = max(0.0, 1 - self._num_played / exploration_steps) if exploration_steps else 0.0
+        return self._config.final_epsilon + remaining * (1 - self._config.final_epsilon)
 
     @torch.no_grad()
     def _act(self, t: int, states: npt.NDArray[np.uint8], epsilon: float) -> npt.NDArray[np.int64]:
-        """Choose actions in step t of an update's; int64 ``[N]``."""
+        """Return actions, int64 ``[N]``, for step t of this update, and store what `_learn` needs of the step."""
         blocks = self._model.blocks(torch.from_numpy(states).to(self._device))
         self._blocks[t] = blocks
         self._values[t], greedy = self._network(blocks).max(1)
@@ -202,41 +215,50 @@ class PQNPlayer:
         return self._actions[t].cpu().numpy()
 
     def _learn(self, steps: _Steps, states: npt.NDArray[np.uint8]) -> tuple[float, dict[str, float]]:
-        """Update the network; return the learning rate and what to show."""
+        """Train the network on the steps since the last update; return the learning rate and metrics."""
         config = self._config
-        learning_rate = config.learning_rate * max(0.0, 1 - self._played / self._num_steps)
+        learning_rate = config.learning_rate * max(0.0, 1 - self._num_played / self._num_steps)
         with torch.no_grad():
             self._values[-1] = self._network(self._model.blocks(torch.from_numpy(states).to(self._device))).amax(1)
         rewards = torch.from_numpy(steps.rewards.clip(-1, 1)).to(self._device)
-        terminal = torch.from_numpy(steps.terminated | steps.lost_life).to(self._device)
-        cut = torch.from_numpy(steps.cut).to(self._device)
-        returns = self._returns(rewards, self._values, terminal, cut, config.discount, config.trace_decay).flatten()
-        blocks, actions, known = self._blocks[:-1].flatten(0, 1), self._actions.flatten(), (~cut).flatten()
+        terminated = torch.from_numpy(steps.terminated | steps.lost_life).to(self._device)
+        truncated = torch.from_numpy(steps.truncated).to(self._device)
+        targets = self._returns(
+            rewards, self._values, terminated, truncated, config.discount, config.trace_decay
+        ).flatten()
+        # The state after a truncated step was not seen: the step has no target.
+        blocks, actions, has_target = self._blocks[:-1].flatten(0, 1), self._actions.flatten(), (~truncated).flatten()
         loss = torch.zeros((), device=self._device)
         for _ in range(config.epochs):
             order = torch.randperm(len(actions), device=self._device, generator=self._generator)
             for minibatch in order.split(config.minibatch_size):
-                minibatch_loss = self._loss(*(x.index_select(0, minibatch) for x in (blocks, actions, returns, known)))
+                batch = (values.index_select(0, minibatch) for values in (blocks, actions, targets, has_target))
+                minibatch_loss = self._loss(*batch)
                 self._optimizer.zero_grad()
                 minibatch_loss.backward()
                 nn.utils.clip_grad_norm_(self._model.parameters(), config.grad_norm_clip)
-                self._optimizer_steps += 1
+                self._num_optimizer_steps += 1
                 for group in self._optimizer.param_groups:
-                    group["lr"] = learning_rate * rectification(self._optimizer_steps)
+                    group["lr"] = learning_rate * rectification(self._num_optimizer_steps)
                 self._optimizer.step()
                 loss += minibatch_loss.detach()
         mean_loss = float(loss) / (config.epochs * len(actions) / config.minibatch_size)
         if not np.isfinite(mean_loss):
-            raise FloatingPointError("the loss is no longer finite; lower the learning rate")
+            raise FloatingPointError("the loss is not finite; lower `learning_rate`")
         return learning_rate, {"loss": mean_loss, "mean_value": float(self._values[:-1].mean())}
 
-    def _minibatch_loss(self, blocks: Tensor, actions: Tensor, returns: Tensor, known: Tensor) -> Tensor:
-        errors = self._model(blocks).gather(1, actions[:, None]).squeeze(1) - returns
-        return 0.5 * (errors.square() * known).mean()
+    def _minibatch_loss(self, blocks: Tensor, actions: Tensor, targets: Tensor, has_target: Tensor) -> Tensor:
+        """Return half the mean squared error of the chosen actions' values; steps without a target count as 0."""
+        errors = self._model(blocks).gather(1, actions[:, None]).squeeze(1) - targets
+        return 0.5 * (errors.square() * has_target).mean()
 
 
-def recorded_settings(config: PQNConfig) -> dict[str, Any]:
-    """What a recording says of how its player learns: all but where; the precision is the one that is computed in."""
+def recorded_settings(config: PQNConfig) -> dict[str, Scalar]:
+    """Return the settings that a recording keeps.
+
+    They are all fields except ``device`` and ``compile``, which do not define the algorithm. ``precision`` is the one
+    that the device computes in, never ``auto``.
+    """
     settings = dataclasses.asdict(config)
     precision = find_precision(config.precision, find_device(settings.pop("device")))
     del settings["compile"]
@@ -244,29 +266,31 @@ def recorded_settings(config: PQNConfig) -> dict[str, Any]:
 
 
 class _Steps:
-    """What T steps of N games gave."""
+    """T steps of N environments; every array is ``[T, N, …]``."""
 
-    def __init__(self, steps: int, num_envs: int):
-        shape = (steps, num_envs)
+    def __init__(self, num_steps: int, num_envs: int):
+        shape = (num_steps, num_envs)
         self.frames = np.empty((*shape, 84, 84), dtype=np.uint8)
         self.actions = np.empty(shape, dtype=np.uint8)
         self.rewards = np.empty(shape, dtype=np.float32)
-        self.terminated, self.cut, self.lost_life = (np.empty(shape, dtype=np.bool_) for _ in range(3))
+        self.terminated, self.truncated, self.lost_life = (np.empty(shape, dtype=np.bool_) for _ in range(3))
 
 
-class _Clock:
-    """Which share of the time went where."""
+class _Timer:
+    """Measures the share of wall time that each component takes."""
 
     def __init__(self) -> None:
-        self._start = time.perf_counter()
+        self._start_time = time.perf_counter()
         self._seconds = dict.fromkeys(("emulator", "network", "learner", "recorder"), 0.0)
 
     @contextmanager
-    def time(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
+    def time(self, component: str) -> Iterator[None]:
+        """Add the time that the block takes to a component."""
+        start_time = time.perf_counter()
         yield
-        self._seconds[part] += time.perf_counter() - start
+        self._seconds[component] += time.perf_counter() - start_time
 
     def shares(self) -> dict[str, float]:
-        whole = time.perf_counter() - self._start
-        return {f"{part}_share": seconds / whole for part, seconds in self._seconds.items()}
+        """Return each component's share of the time since this timer was created."""
+        total = time.perf_counter() - self._start_time
+        return {f"{component}_share": seconds / total for component, seconds in self._seconds.items()}

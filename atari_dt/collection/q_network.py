@@ -1,4 +1,4 @@
-"""The Q-network of PQN."""
+"""The Q-network of the PQN player."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ BLOCK = 4  # pixels; the stride of the first convolution
 
 
 class QNetwork(nn.Module):
-    """The value of each action in a state: the network of Mnih et al. 2015 with layer normalization before each ReLU.
+    """Estimates the value of each action in a state.
 
-    Its first two convolutions, 8×8 with stride 4 and 4×4 with stride 2, are computed as what they equal: convolutions
-    2×2 with stride 1 over blocks of 4×4 pixels and of 2×2 positions, taken as channels. On a CPU in bfloat16 their
-    gradients take 0.4 and 0.8 of the time that way.
+    The network of Mnih et al. 2015, with layer normalization before each ReLU. Its first two convolutions, 8×8 with
+    stride 4 and 4×4 with stride 2, are computed as equivalent 2×2 convolutions with stride 1, over blocks of 4×4 pixels
+    and of 2×2 positions that become channels. On a CPU in bfloat16, their gradients then take 0.4 and 0.8 of the time.
 
     Args:
-        num_actions: A.
-        dtype: of the arithmetic; the weights are float32.
+        num_actions: A, the number of actions.
+        dtype: Type of the arithmetic; the weights are float32.
     """
 
     def __init__(self, num_actions: int, dtype: torch.dtype = torch.float32):
@@ -40,19 +40,19 @@ class QNetwork(nn.Module):
 
     @staticmethod
     def blocks(states: Tensor) -> Tensor:
-        """Rearrange states, uint8 ``[N, 4, 84, 84]``, as uint8 ``[N, 21, 21, 64]``: blocks of 4×4 pixels."""
-        words = states.view(torch.int32).view(-1, 4, 21, BLOCK, 21)  # four pixels of a row move as one
+        """Rearrange states, uint8 ``[N, 4, 84, 84]``, into blocks of 4×4 pixels, uint8 ``[N, 21, 21, 64]``."""
+        words = states.view(torch.int32).view(-1, 4, 21, BLOCK, 21)  # four pixels of a row as one integer
         return words.permute(0, 2, 4, 1, 3).contiguous().view(torch.uint8).flatten(3)
 
     def forward(self, blocks: Tensor) -> Tensor:
-        """Return values, float32 ``[N, A]``, of states that `blocks` rearranged."""
+        """Return the action values, float32 ``[N, A]``, of states that `blocks` has rearranged."""
         x = _convolve(self.conv1, blocks.to(self._dtype), scale=1 / 255)
         x = _normalize(self.norm1, x).view(-1, 10, 2, 10, 64)
         x = _convolve(self.conv2, x.transpose(2, 3).reshape(-1, 10, 10, 128))
         x = _normalize(self.norm2, x).view(-1, 9, 9, 64)
         x = _normalize(self.norm3, _convolve(self.conv3, x))
         x = _normalize(self.norm4, F.linear(x, self.linear.weight.to(x.dtype), _bias(self.linear).to(x.dtype)))
-        return self.values(x.float())  # bfloat16 has 1/32 between values of 4 to 8: actions would tie
+        return self.values(x.float())  # in bfloat16, values from 4 to 8 are 1/32 apart: actions would tie
 
 
 def _bias(layer: nn.Conv2d | nn.Linear | nn.LayerNorm) -> Tensor:
@@ -61,10 +61,11 @@ def _bias(layer: nn.Conv2d | nn.Linear | nn.LayerNorm) -> Tensor:
 
 
 def _convolve(layer: nn.Conv2d, x: Tensor, scale: float = 1.0) -> Tensor:
-    """Convolve ``[N, height, width, channels]`` and flatten what comes out, in that order."""
+    """Convolve ``[N, height, width, channels]``; return the flattened output, its channels last."""
     x = F.conv2d(x.permute(0, 3, 1, 2), (layer.weight * scale).to(x.dtype), _bias(layer).to(x.dtype))
     return x.permute(0, 2, 3, 1).flatten(1)
 
 
 def _normalize(layer: nn.LayerNorm, x: Tensor) -> Tensor:
+    """Apply layer normalization and ReLU."""
     return F.relu(F.layer_norm(x, x.shape[1:], layer.weight.to(x.dtype), _bias(layer).to(x.dtype)))

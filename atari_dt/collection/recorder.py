@@ -35,8 +35,9 @@ from atari_dt.collection.recorder_checkpoint import (
 )
 from atari_dt.collection.rollout import Player
 from atari_dt.config import describe_differences
-from atari_dt.environment.config import EnvironmentConfig, rom_sha256
+from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.python_env import action_meanings
+from atari_dt.environment.rom import rom_sha256
 from atari_dt.games.catalogue import Game
 from replay_data import InputError
 from replay_data.errors import summarize_error
@@ -109,7 +110,7 @@ def record(
         sticky_actions=environment.sticky_actions,
         max_frames=environment.max_frames,
         action_meanings=tuple(action_meanings(game)),
-        rom_sha256=rom_sha256(game, environment),
+        rom_sha256=rom_sha256(game, environment.rom),
         settings=settings,
         versions={name: importlib.metadata.version(name) for name in ("atari-dt", "ale-py", "numpy", "torch")},
     )
@@ -195,7 +196,7 @@ def _check_recording(directory: Path, recording: Recording, resume: bool) -> Non
     """
     path = directory / RECORDING_FILE
     if not directory.exists() or all(entry.name.startswith(".recording") for entry in directory.iterdir()):
-        return  # a process that was killed early may have left a lock file or a partial recording.json
+        return  # a process that was killed early may have left a partial recording.json
     if not resume:
         raise InputError(
             f"{directory} exists already; choose another `out` or `run`, delete it, or continue it with `resume`"

@@ -1,10 +1,10 @@
-"""What players hand to the recorder: steps assembled into compressed episodes."""
+"""The interface between players and the recorder: steps, assembled into compressed episodes."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +15,13 @@ from replay_data.episode import FRAME_SHAPE, Episode
 
 @dataclass(frozen=True)
 class CompressedEpisode:
-    """An `Episode` whose frames are compressed: 27,000 steps of 32 games would be 6 GB.
+    """An `Episode` with gzip-compressed frames. Uncompressed, 27,000 steps of 32 environments would take 6 GB.
 
     Attributes:
-        frames: one or more members of gzip; what they hold is uint8 ``[T, 84, 84]``.
+        frames: One or more gzip members; decompressed, they are uint8 ``[T, 84, 84]``.
         actions: uint8 ``[T]``.
-        raw_rewards: float32 ``[T]``; what followed each action, before clipping.
-        terminal: whether the game was over after the last step; otherwise a time limit cut the episode.
+        raw_rewards: float32 ``[T]``, the reward of each action before clipping.
+        terminated: Whether the game ended after the last step; false where a time limit truncated the episode.
     """
 
     frames: bytes
@@ -34,12 +34,12 @@ class CompressedEpisode:
 
     @classmethod
     def pack(cls, episode: Episode) -> CompressedEpisode:
-        """Compress the frames of an episode whose raw rewards are known."""
+        """Compress the frames of an episode that has raw rewards."""
         assert episode.raw_rewards is not None
         return cls(_compress(episode.frames), episode.actions, episode.raw_rewards, episode.terminated)
 
     def unpack(self) -> Episode:
-        """Return what was packed, with the rewards clipped to [-1, 1]."""
+        """Return the episode with decompressed frames and with rewards clipped to [-1, 1]."""
         frames = np.frombuffer(igzip.decompress(self.frames), dtype=np.uint8).reshape(-1, *FRAME_SHAPE)
         return Episode(frames, self.actions, self.raw_rewards.clip(-1, 1), self.raw_rewards, self.terminated)
 
@@ -48,84 +48,105 @@ def _compress(frames: npt.NDArray[np.uint8]) -> bytes:
     return igzip.compress(np.ascontiguousarray(frames), 1, mtime=0)
 
 
-@dataclass(frozen=True)
-class Rollout:
-    """What a player has played since it yielded last.
+class FinishedEpisode(NamedTuple):
+    """An episode that has ended, as a player hands it to the recorder.
 
     Attributes:
-        episodes: those that ended, in that order, each with what its record should say of it.
-        steps: how many it played, in all games.
-        values: numbers to show.
+        episode: The episode.
+        details: Numbers that the sidecar lists with the episode, by name, such as the player's ``"skill"``.
     """
 
-    episodes: Sequence[tuple[CompressedEpisode, Mapping[str, float]]]
-    steps: int
-    values: Mapping[str, float]
+    episode: CompressedEpisode
+    details: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The steps between two yields of `Player.play`.
+
+    Attributes:
+        episodes: Episodes that ended in these steps, in the order in which they ended.
+        num_steps: Number of steps, of all environments together.
+        metrics: Numbers to plot, by name.
+    """
+
+    episodes: Sequence[FinishedEpisode]
+    num_steps: int
+    metrics: Mapping[str, float]
+
+
+class Player(Protocol):
+    """Plays episodes for the recorder, and can save and restore its state."""
+
+    def play(self) -> Generator[Rollout, None, None]:
+        """Play without end, and yield one rollout after another."""
+
+    def state(self) -> bytes:
+        """Return the state after the last rollout that `play` yielded."""
+
+    def restore(self, state: bytes) -> None:
+        """Load a state that `state` returned; `play` then continues after it."""
 
 
 class EpisodeAssembler:
-    """Turns steps of N parallel games into episodes, in the order they ended."""
+    """Assembles the steps of N parallel environments into episodes.
+
+    Args:
+        num_envs: N.
+    """
 
     def __init__(self, num_envs: int):
-        self._open: list[list[CompressedEpisode]] = [[] for _ in range(num_envs)]
+        self._chunks: list[list[CompressedEpisode]] = [[] for _ in range(num_envs)]  # of the episodes in progress
 
     def add(
         self,
         frames: npt.NDArray[np.uint8],
         actions: npt.NDArray[np.uint8],
         raw_rewards: npt.NDArray[np.float32],
-        terminal: npt.NDArray[np.bool_],
-        cut: npt.NDArray[np.bool_],
+        terminated: npt.NDArray[np.bool_],
+        truncated: npt.NDArray[np.bool_],
     ) -> list[tuple[CompressedEpisode, int]]:
-        """Add T steps of every game.
+        """Add T steps of every environment.
 
         Args:
             frames: uint8 ``[T, N, 84, 84]``.
             actions: uint8 ``[T, N]``.
             raw_rewards: float32 ``[T, N]``.
-            terminated: bool ``[T, N]``, where a game was over after the step.
-            cut: bool ``[T, N]``, where a time limit ended the episode.
+            terminated: bool ``[T, N]``, true where the game ended after the step.
+            truncated: bool ``[T, N]``, true where a time limit ended the episode after the step.
 
         Returns:
-            The episodes that ended, each with the number of steps, of all games, up to its last one.
+            The episodes that ended, in order. Each comes with its position: the number of these T · N steps, counted
+            step by step and in each step environment by environment, up to and including its last one.
         """
-        num_envs = len(self._open)
-        ended: list[tuple[int, CompressedEpisode]] = []
-        for game, pieces in enumerate(self._open):
+        num_envs = len(self._chunks)
+        finished: list[tuple[int, CompressedEpisode]] = []
+        for env_index, chunks in enumerate(self._chunks):
+            done = terminated[:, env_index] | truncated[:, env_index]
             start = 0
-            for last in [*np.flatnonzero(terminal[:, game] | cut[:, game]).tolist(), None]:
-                part = slice(start, None if last is None else last + 1)
-                if len(actions[part]):
-                    content = _compress(frames[part, game])
-                    over = last is not None and bool(terminal[last, game])
-                    pieces.append(
-                        CompressedEpisode(content, actions[part, game].copy(), raw_rewards[part, game].copy(), over)
+            for last in [*np.flatnonzero(done).tolist(), None]:
+                span = slice(start, None if last is None else last + 1)
+                if len(actions[span]):
+                    chunks.append(
+                        CompressedEpisode(
+                            _compress(frames[span, env_index]),
+                            actions[span, env_index].copy(),
+                            raw_rewards[span, env_index].copy(),
+                            terminated=last is not None and bool(terminated[last, env_index]),
+                        )
                     )
                 if last is not None:
-                    ended.append((last * num_envs + game + 1, _join(pieces)))
-                    pieces.clear()
+                    finished.append((last * num_envs + env_index + 1, _concatenate(chunks)))
+                    chunks.clear()
                     start = last + 1
-        return [(episode, at) for at, episode in sorted(ended, key=lambda end: end[0])]
+        return [(episode, position) for position, episode in sorted(finished, key=lambda each: each[0])]
 
 
-def _join(pieces: Sequence[CompressedEpisode]) -> CompressedEpisode:
-    """The episode that these, one after another, are."""
+def _concatenate(chunks: Sequence[CompressedEpisode]) -> CompressedEpisode:
+    """Return the episode that consists of these chunks."""
     return CompressedEpisode(
-        b"".join(piece.frames for piece in pieces),
-        np.concatenate([piece.actions for piece in pieces]),
-        np.concatenate([piece.raw_rewards for piece in pieces]),
-        pieces[-1].terminated,
+        b"".join(chunk.frames for chunk in chunks),
+        np.concatenate([chunk.actions for chunk in chunks]),
+        np.concatenate([chunk.raw_rewards for chunk in chunks]),
+        chunks[-1].terminated,
     )
-
-
-class Player(Protocol):
-    """Who plays."""
-
-    def play(self) -> Generator[Rollout, None, None]:
-        """Play for ever."""
-
-    def state(self) -> bytes:
-        """What `restore` goes on from, after what `play` yielded last."""
-
-    def restore(self, state: bytes) -> None:
-        """Go on from a `state`."""

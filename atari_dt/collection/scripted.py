@@ -1,26 +1,25 @@
-"""Players that read the emulator's RAM: replay data of every quality, in seconds, without training anything.
+"""Scripted policies that read the emulator's RAM: replay data of every skill, in seconds, without training.
 
-In Breakout the paddle follows the ball; in Pong, where that loses, it goes where the ball will be. The RAM addresses
-are those of the Atari Annotated RAM Interface (Anand et al. 2019, arXiv:1906.08226); the offsets between a RAM value
-and the pixel it stands for, and how far a paddle coasts, were measured on the emulator.
+In Breakout the paddle follows the ball. In Pong, where that would lose, it moves to where the ball will arrive. The RAM
+addresses are those of the Atari Annotated RAM Interface (Anand et al. 2019, arXiv:1906.08226). The offsets between RAM
+values and pixels, and the distance that a paddle coasts, were measured on the emulator.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import ale_py
 import numpy as np
 import numpy.typing as npt
 
-from atari_dt.collection.rollout import CompressedEpisode, Rollout
+from atari_dt.collection.rollout import CompressedEpisode, FinishedEpisode, Rollout
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.python_env import AleEnv, action_meanings
 from atari_dt.games.catalogue import Game
@@ -28,27 +27,30 @@ from replay_data import InputError, StoreWriter, TrajectoryStore
 from replay_data.episode import Episode
 from replay_data.progress import ProgressBar
 from replay_data.storage.paths import check_free_space
-from replay_data.storage.processes import available_cores, ignore_signals
+from replay_data.storage.processes import available_cores, exit_with_parent, ignore_signals, wait_for_parent_process
 from replay_data.store_metadata import StoreSource
 
 NOOP, FIRE, RIGHT, LEFT = 0, 1, 2, 3  # the same indices in the minimal action sets of Breakout and Pong
-COAST = 10  # how far a paddle still moves after one RIGHT or LEFT, in RAM units
+COAST = 10  # distance that a paddle still moves after one RIGHT or LEFT, in RAM units
 
-Ram = npt.NDArray[np.int64]
-Player = Callable[[Ram, Ram, int], int]
+Ram: TypeAlias = npt.NDArray[np.int64]
+ScriptedPolicy: TypeAlias = Callable[[Ram, Ram, int], int]
+"""Function of the RAM, the RAM one step earlier, and the action of that step; returns the next action."""
 
 
 def play_breakout(ram: Ram, previous: Ram, last_action: int) -> int:
-    """Launch the ball, then keep the paddle's middle under it.
+    """Launch the ball, then keep the paddle centered under it.
+
+    RAM 72 is the x of the paddle; its center is 8 larger than a ball's x at the same pixel. RAM 99 is the ball's x, 101
+    its y (0 before launch).
 
     Args:
-        ram: int64 ``[128]``, now.
-        previous: int64 ``[128]``, one step ago.
-        last_action: the action of that step.
+        ram: int64 ``[128]``, the RAM now.
+        previous: int64 ``[128]``, the RAM one step earlier.
+        last_action: Index of the action of that step.
 
     Returns:
-        The action index. RAM 72 is the paddle (its middle 8 above a ball at the same pixel), 99 is the ball's x, 101
-        its y (0 before launch).
+        Index of the next action.
     """
     paddle, x, y = ram[72], ram[99], ram[101]
     if y == 0:
@@ -57,11 +59,12 @@ def play_breakout(ram: Ram, previous: Ram, last_action: int) -> int:
 
 
 def play_pong(ram: Ram, previous: Ram, last_action: int) -> int:
-    """Meet the ball off the paddle's middle, so that it leaves away from the opponent.
+    """Hit the ball off the paddle's center, so that it flies away from the opponent.
 
-    Args and return value as in `play_breakout`. RAM 51 is the paddle (its middle 8 above a ball at the same pixel;
-    LEFT moves it down the screen, towards larger values), 50 the opponent's, 49 and 54 are the ball's x (187 at the
-    paddle) and y (0 out of play, 44.5 to 205.5 between the walls).
+    RAM 51 is the y of the paddle; its center is 8 larger than a ball's y at the same pixel, and LEFT moves it down the
+    screen, toward larger values. RAM 50 is the y of the opponent's paddle, 49 the ball's x (187 at the paddle), and 54
+    the ball's y (0 out of play, 44.5 to 205.5 between the walls). Arguments and return value are those of
+    `play_breakout`.
     """
     paddle, opponent, x, y = ram[51], ram[50], ram[49], ram[54]
     if y == 0 or previous[54] == 0:
@@ -70,53 +73,56 @@ def play_pong(ram: Ram, previous: Ram, last_action: int) -> int:
     speed_x, speed_y = x - previous[49], y - previous[54]
     if speed_x > 0:
         target = _reflect(y + speed_y * max(0, 187 - x) / speed_x, 44.5, 205.5) - 8
-        target += 7 if opponent > 126 else -7  # a ball that meets the upper half of the paddle leaves upwards
+        target += 7 if opponent > 126 else -7  # the upper half of the paddle sends the ball upward
     rest = paddle + COAST * ((last_action == LEFT) - (last_action == RIGHT))
     return _towards(target, rest, slack=5.5, up=LEFT, down=RIGHT)
 
 
-PLAYERS: dict[str, Player] = {"Breakout": play_breakout, "Pong": play_pong}
+POLICIES: dict[str, ScriptedPolicy] = {"Breakout": play_breakout, "Pong": play_pong}
 
 
 def _reflect(position: float, low: float, high: float) -> float:
-    """Fold a straight path back between two walls."""
+    """Return where a ball on a straight path to ``position`` ends up between two walls that reflect it."""
     period = 2 * (high - low)
     offset = (position - low) % period
     return low + min(offset, period - offset)
 
 
 def _towards(target: float, rest: float, slack: float, up: int, down: int) -> int:
+    """Return ``up`` if the target is more than ``slack`` above ``rest``, ``down`` if it is below, otherwise NOOP."""
     if target > rest + slack:
         return up
     return down if target < rest - slack else NOOP
 
 
 def play_episode(game: Game, config: EnvironmentConfig, skill: float, seed: int) -> Episode:
-    """Play one episode with a scripted player of some skill.
+    """Play one episode with a scripted policy of a given skill.
 
     Args:
         game: Breakout or Pong.
-        config: how it is played.
-        skill: probability, at each step, of the player's action; otherwise the action is uniformly random. 1 is the
-            scripted player itself, 0 a random player.
-        seed: of the emulator and of the random actions; the same seed and skill give the same episode.
+        config: Settings of the environment.
+        skill: Probability, at each step, of the scripted action; otherwise the action is uniformly random. Skill 1 is
+            the scripted policy itself, skill 0 the uniform-random policy.
+        seed: Seed of the emulator and of the random actions. The same seed and skill give the same episode.
     """
-    player = PLAYERS[game.name]
-    emulator = AleEnv(game, config, seed)
+    policy = POLICIES[game.name]
+    env = AleEnv(game, config, seed)
     rng = np.random.default_rng(seed)
     frames, actions, rewards = [], [], []
-    ram = previous = emulator.ram.astype(np.int64)
-    action, ended = NOOP, False
-    while not ended:
-        frames.append(emulator.frame)
+    ram = previous = env.ram.astype(np.int64)
+    action, done = NOOP, False
+    while not done:
+        frames.append(env.frame)
         scripted = rng.random() < skill
-        action = player(ram, previous, action) if scripted else int(rng.integers(emulator.num_actions))
-        reward, ended = emulator.step(action)
-        previous, ram = ram, emulator.ram.astype(np.int64)
+        action = policy(ram, previous, action) if scripted else int(rng.integers(env.num_actions))
+        reward, done = env.step(action)
+        previous, ram = ram, env.ram.astype(np.int64)
         actions.append(action)
         rewards.append(reward)
-    raw = np.array(rewards, dtype=np.float32)
-    return Episode(np.stack(frames), np.array(actions, dtype=np.uint8), raw.clip(-1, 1), raw, emulator.terminated)
+    raw_rewards = np.array(rewards, dtype=np.float32)
+    return Episode(
+        np.stack(frames), np.array(actions, dtype=np.uint8), raw_rewards.clip(-1, 1), raw_rewards, env.terminated
+    )
 
 
 def collect(
@@ -129,28 +135,31 @@ def collect(
     num_workers: int | None = None,
     show_progress: bool = True,
 ) -> TrajectoryStore:
-    """Play whole episodes over an even spread of skills until there are ``num_steps`` steps, and store them.
+    """Play whole episodes of evenly spread skills, at least ``num_steps`` steps in all, and store them.
 
-    Rewards are clipped to [-1, 1] as in the DQN-replay dataset; the raw ones are kept beside them. The store depends
-    on the seed alone, not on the number of workers.
+    Rewards are clipped to [-1, 1] as in the DQN-replay dataset; the store also holds the raw rewards. Its content
+    depends on the seed, not on the number of workers.
 
     Args:
-        game: one of `PLAYERS`.
-        num_steps: at least this many; the episode that reaches it is the last.
-        out: directory of the store.
-        config: how the game is played; by default as the DQN-replay dataset was made.
-        seed: the same seed gives the same bytes.
-        num_workers: processes that play; by default one for each core this process may use.
-        show_progress: a progress bar in steps/s on standard error.
+        game: A game of `POLICIES`.
+        num_steps: Minimum number of steps; the episode that reaches it is the last.
+        out: Directory of the store.
+        config: Settings of the environment; by default those of the DQN-replay dataset.
+        seed: Seed of all episodes. The same seed gives the same bytes.
+        num_workers: Number of worker processes; by default one per core that this process may use.
+        show_progress: Whether to show a progress bar, in steps/s, on standard error.
+
+    Returns:
+        The store, open.
 
     Raises:
-        InputError: if no player knows the game, a number is too small, or ``out`` exists.
-        OSError: if writing fails; nothing is left then.
+        InputError: If no scripted policy plays the game, a parameter is out of range, or ``out`` exists.
+        OSError: If writing fails; nothing is kept then.
     """
     num_workers = _check(game, num_workers)
-    for name, value, least in (("num_steps", num_steps, 1), ("seed", seed, 0)):
-        if value < least:
-            raise InputError(f"{name} must be at least {least}, not {value}")
+    for name, value, minimum in (("num_steps", num_steps, 1), ("seed", seed, 0)):
+        if value < minimum:
+            raise InputError(f"`{name}` must be at least {minimum}, not {value}")
     check_free_space(out, num_steps * 84 * 84)
     config = config or EnvironmentConfig()
     source = StoreSource(
@@ -175,7 +184,7 @@ def collect(
         with (
             writer,
             ProgressBar(total=num_steps, unit="step", desc=f"playing {game.name}", disable=not show_progress) as bar,
-            closing(_episodes(game, config, seed, num_workers)) as episodes,
+            closing(_play_episodes(game, config, seed, num_workers)) as episodes,
         ):
             for episode in episodes:
                 writer.append(
@@ -190,100 +199,96 @@ def collect(
 
 
 class ScriptedPlayer:
-    """Plays whole episodes over an even spread of skills, for `atari_dt.collection.recorder.record`.
+    """Plays whole episodes of evenly spread skills in worker processes; a `Player`.
 
     Args:
-        game: one of `PLAYERS`.
-        config: how it is played.
-        seed: the same seed gives the same episodes, also where a recording goes on.
-        num_workers: processes that play; by default one for each core this process may use.
+        game: A game of `POLICIES`.
+        config: Settings of the environment.
+        seed: Seed of all episodes. A restored player continues with the episodes that an uninterrupted one would play.
+        num_workers: Number of worker processes; by default one per core that this process may use.
 
     Raises:
-        InputError: if no player knows the game, or a number is out of range.
+        InputError: If no scripted policy plays the game, or ``num_workers`` is out of range.
     """
 
     def __init__(self, game: Game, config: EnvironmentConfig, seed: int, num_workers: int | None = None):
-        self._workers = _check(game, num_workers)
+        self._num_workers = _check(game, num_workers)
         self._game, self._config, self._seed = game, config, seed
-        self._episodes = 0
+        self._num_episodes = 0
 
     def play(self) -> Generator[Rollout, None, None]:
-        """Play for ever."""
-        with closing(_episodes(self._game, self._config, self._seed, self._workers, self._episodes)) as episodes:
+        """Play without end; yield a rollout after every episode."""
+        with closing(
+            _play_episodes(self._game, self._config, self._seed, self._num_workers, self._num_episodes)
+        ) as episodes:
             for episode in episodes:
-                skill = _skill(self._episodes)
-                self._episodes += 1
-                yield Rollout([(CompressedEpisode.pack(episode), {"skill": skill})], len(episode), {})
+                finished = FinishedEpisode(CompressedEpisode.pack(episode), {"skill": _skill(self._num_episodes)})
+                self._num_episodes += 1
+                yield Rollout([finished], len(episode), {})
 
     def state(self) -> bytes:
-        """How many episodes have been played."""
-        return str(self._episodes).encode()
+        """Return the number of episodes played so far."""
+        return str(self._num_episodes).encode()
 
     def restore(self, state: bytes) -> None:
-        """Go on with the episode that follows.
+        """Continue with the episode after the state.
 
         Raises:
-            InputError: if the state is damaged.
+            InputError: If the state is damaged.
         """
         try:
-            self._episodes = int(state)
+            self._num_episodes = int(state)
         except ValueError as error:
-            raise InputError("the player's checkpoint is damaged; the recording cannot go on from it") from error
+            raise InputError("the player's checkpoint is damaged; the recording cannot be resumed") from error
 
 
 def _check(game: Game, num_workers: int | None) -> int:
     """Return the number of workers.
 
     Raises:
-        InputError: if it is out of range, or no player knows the game.
+        InputError: If it is out of range, or no scripted policy plays the game.
     """
-    if game.name not in PLAYERS:
-        raise InputError(f"no scripted player for {game.name}; there is one for {' and '.join(PLAYERS)}")
+    if game.name not in POLICIES:
+        raise InputError(f"there is no scripted policy for {game.name}, only for {' and '.join(POLICIES)}")
     cores = available_cores()
     num_workers = cores if num_workers is None else num_workers
-    most = max(8, 2 * cores)
-    if not 1 <= num_workers <= most:
-        raise InputError(f"num_workers must be at least 1 and at most {most} on {cores} cores, not {num_workers}")
+    maximum = max(8, 2 * cores)
+    if not 1 <= num_workers <= maximum:
+        raise InputError(f"`num_workers` must lie between 1 and {maximum} on {cores} cores, not {num_workers}")
     return num_workers
 
 
 def _skill(index: int) -> float:
-    golden_ratio = (5**0.5 - 1) / 2  # its multiples fill [0, 1] evenly, however many are taken
+    """Return the skill of episode ``index``, in [0, 1)."""
+    golden_ratio = (5**0.5 - 1) / 2  # its first n multiples, modulo 1, are evenly spread over [0, 1] for every n
     return (index + 0.5) * golden_ratio % 1
 
 
-def _episodes(
+def _play_episodes(
     game: Game, config: EnvironmentConfig, seed: int, num_workers: int, index: int = 0
 ) -> Generator[Episode, None, None]:
-    """Yield episodes ``index``, … for ever, in order, played ahead by ``num_workers`` processes."""
-    # Spawned, not forked: a fork copies the locks of threads that do not exist in the child.
-    pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
-    ahead: list[Future[Episode]] = []
+    """Yield episodes ``index``, ``index + 1``, … without end, in order; worker processes play them ahead."""
+    # Workers are spawned: a fork would copy locks that threads hold, and those threads do not exist in the child.
+    pool = ProcessPoolExecutor(
+        num_workers,
+        multiprocessing.get_context("spawn"),
+        initializer=partial(exit_with_parent, wait_for_parent_process),
+    )
+    pending: list[Future[Episode]] = []
 
     def submit() -> None:
         nonlocal index
         episode_seed = int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1)[0] >> 1)
-        ahead.append(pool.submit(play_episode, game, config, _skill(index), episode_seed))
+        pending.append(pool.submit(play_episode, game, config, _skill(index), episode_seed))
         index += 1
 
     try:
-        with ignore_signals():  # by the workers, which inherit it; the parent ends them
+        with ignore_signals():  # the workers inherit this; only the parent ends them
             for _ in range(2 * num_workers):
                 submit()
         while True:
-            yield ahead.pop(0).result()
+            yield pending.pop(0).result()
             submit()
     finally:
-        with ignore_signals():  # a second Ctrl-C must not leave processes behind
+        with ignore_signals():  # a second Ctrl-C must not leave worker processes behind
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """In a worker: end when the parent has ended, however that came about."""
-    parent: Any = multiprocessing.parent_process()
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Summarize a recording: its table and its figure."""
+"""Summarize a recording: a table and a figure of its scores, its size, and a selection to build a dataset with."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from matplotlib.figure import Figure
 
 from atari_dt.games.catalogue import Game
 from atari_dt.rendering.figures import to_png
+from replay_data.selection.methods import Selection
 from replay_data.sources.dopamine_format import PADDING
 from replay_data.sources.dopamine_sidecar import BufferSidecar
 
-_LINES = 10  # of the table
+_TABLE_LINES = 10
 
-_WINDOW = 100  # episodes of the moving average
+_WINDOW = 100  # episodes in the moving average
 
 
 def replay_table(buffers: Sequence[BufferSidecar]) -> str:
-    """Returns and scores of the episodes that end in each tenth of the buffers, as text."""
+    """Return a text table of returns and scores, one line per tenth of the buffers.
+
+    A line covers the episodes that end in its buffers.
+    """
     lines = [f"{'buffers':>8} {'episodes':>9} {'steps/episode':>14} {'return':>8} {'score':>9} {'best score':>11}"]
-    for part in np.array_split(np.arange(len(buffers)), min(_LINES, len(buffers))):
-        episodes = [episode for number in part for episode in buffers[number].episodes]
-        name = f"{part[0]}-{part[-1]}" if len(part) > 1 else f"{part[0]}"
+    for indices in np.array_split(np.arange(len(buffers)), min(_TABLE_LINES, len(buffers))):
+        episodes = [episode for index in indices for episode in buffers[index].episodes]
+        name = f"{indices[0]}-{indices[-1]}" if len(indices) > 1 else f"{indices[0]}"
         if not episodes:
             lines.append(f"{name:>8} {0:>9}")
             continue
@@ -36,40 +40,46 @@ def replay_table(buffers: Sequence[BufferSidecar]) -> str:
 
 
 def replay_figure(game: Game, buffers: Sequence[BufferSidecar]) -> bytes:
-    """Draw the score of every episode over the steps played until it ended, and a moving average; return a PNG file."""
+    """Plot the score of every episode, and a moving average, over the steps played by its end; return a PNG file."""
     episodes = [episode for buffer in buffers for episode in buffer.episodes]
     scores = np.array([episode.score for episode in episodes])
     recorded = np.cumsum([episode.steps for episode in episodes])
-    played = np.array([episode.details.get("played", at) for episode, at in zip(episodes, recorded, strict=True)]) / 1e6
+    played = [episode.details.get("played", steps) for episode, steps in zip(episodes, recorded, strict=True)]
+    million_steps = np.array(played) / 1e6
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.plot(played, scores, ".", color="tab:blue", markersize=2, alpha=0.25, label="an episode")
+    axes.plot(million_steps, scores, ".", color="tab:blue", markersize=2, alpha=0.25, label="episode")
     if len(scores) >= _WINDOW:
         means = np.convolve(scores, np.full(_WINDOW, 1 / _WINDOW), mode="valid")
-        axes.plot(played[_WINDOW - 1 :], means, color="tab:blue", label=f"mean of {_WINDOW} episodes")
+        axes.plot(million_steps[_WINDOW - 1 :], means, color="tab:blue", label=f"mean of {_WINDOW} episodes")
     if game.random_and_human is not None:
-        for name, score, style in zip(("random", "human"), game.random_and_human, (":", "--"), strict=True):
+        for name, score, style in zip(("random policy", "human"), game.random_and_human, (":", "--"), strict=True):
             axes.axhline(score, color="gray", linestyle=style, linewidth=1, label=f"{name} ({score:g})")
     recording = buffers[0].recording
-    axes.set(xlabel="million steps played, in all games", ylabel="score (the game's points)")
+    axes.set(xlabel="million steps played, all environments together", ylabel="score (game points)")
     axes.set_title(f"{game.name}, {recording.agent}, seed {recording.seed}", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     return to_png(figure)
 
 
-def suggested_selection(buffers: Sequence[BufferSidecar]) -> str:
-    """Options of build_dataset.py: a third of the rows, at most the paper's 500,000, if every buffer has its share.
+def suggest_selection(buffers: Sequence[BufferSidecar]) -> Selection:
+    """Return a selection that suits the recording.
 
-    A buffer of few rows may have no whole episode; then all episodes are taken.
+    It takes a third of the rows, at most the paper's 500,000 steps, evenly from all buffers. If whole episodes of some
+    buffer do not have that many steps, it takes all episodes instead.
     """
-    rows = buffers[0].rows
-    share = min(500_000 // len(buffers), rows // 3)
-    whole = [sum(e.steps for e in buffer.episodes if PADDING + e.steps <= e.row + 1) for buffer in buffers]
-    return f"--selection even --num-steps {share * len(buffers)}" if min(whole) >= share else "--selection all"
+    share = min(500_000 // len(buffers), buffers[0].rows // 3)
+    steps_of_whole_episodes = [
+        sum(episode.steps for episode in buffer.episodes if PADDING + episode.steps <= episode.row + 1)
+        for buffer in buffers
+    ]
+    if min(steps_of_whole_episodes) >= share:
+        return Selection.of("even", num_steps=share * len(buffers))
+    return Selection.of("all")
 
 
-def bytes_per_step(directory: Path, buffers: Sequence[BufferSidecar]) -> tuple[int, float]:
-    """Bytes on disk of a recording's ``replay_logs``, and how many that is for each row."""
+def disk_usage(directory: Path, buffers: Sequence[BufferSidecar]) -> tuple[int, float]:
+    """Return the size of a recording's ``replay_logs`` in bytes, and its bytes per row."""
     size = sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
     return size, size / sum(buffer.rows for buffer in buffers)

@@ -27,7 +27,7 @@ from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.vector_env import AleVectorEnv
 from atari_dt.games.catalogue import Game, find_game
 from atari_dt.hardware import autocast, find_device, find_precision, matmul_peak
-from atari_dt.rendering.replay_summary import bytes_per_step
+from atari_dt.rendering.replay_summary import disk_usage
 from replay_data.sources.dopamine_format import NUM_BUFFERS
 from replay_data.storage.processes import ignore_signals
 
@@ -105,7 +105,7 @@ def play_and_record(game: Game, learning: PQNConfig, updates: int) -> tuple[floa
         def play(self) -> Generator[Rollout, None, None]:
             for part in player.play():
                 times.append(time.perf_counter())
-                shares.append([part.values[f"{name}_share"] for name in PARTS])
+                shares.append([part.metrics[f"{name}_share"] for name in PARTS])
                 yield part
 
     with tempfile.TemporaryDirectory() as directory:
@@ -120,7 +120,7 @@ def play_and_record(game: Game, learning: PQNConfig, updates: int) -> tuple[floa
             settings={},
             show_progress=False,
         )
-        size = bytes_per_step(Path(directory) / game.name / "1" / "replay_logs", recorded)[1]
+        size = disk_usage(Path(directory) / game.name / "1" / "replay_logs", recorded)[1]
         events = EventAccumulator(str(Path(directory) / game.name / "1" / "tensorboard"))
         events.Reload()
         writer = events.Scalars("writer_share")[-1].value

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from atari_dt.collection.recorder import record
-from atari_dt.collection.rollout import CompressedEpisode, Rollout
+from atari_dt.collection.rollout import CompressedEpisode, FinishedEpisode, Rollout
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.games.catalogue import find_game
 from replay_data.episode import Episode
@@ -48,7 +48,7 @@ class NumberedEpisodes:
             played = numbers or range(self.index - 1, self.index)
             yield Rollout([], 1, {})
             yield Rollout(
-                [(CompressedEpisode.pack(episode(i)), {"index": i}) for i in played], len(played), {"loss": 0.5}
+                [FinishedEpisode(CompressedEpisode.pack(episode(i)), {"index": i}) for i in played], len(played), {"loss": 0.5}
             )
 
     def state(self) -> bytes:

@@ -155,7 +155,7 @@ def test_a_seed_gives_the_same_episodes_and_a_state_goes_on_with_new_ones() -> N
     resumed.restore(state)
     assert resumed.state() == state
     parts = rounds(resumed, 2)
-    assert parts[0].values["epsilon"] == pytest.approx(0.01 + 0.99 * (1 - 3 * 64 / 200))
+    assert parts[0].metrics["epsilon"] == pytest.approx(0.01 + 0.99 * (1 - 3 * 64 / 200))
     later = [episode for part in parts for episode in part.episodes]
     assert later
     assert all(details["played"] > 3 * 64 for _, details in later)
@@ -238,7 +238,7 @@ def test_an_update_is_that_of_the_publication(monkeypatch: pytest.MonkeyPatch) -
         config = PQNConfig(2, 30, 2, 12, precision="fp32", device="cpu", compile="off", grad_norm_clip=clip)
         player = PQNPlayer(find_game("Breakout"), EnvironmentConfig(), 600, config, seed=0)
         before = [parameter.detach().clone() for parameter in player._model.parameters()]
-        rates = [part.values["learning_rate"] for part in rounds(player, 4)]
+        rates = [part.metrics["learning_rate"] for part in rounds(player, 4)]
         assert rates == pytest.approx([2.5e-4 * (1 - 60 * update / 600) for update in range(4)])
         pairs = zip(before, player._model.parameters(), strict=True)
         moved.append(max(float((a - b).detach().abs().max()) for a, b in pairs))

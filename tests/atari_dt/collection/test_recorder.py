@@ -24,13 +24,15 @@ from atari_dt.collection.recorder import read_recording, record
 from atari_dt.collection.rollout import CompressedEpisode, EpisodeAssembler, Player
 from atari_dt.collection.scripted import ScriptedPlayer, play_episode
 from atari_dt.config import PQNConfig
-from atari_dt.environment.config import EnvironmentConfig, rom_sha256
+from atari_dt.environment.config import EnvironmentConfig
+from atari_dt.environment.rom import rom_sha256
+from atari_dt.environment.rom import rom_sha256
 from atari_dt.games.catalogue import find_game
-from atari_dt.rendering.replay_summary import suggested_selection
+from atari_dt.rendering.replay_summary import suggest_selection
 from replay_data import InputError, ReplayFormatError, TrajectoryStore
 from replay_data.episode import Episode
 from replay_data.selection.build import build_store
-from replay_data.selection.episodes import Selection
+from replay_data.selection.methods import Selection
 from replay_data.sources.dopamine_reader import DopamineLog
 from replay_data.sources.dopamine_writer import DopamineLogWriter
 from replay_data.storage.locks import exclusive_lock
@@ -95,7 +97,7 @@ def test_a_recording_holds_what_was_played(undisturbed: Path) -> None:
     end = 0
     for number, recorded in enumerate(buffers):
         assert recorded.recording.agent == "numbered"
-        assert recorded.recording.rom_sha256 == rom_sha256(BREAKOUT, EnvironmentConfig())
+        assert recorded.recording.rom_sha256 == rom_sha256(BREAKOUT)
         for each in recorded.episodes:
             played = episode(int(each.details["index"]))
             assert played.raw_rewards is not None
@@ -191,7 +193,7 @@ def test_buffers_without_a_checkpoint_are_left_alone(tmp_path: Path) -> None:
         record_here(tmp_path, resume=True)
     (directory / "replay_logs" / ".partial-x").mkdir()
     (directory / "replay_logs" / ".partial-x" / lost.name).touch()
-    with pytest.raises(ReplayFormatError, match=r"the recording was killed .* go on with it by --resume"):
+    with pytest.raises(ReplayFormatError, match=r"the recorder was killed .* continue the recording with `resume`"):
         read(tmp_path)
     shutil.rmtree(directory / "replay_logs" / ".partial-x")
     lost.write_bytes(content)
@@ -227,7 +229,7 @@ def test_scripted_players_are_recorded_and_resumed(tmp_path: Path) -> None:
         recorded(Interrupted)
     before = files(tmp_path)
     buffers = recorded(ScriptedPlayer, resume=True)
-    assert suggested_selection(buffers) == "--selection all"  # of 90 steps, in buffers of 20 rows
+    assert suggest_selection(buffers).method == "all"  # of 90 steps, in buffers of 20 rows
     assert before.items() <= files(tmp_path).items()
     played = []
     for index in range(8):
@@ -245,7 +247,7 @@ def test_scripted_players_are_recorded_and_resumed(tmp_path: Path) -> None:
     names = ["NOOP", "FIRE", "RIGHT", "LEFT"]
     selection = Selection.of("all")
     build_store(
-        out, log, selection, game="Breakout", action_meanings=names, about=StoreSource("dopamine"), show_progress=False
+        out, log, selection, game="Breakout", action_meanings=names, store_source=StoreSource("dopamine"), show_progress=False
     )
     store = TrajectoryStore.open(out)
     assert store.metadata.sticky_actions == 0.5

@@ -37,7 +37,7 @@ def test_the_store_holds_what_the_game_shows(tmp_path: Path) -> None:
     seed = int(np.random.SeedSequence(3).spawn(1)[0].generate_state(1)[0] >> 1)
     state = games.reset(np.array([seed]))
     for step in range(store.episode_ends[0]):
-        assert (store.stacked(step) == state[0]).all()
+        assert (store.state(step) == state[0]).all()
         state, rewards, ended = games.step(store.actions[[step]].astype(np.int64))
         assert store.raw_rewards[step] == rewards[0]
         assert ended[0] == (step == store.episode_ends[0] - 1)
