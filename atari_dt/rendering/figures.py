@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from atari_dt.evaluation.results import Evaluation
+from atari_dt.training.metrics import MetricsLine
 
 
 def draw_target_return_curve(axes: Axes, evaluation: Evaluation) -> None:
@@ -76,22 +77,22 @@ def draw_score_histograms(figure: Figure, evaluation: Evaluation) -> None:
     rows[-1].set_xlabel(f"score in {evaluation.game.name}, in points")
 
 
-def quickstart_figure(evaluation: Evaluation, metrics: Sequence[dict[str, float]]) -> bytes:
+def quickstart_figure(evaluation: Evaluation, metrics: Sequence[MetricsLine]) -> bytes:
     """Draw achieved against target return, and the learning curve; return a PNG file.
 
     Args:
         evaluation: what was played.
-        metrics: the lines of ``metrics.jsonl``.
+        metrics: Lines of the run's ``metrics.jsonl``, in order.
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_target_return_curve(left, evaluation)
-    updates = [line["update"] for line in metrics]
-    right.plot(updates, [line["loss"] for line in metrics], color="tab:orange")
+    updates = [line.update for line in metrics]
+    right.plot(updates, [line.loss for line in metrics], color="tab:orange")
     right.set(xlabel="update", title="learning curve")
     right.set_ylabel("cross-entropy per action (nats)", color="tab:orange")
     accuracy = right.twinx()
-    accuracy.plot(updates, [line["action_accuracy"] for line in metrics], color="tab:purple")
+    accuracy.plot(updates, [line.action_accuracy for line in metrics], color="tab:purple")
     accuracy.set_ylabel("action accuracy", color="tab:purple")
     for axes in (right, accuracy):
         axes.spines["top"].set_visible(False)
