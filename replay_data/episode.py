@@ -1,4 +1,4 @@
-"""What every source of replay data yields, and what a selection needs of a source."""
+"""The interface between source formats and selections: episodes, shards and recorded runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from replay_data.recording import Recording
 
-STACK = 4  # frames a state is made of (Mnih et al. 2015)
+STACK = 4  # frames of a state (Mnih et al. 2015)
 
 LEAD_IN = STACK - 1
 
@@ -20,14 +20,14 @@ FRAME_SHAPE = (84, 84)
 
 @dataclass(frozen=True)
 class Episode:
-    """T steps of one game, from its first to its last.
+    """One whole episode of T steps.
 
     Attributes:
-        frames: uint8 ``[T, 84, 84]``; frame t is what was seen when action t was chosen.
+        frames: uint8 ``[T, 84, 84]``; frame t is the newest frame when action t was chosen.
         actions: uint8 ``[T]``.
-        rewards: float32 ``[T]``; what followed action t, clipped to [-1, 1].
-        raw_rewards: float32 ``[T]``; the same before clipping, or None where the source does not have it.
-        terminated: whether the game was over after the last step; false where a time limit truncated the episode.
+        rewards: float32 ``[T]``; reward t followed action t, clipped to [-1, 1].
+        raw_rewards: float32 ``[T]``, the rewards before clipping; None where the source does not have them.
+        terminated: Whether the game was over after the last step; false where a time limit truncated the episode.
     """
 
     frames: npt.NDArray[np.uint8]
@@ -41,50 +41,43 @@ class Episode:
 
 
 class Shard(Protocol):
-    """One of the pieces a run was recorded in (a buffer of a log, a shard), read forward only.
+    """One of the files or sets of files that a run was recorded in, such as a buffer of a Dopamine log.
 
-    Every method raises ReplayFormatError if what it reads is damaged.
+    Shards are read forward only. Every method raises ReplayFormatError if the data that it reads is damaged.
     """
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether `visit` would yield nothing any more."""
-
     def episodes(self, chosen: Collection[int] | None = None) -> Iterator[Episode]:
-        """Yield, from the start, the episodes that begin in this part and were recorded to their end.
+        """Yield the whole episodes that begin in this shard, from its first one on.
 
         Args:
-            chosen: only these of them, counted from 0.
+            chosen: Indices of the episodes to yield, counted from 0; None for all.
         """
 
     def returns(self) -> Iterator[float]:
-        """Yield the return (the sum of rewards) of each episode that `episodes` yields."""
-
-    def visit(self, episodes: int) -> Iterator[Episode]:
-        """Yield whole episodes up to the next ``episodes`` ends of a game, going on where the last visit ended.
-
-        A visit that would reach the part's end, or row 100,000, is not made: it yields nothing.
-        """
+        """Yield the return (the sum of the clipped rewards) of each episode that `episodes` yields."""
 
     def check(self, everything: bool = False) -> bool:
-        """Read on to the checksums that vouch for what was read, where that is cheap or ``everything`` is asked for.
+        """Read on to the checksums that cover the data read so far.
+
+        Args:
+            everything: Read on even where that is expensive.
 
         Returns:
-            Whether all that was read is vouched for.
+            Whether checksums cover all data read so far.
         """
 
     def close(self) -> None:
-        """Close the files; what is read next starts at the beginning."""
+        """Close the files; the next read starts at the beginning."""
 
 
 class EpisodeSource(Protocol):
     """One recorded run of a game."""
 
     num_shards: int
-    """How many parts the run had when it was recorded."""
+    """Number of shards of the run, whether they are present or not."""
     recording: Recording | None
-    """Who played, and how, where this project recorded it."""
+    """Who played, and how, where this project recorded the run; None otherwise."""
 
     @property
     def shards(self) -> Mapping[int, Shard]:
-        """The parts that are there, by number, ascending."""
+        """The shards that are present, by index, ascending."""

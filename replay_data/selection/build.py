@@ -1,33 +1,23 @@
-"""Build a trajectory store from a source and a selection."""
+"""Build a trajectory store from a recorded run and a selection."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from replay_data.episode import FRAME_SHAPE, EpisodeSource, Shard
+from replay_data.episode import FRAME_SHAPE, EpisodeSource
 from replay_data.errors import InputError
 from replay_data.progress import ProgressBar
-from replay_data.selection.episodes import (
-    OPTIONS,
-    Bar,
-    Selection,
-    TaggedEpisode,
-    first_episodes,
-    format_ranges,
-    rank_episodes,
-    tag_episodes,
-)
+from replay_data.selection.episodes import TaggedEpisode, selection_jobs
+from replay_data.selection.methods import OPTIONS, Selection
 from replay_data.selection.paper_draw import draw_visits, too_few_steps, write_original
-from replay_data.sources.dopamine_reader import LogBuffer
+from replay_data.sources.dopamine_buffer import LogBuffer
 from replay_data.storage.paths import check_free_space
 from replay_data.storage.processes import available_cores
 from replay_data.storage.workers import Job, run_in_order
@@ -35,9 +25,9 @@ from replay_data.store_metadata import StoreSource
 from replay_data.store_writer import StoreWriter
 from replay_data.trajectory_store import TrajectoryStore
 
-STICKY_ACTIONS = 0.25  # of the DQN-replay experience (Agarwal et al. 2020), which both sources hold
+STICKY_ACTIONS = 0.25  # of the DQN-replay experience (Agarwal et al. 2020), which both source formats hold
 
-_MOST_WORKERS = 8  # threads unless more are asked for; each holds a few episodes
+_MAX_DEFAULT_WORKERS = 8  # threads; each holds a few episodes in memory
 
 
 def build_store(
@@ -47,7 +37,7 @@ def build_store(
     *,
     game: str,
     action_meanings: Sequence[str],
-    about: StoreSource,
+    store_source: StoreSource,
     num_workers: int | None = None,
     verify: bool = False,
     show_progress: bool = True,
@@ -55,36 +45,36 @@ def build_store(
     """Write the selected episodes of a recorded run to a store.
 
     Args:
-        out: directory of the store, to be created.
-        source: the run.
-        selection: which episodes.
-        game: name of the game, such as ``"Breakout"``.
-        action_meanings: name of each action.
-        about: what else the store's metadata should say of its source.
-        num_workers: threads that read, each a file; by default one per core, at most 8. The store is the same for
-            any number.
-        verify: read every file that was used to its end, so that all checksums are compared. Otherwise those of the
-            frames are not, where a selection needs only the first rows of long files (``source.verified``).
-        show_progress: whether to show a progress bar.
+        out: Directory of the store, to be created.
+        source: The run.
+        selection: Selection method and options.
+        game: Name of the game, such as ``"Breakout"``.
+        action_meanings: Name of each action index.
+        store_source: Source format, run and details for the store's metadata; the rest is filled in here.
+        num_workers: Number of threads that read, one file each; by default one per core, at most 8. The store is the
+            same for any number.
+        verify: Read every file that is used to its end, so that all checksums are compared. Otherwise the checksums of
+            the frames are not compared where a selection needs only the first rows of long files.
+        show_progress: Whether to show a progress bar.
 
     Returns:
-        The store. Its metadata says how many episodes came from each part (``source.episodes_per_part``), and whether
-        checksums vouch for all of them (``source.verified``).
+        The store. Its metadata holds the number of episodes from each shard (``source.episodes_per_shard``), and
+        whether checksums cover all of them (``source.verified``).
 
     Raises:
-        ReplayFormatError: if the recorded data is damaged.
-        InputError: if ``out`` exists, or the run does not hold what is selected.
+        ReplayFormatError: If the recorded data is damaged.
+        InputError: If ``out`` exists, or the run does not hold what the selection needs.
     """
-    num_workers = min(available_cores(), _MOST_WORKERS) if num_workers is None else num_workers
+    num_workers = min(available_cores(), _MAX_DEFAULT_WORKERS) if num_workers is None else num_workers
     if num_workers < 1:
-        raise InputError(f"--num-workers is {num_workers}; it must be at least 1")
+        raise InputError(f"`num_workers` is {num_workers}; it must be at least 1")
     num_buffers = min(selection.num_buffers or source.num_shards, source.num_shards)
-    numbers = range(source.num_shards - num_buffers, source.num_shards)
-    parts = {number: source.shards[number] for number in sorted(source.shards) if number in numbers}
-    if not parts:
+    indices = range(source.num_shards - num_buffers, source.num_shards)
+    shards = {index: source.shards[index] for index in sorted(source.shards) if index in indices}
+    if not shards:
         raise InputError(
             f"the run has only {format_ranges(source.shards)}, but the last {num_buffers} of {source.num_shards} are "
-            f"{format_ranges(numbers)}; raise --num-buffers"
+            f"{format_ranges(indices)}; raise `num_buffers`"
         )
     recording = source.recording
     writer = StoreWriter(
@@ -93,55 +83,41 @@ def build_store(
         action_meanings=action_meanings,
         reward_clipping=True,
         sticky_actions=STICKY_ACTIONS if recording is None else recording.sticky_actions,
-        source=dataclasses.replace(about, recording=recording, selection=selection.described()),
+        source=dataclasses.replace(store_source, recording=recording, selection=selection.to_json()),
     )
-    steps = selection.num_steps if "num_steps" in OPTIONS[selection.method] else None
-    check_free_space(out, (steps or 0) * FRAME_SHAPE[0] * FRAME_SHAPE[1])
-    buffers = {number: part for number, part in parts.items() if isinstance(part, LogBuffer)}
-    if selection.method == "original" and len(buffers) < len(parts):
-        raise InputError("the original selection counts rows of a replay log; take --selection corrected for shards")
-    bar = ProgressBar(total=steps, unit="step", unit_scale=True, desc="reading", disable=not show_progress)
+    num_steps = selection.num_steps if "num_steps" in OPTIONS[selection.method] else None
+    check_free_space(out, (num_steps or 0) * FRAME_SHAPE[0] * FRAME_SHAPE[1])
+    buffers = {index: shard for index, shard in shards.items() if isinstance(shard, LogBuffer)}
+    if selection.method == "original" and len(buffers) < len(shards):
+        raise InputError(
+            "the original selection counts rows of a Dopamine log; use `selection` corrected for other source formats"
+        )
+    bar = ProgressBar(total=num_steps, unit="step", unit_scale=True, desc="reading", disable=not show_progress)
     try:
         with writer, bar:
             if selection.method == "original":
-                counts = write_original(writer, buffers, numbers, selection, num_workers, bar)
+                counts = write_original(writer, buffers, indices, selection, num_workers, bar)
             else:
-                jobs = _jobs(parts, numbers, selection, num_workers, bar)
-                counts = _write_episodes(writer, jobs, selection, num_workers, bar, recorded_here=recording is not None)
-            # What is read whole costs nothing more to check.
+                if selection.method == "corrected":
+                    jobs = draw_visits(shards, indices, selection)
+                else:
+                    jobs = selection_jobs(shards, selection, num_workers, bar)
+                counts = _write_episodes(writer, jobs, selection, num_workers, bar, has_recording=recording is not None)
+            # The methods top and all have read every file to its end.
             everything = verify or selection.method in ("top", "all")
             with ThreadPoolExecutor(num_workers) as pool:
-                checked = list(pool.map(lambda number: parts[number].check(everything), counts))
+                checked = list(pool.map(lambda index: shards[index].check(everything), counts))
             writer.source = dataclasses.replace(
                 writer.source,
                 verified=all(checked),
-                episodes_per_shard={number: counts[number] for number in sorted(counts)},
+                episodes_per_shard={index: counts[index] for index in sorted(counts)},
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("nothing was kept") from None
     finally:
-        for part in parts.values():
-            part.close()
+        for shard in shards.values():
+            shard.close()
     return TrajectoryStore.open(out)
-
-
-def _jobs(
-    parts: Mapping[int, Shard], numbers: range, selection: Selection, num_workers: int, bar: Bar
-) -> Iterator[Job[TaggedEpisode]]:
-    """What reads the selected episodes, in their order; endless for a draw, which the caller ends."""
-    if selection.method == "corrected":
-        yield from draw_visits(parts, numbers, selection)
-        return
-    chosen: Mapping[int, Collection[int]] | None = None
-    if selection.method == "top":
-        chosen = rank_episodes(parts, selection, num_workers, bar)
-    for number, part in parts.items():
-        if selection.method == "even":
-            episodes = partial(first_episodes, number, part, math.ceil(selection.num_steps / len(parts)))
-        else:
-            episodes = partial(part.episodes, chosen and chosen[number])
-        if chosen is None or chosen[number]:
-            yield Job(number, partial(tag_episodes, number, episodes))
 
 
 def _write_episodes(
@@ -149,17 +125,20 @@ def _write_episodes(
     jobs: Iterator[Job[TaggedEpisode]],
     selection: Selection,
     num_workers: int,
-    bar: Bar,
-    recorded_here: bool,
+    bar: ProgressBar,
+    has_recording: bool,
 ) -> Counter[int]:
-    """Append the episodes; return how many came from each part."""
+    """Append the episodes that the jobs read; return the number of episodes from each shard.
+
+    The method corrected goes on until the store has enough steps. It ends between two jobs, which are its visits.
+    """
     counts: Counter[int] = Counter()
     raw_rewards_differ = False
-    draw = selection.method == "corrected"
-    with closing(run_in_order(jobs, num_workers)) as found:
-        for number, episode in found:
+    is_draw = selection.method == "corrected"
+    with closing(run_in_order(jobs, num_workers)) as tagged_episodes:
+        for index, episode in tagged_episodes:
             if episode is None:
-                if draw and writer.steps >= selection.num_steps:
+                if is_draw and writer.steps >= selection.num_steps:
                     break
                 continue
             writer.append(
@@ -172,10 +151,21 @@ def _write_episodes(
             raw_rewards_differ |= episode.raw_rewards is not None and not np.array_equal(
                 episode.raw_rewards, episode.rewards
             )
-            counts[number] += 1
+            counts[index] += 1
             bar.update(len(episode))
-    if draw and writer.steps < selection.num_steps:
+    if is_draw and writer.steps < selection.num_steps:
         raise too_few_steps(writer.steps, selection)
-    if not raw_rewards_differ and not recorded_here:  # then they are clipped ones too, as in the public shards
-        writer.discard_raw_rewards()
+    if not raw_rewards_differ and not has_recording:
+        writer.discard_raw_rewards()  # they are clipped too, as in the public shards
     return counts
+
+
+def format_ranges(indices: Iterable[int]) -> str:
+    """Return indices as text with runs shortened, such as ``0-3, 7``."""
+    runs: list[list[int]] = []
+    for index in sorted(indices):
+        if runs and runs[-1][1] == index - 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

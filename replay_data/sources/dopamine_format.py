@@ -1,6 +1,7 @@
-"""Dopamine's replay logs, the format of the DQN-replay dataset (Agarwal et al. 2020): stream them in, write them out.
+"""Dopamine's replay logs, the format of the DQN-replay dataset (Agarwal et al. 2020).
 
-A run is a directory ``{Game}/{run}/replay_logs``. Buffer b of R rows (1,000,000 in the public data, b = 0 … 49) is
+A run is a directory ``{Game}/{run}/replay_logs`` of buffers. Buffer b of R rows (in the public data R = 1,000,000 and
+b = 0 … 49) is these files, each a gzipped ``.npy``:
 
 ====================================  =======  ===============
 ``$store$_observation_ckpt.{b}.gz``   uint8    ``[R, 84, 84]``
@@ -11,20 +12,28 @@ A run is a directory ``{Game}/{run}/replay_logs``. Buffer b of R rows (1,000,000
 ``invalid_range_ckpt.{b}.gz``         int      ``[5]``
 ====================================  =======  ===============
 
-each a gzipped ``.npy``. A row is one step: a frame, the action chosen on it and the clipped reward that followed. Three
-all-zero padding rows open each episode, so that no stack of four frames mixes two. A terminal row ends an episode; a
-time limit shows only by the padding that follows.
+**Rows.** A row is one step: a frame, the action chosen on it, the clipped reward that followed, and the terminal flag.
+Three rows of zeros, the *padding*, open each episode, so that no stack of four frames mixes two episodes. A row whose
+terminal is 1 ends an episode. An episode that a time limit truncated has no such row: only the padding of the next
+episode shows where it ended. `episode_splitter` cuts episodes out of rows.
 
-The buffer is circular and is saved when its cursor stands on its last slot: rows 0 … R-2 are in the order they were
-played, and row R-1, the *link row*, was played directly before row 0 (so it is the one between the last row of file
-b-1 and the first of file b; nothing in the first file). ``add_count`` is the number of rows ever added.
+**The link row.** The buffer is circular, and Dopamine saves it when the cursor stands on the last slot. Rows 0 … R-2
+are then in the order they were played (they are *fresh*), and row R-1, the *link row*, was played directly before row
+0. In the file of buffer b it is the row between row R-2 of file b-1 and row 0 of file b. In the first file it holds no
+step.
 
-`episode_end_indices_ckpt`, which newer versions add, is a pickle and is never opened.
+**Counters.** ``add_count`` is the number of rows ever added to the log, so ``add_count % R`` is the cursor.
+``invalid_range`` lists the rows around the cursor that Dopamine must not sample. Newer versions of Dopamine add
+``episode_end_indices_ckpt``, a pickle, which is never opened here.
 
-Logs that this project records have ``recording_ckpt.{b}.json`` too, which other readers pass over: ``recording`` (who
-played, and how), ``rows`` (R), ``raw_rewards`` (the ``rows`` whose reward was clipped, and its ``values`` before) and
-``episodes``, those that end in this buffer (the ``row`` of the last step, ``steps``, ``return``, ``score``, and what
-the player adds, such as the steps ``played`` by then in all games).
+**The sidecar.** A log that this project recorded also has ``recording_ckpt.{b}.json``, which other readers ignore:
+
+- ``format_version``: 2; a file without it is version 1.
+- ``recording``: who played, and how (`replay_data.recording`).
+- ``rows``: R.
+- ``raw_rewards``: the ``rows`` whose reward was clipped, and its ``values`` before clipping.
+- ``episodes``: the episodes that end in this buffer: the ``row`` of the last step, ``steps``, ``return``, ``score``,
+  and what the player adds, such as ``played``, the steps of all environments by then.
 """
 
 from __future__ import annotations
@@ -39,13 +48,11 @@ from replay_data.episode import FRAME_SHAPE, LEAD_IN
 
 NUM_BUFFERS = 50  # of a run of the DQN-replay dataset
 
-PAPER_CAPACITY = 100_000  # rows of a buffer that the original code looks at (its replay_capacity)
-
 PADDING = LEAD_IN  # rows; Dopamine adds stack_size - 1 of them
 
-MAX_EPISODE_ROWS = 108_000  # frames after which ALE ends an episode, at one row a frame
+MAX_EPISODE_ROWS = 108_000  # frames after which ALE ends an episode; a row is at least one frame
 
-CHUNK_ROWS = 1024  # rows read at once, 7 MB of frames
+CHUNK_ROWS = 1024  # rows read at once: 7 MB of frames
 
 ELEMENTS: dict[str, tuple[npt.DTypeLike, tuple[int, ...]]] = {
     "observation": (np.uint8, FRAME_SHAPE),
@@ -53,12 +60,13 @@ ELEMENTS: dict[str, tuple[npt.DTypeLike, tuple[int, ...]]] = {
     "reward": (np.float32, ()),
     "terminal": (np.uint8, ()),
 }
+"""dtype and shape of one row of each element."""
 
 FILE_NAME = re.compile(r"\$store\$_(observation|action|reward|terminal)_ckpt\.(0|[1-9]\d*)\.gz")
 
-
-def element_path(directory: Path, element: str, number: int) -> Path:
-    return directory / f"$store$_{element}_ckpt.{number}.gz"
+STAGE_PREFIX = ".partial-"  # of the hidden directory that buffers are written to before they are published
 
 
-STAGE_PREFIX = ".partial-"
+def element_path(directory: Path, element: str, index: int) -> Path:
+    """Return the path of one element of buffer ``index``."""
+    return directory / f"$store$_{element}_ckpt.{index}.gz"

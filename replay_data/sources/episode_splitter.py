@@ -1,4 +1,17 @@
-"""Split the rows of a Dopamine log into episodes."""
+"""Cut the rows of a Dopamine log into whole episodes. No other module decides where an episode begins or ends.
+
+In the rows of a log, in the order they were played, an episode is three rows of padding (zeros) followed by its steps.
+It ends in one of two ways:
+
+- **Terminated**: after a row whose terminal is set.
+- **Truncated** by a time limit: before padding that does not follow a terminal row.
+
+A step can look like padding: a black frame, action 0, reward 0, no terminal. Such a row is *blank* here. Blank rows
+count as the padding of a new episode only in runs of exactly three; a game that fades to black shows more. A run counts
+only when the row after it is known.
+
+The first rows may belong to an episode that began before them. Its rows are dropped.
+"""
 
 from __future__ import annotations
 
@@ -9,91 +22,102 @@ import numpy.typing as npt
 
 from replay_data.episode import Episode
 from replay_data.errors import ReplayFormatError
-from replay_data.sources.dopamine_files import Rows
 from replay_data.sources.dopamine_format import MAX_EPISODE_ROWS, PADDING
+from replay_data.sources.dopamine_rows import Rows
 
 
 class EpisodeSplitter:
-    """Cuts rows, given in the order they were played, into episodes.
+    """Cuts rows into whole episodes; rows are added in the order they were played.
+
+    The *pending* rows are those added since the end of the last episode: the beginning of the next one.
+
+    Args:
+        at_start: Whether the first row is the first padding row of an episode. None decides by the first rows
+            themselves: they are at the start of an episode if exactly three of them are blank.
 
     Attributes:
-        first_row: how many rows had been given before the episode that is open began, its padding included.
+        first_row: Number of rows added before the pending ones, that is, the position of the next episode's first
+            padding row.
     """
 
-    def __init__(self, begun: bool | None) -> None:
+    def __init__(self, at_start: bool | None) -> None:
         self.first_row = 0
-        self._begun = begun  # whether the open rows start with an episode's padding; None: not known yet
-        self._open: list[Rows] = []
-        self._terminal = np.zeros(0, dtype=bool)  # of the open rows
-        self._blank = np.zeros(0, dtype=bool)  # the open rows that could be padding
+        self._at_start = at_start
+        self._pending: list[Rows] = []
+        self._terminal = np.zeros(0, dtype=bool)  # of each pending row
+        self._blank = np.zeros(0, dtype=bool)
 
     def add(self, rows: Rows) -> Iterator[tuple[int, Episode]]:
-        """Yield the episodes that end in these rows, each with its ``first_row``."""
-        blank = (rows.actions == 0) & (rows.rewards == 0) & ~rows.terminals
-        blank[blank] = ~rows.frames[blank].any(axis=(1, 2))
-        self._open.append(rows)
+        """Add rows and yield each whole episode that ends in them, with the `first_row` of its padding.
+
+        Raises:
+            ReplayFormatError: If an episode does not begin with padding, or does not end within 108,000 rows.
+        """
+        self._pending.append(rows)
         self._terminal = np.concatenate([self._terminal, rows.terminals])
-        self._blank = np.concatenate([self._blank, blank])
-        if self._begun is None:
+        self._blank = np.concatenate([self._blank, _blank_rows(rows)])
+        if self._at_start is None:
             if len(self._blank) <= PADDING:
                 return
-            self._begun = _lone_padding(self._blank)[:1].tolist() == [0]
-        while (end := self._end()) is not None:
-            first_row, begun = self.first_row, self._begun
-            piece = self._take(end)
-            if begun:
-                yield first_row, self._episode(piece)
+            self._at_start = 0 in _padding_starts(self._blank)
+        while (end := self._find_end()) is not None:
+            first_row, whole = self.first_row, self._at_start
+            episode_rows = self._take(end)
+            self._at_start = True
+            if whole:
+                yield first_row, _make_episode(episode_rows)
         if len(self._blank) > MAX_EPISODE_ROWS:
             raise ReplayFormatError(
-                f"{rows.path}, row {rows.first_row}: no episode has ended for {MAX_EPISODE_ROWS:,} rows"
+                f"{rows.path}, row {rows.first_row}: no episode has ended for {MAX_EPISODE_ROWS:,} rows; the log is "
+                "damaged or of another format"
             )
 
-    def _end(self) -> int | None:
-        """Where the open episode ends: after its first terminal row, or before padding that follows none."""
+    def _find_end(self) -> int | None:
+        """Return the number of pending rows that belong to the first pending episode; None if it has not ended."""
         terminals = np.flatnonzero(self._terminal)
-        end = int(terminals[0]) + 1 if len(terminals) else None
-        cuts = _lone_padding(self._blank[:end])
-        cuts = cuts[cuts > (PADDING if self._begun else 0)]
-        return int(cuts[0]) if len(cuts) else end
+        terminated = int(terminals[0]) + 1 if len(terminals) else None
+        starts = _padding_starts(self._blank[:terminated])
+        truncated = starts[starts > (PADDING if self._at_start else 0)]  # the episode's own padding ends nothing
+        return int(truncated[0]) if len(truncated) else terminated
 
-    def _take(self, end: int) -> Rows:
-        taken: list[Rows] = []
-        missing = end
+    def _take(self, count: int) -> Rows:
+        """Remove and return the first ``count`` pending rows."""
+        pieces: list[Rows] = []
+        missing = count
         while missing:
-            rows = self._open.pop(0)
-            if len(rows.actions) > missing:
-                self._open.insert(0, rows[missing:])
+            rows = self._pending.pop(0)
+            if len(rows) > missing:
+                self._pending.insert(0, rows[missing:])
                 rows = rows[:missing]
-            taken.append(rows)
-            missing -= len(rows.actions)
-        self._terminal, self._blank = self._terminal[end:], self._blank[end:]
-        self.first_row += end
-        self._begun = True
-        return Rows(
-            np.concatenate([rows.frames for rows in taken]),
-            np.concatenate([rows.actions for rows in taken]),
-            np.concatenate([rows.rewards for rows in taken]),
-            np.concatenate([rows.raw_rewards for rows in taken]),
-            np.concatenate([rows.terminals for rows in taken]),
-            taken[0].path,
-            taken[0].first_row,
+            pieces.append(rows)
+            missing -= len(rows)
+        self._terminal, self._blank = self._terminal[count:], self._blank[count:]
+        self.first_row += count
+        return Rows.concatenate(pieces)
+
+
+def _make_episode(rows: Rows) -> Episode:
+    """Return the episode in rows that run from its first padding row to its last step."""
+    padding, steps = rows[:PADDING], rows[PADDING:]
+    if not len(steps) or padding.frames.any() or padding.actions.any() or padding.rewards.any():
+        raise ReplayFormatError(
+            f"{rows.path}, row {rows.first_row}: an episode should begin with three rows of zeros and a step; "
+            "the log is damaged or of another format"
         )
-
-    @staticmethod
-    def _episode(rows: Rows) -> Episode:
-        padding, steps = rows[:PADDING], rows[PADDING:]
-        if not len(steps.actions) or padding.frames.any() or padding.actions.any() or padding.rewards.any():
-            raise ReplayFormatError(
-                f"{rows.path}, row {rows.first_row}: an episode should begin with three rows of zeros and a step; "
-                "the log is damaged or of another kind"
-            )
-        raw_rewards = None if np.isnan(steps.raw_rewards).any() else steps.raw_rewards
-        return Episode(steps.frames, steps.actions, steps.rewards, raw_rewards, bool(steps.terminals[-1]))
+    raw_rewards = None if np.isnan(steps.raw_rewards).any() else steps.raw_rewards
+    return Episode(steps.frames, steps.actions, steps.rewards, raw_rewards, terminated=bool(steps.terminals[-1]))
 
 
-def _lone_padding(blank: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Where exactly three blank rows stand between others, int64 ``[P]``; a game that fades to black shows more."""
+def _blank_rows(rows: Rows) -> npt.NDArray[np.bool_]:
+    """Return which rows could be padding, bool ``[T]``."""
+    blank = (rows.actions == 0) & (rows.rewards == 0) & ~rows.terminals
+    blank[blank] = ~rows.frames[blank].any(axis=(1, 2))  # of few rows, because frames are large
+    return blank
+
+
+def _padding_starts(blank: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Return where runs of exactly three blank rows start, int64 ``[P]``; a run that reaches the end does not count."""
     edges = np.flatnonzero(np.diff(blank.astype(np.int8), prepend=0))
-    starts, stops = edges[::2], edges[1::2]  # of the runs; one that is still open has no stop
+    starts, stops = edges[::2], edges[1::2]  # a run that reaches the end has a start and no stop
     starts = starts[: len(stops)]
     return starts[stops - starts == PADDING]

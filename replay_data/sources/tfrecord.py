@@ -1,4 +1,8 @@
-"""TFRecord files and the `tf.train.Example` message, without TensorFlow."""
+"""Read and write TFRecord files and the `tf.train.Example` message without TensorFlow.
+
+A record is uint64 length, masked CRC-32C of the length, payload, masked CRC-32C of the payload
+(tensorflow/core/lib/io/record_writer.h).
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,8 @@ def read_records(file: BinaryIO) -> Iterator[bytes]:
     """Yield the payloads of a TFRecord file.
 
     Raises:
-        ValueError: if a checksum differs.
-        EOFError: if the file ends within a record.
+        ValueError: If a checksum differs.
+        EOFError: If the file ends within a record.
     """
     while header := _read(file, _HEADER.size):
         if len(header) < _HEADER.size:
@@ -44,7 +48,10 @@ def write_record(file: BinaryIO, payload: bytes) -> None:
 
 
 def _read(file: BinaryIO, size: int) -> bytes:
-    """``size`` bytes, or as many as there are; a size that no file has costs no memory."""
+    """Return the next ``size`` bytes, or fewer at the end of the file.
+
+    Reading in blocks keeps a damaged length from allocating memory for bytes that the file does not have.
+    """
     blocks = []
     while size and (block := file.read(min(size, _BLOCK))):
         blocks.append(block)
@@ -58,21 +65,21 @@ def _masked_crc(content: bytes) -> int:
 
 
 def _example_class() -> Any:
-    """`tf.train.Example` (tensorflow/core/example/{example,feature}.proto), declared without TensorFlow."""
+    """Declare `tf.train.Example` (tensorflow/core/example/{example,feature}.proto) and return its class."""
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="tensorflow", syntax="proto3")
 
     def declare(name: str, *fields: tuple[str, int, int, str]) -> descriptor_pb2.DescriptorProto:
-        made = file.message_type.add(name=name)
-        for index, (field_name, label, kind, type_name) in enumerate(fields, 1):
+        declared = file.message_type.add(name=name)
+        for number, (field_name, label, field_type, type_name) in enumerate(fields, 1):
             full_name = {"type_name": f".tensorflow.{type_name}"} if type_name else {}
-            made.field.add(name=field_name, number=index, label=label, type=kind, **full_name)
-        return made
+            declared.field.add(name=field_name, number=number, label=label, type=field_type, **full_name)
+        return declared
 
     one, many = field.LABEL_OPTIONAL, field.LABEL_REPEATED
     lists = (("bytes_list", "BytesList"), ("float_list", "FloatList"), ("int64_list", "Int64List"))
-    for (_, name), kind in zip(lists, (field.TYPE_BYTES, field.TYPE_FLOAT, field.TYPE_INT64), strict=True):
-        declare(name, ("value", many, kind, ""))
+    for (_, name), field_type in zip(lists, (field.TYPE_BYTES, field.TYPE_FLOAT, field.TYPE_INT64), strict=True):
+        declare(name, ("value", many, field_type, ""))
     feature = declare("Feature", *((name, one, field.TYPE_MESSAGE, kind) for name, kind in lists))
     feature.oneof_decl.add(name="kind")
     for member in feature.field:
@@ -83,9 +90,8 @@ def _example_class() -> Any:
     entry.field.add(name="key", number=1, label=one, type=field.TYPE_STRING)
     entry.field.add(name="value", number=2, label=one, type=field.TYPE_MESSAGE, type_name=".tensorflow.Feature")
     declare("Example", ("features", one, field.TYPE_MESSAGE, "Features"))
-    pool = (
-        descriptor_pool.DescriptorPool()
-    )  # of its own: TensorFlow may have declared the same names in the default one
+    # A pool of its own, because TensorFlow may have declared the same names in the default pool.
+    pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
 
