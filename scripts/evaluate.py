@@ -1,4 +1,4 @@
-"""Let trained models play under several target returns."""
+"""Evaluate trained models under several target returns."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -19,32 +19,32 @@ from replay_data.storage.paths import check_new_directory
 
 @dataclass(frozen=True)
 class Options:
-    """Play episodes under each target return, beside a random player; print a table, and write scores, figures and
-    videos."""
+    """Play episodes under each target return and with a uniform-random policy; print a table of scores, and write
+    scores, figures and videos."""
 
     run_directories: tyro.conf.Positional[tuple[Path, ...]]
-    """What scripts/train.py wrote, or one of its checkpoints; several are training seeds of the same."""
+    """Run directories written by scripts/train.py, or checkpoints; several are training seeds of the same settings."""
     return_multiples: tuple[float, ...] | None = None
-    """Target returns, as multiples of the dataset's largest return; 0.5 1 2 if none are given in either way."""
+    """Target returns as multiples of the dataset's largest return; 0.5 1 2 unless --target-returns is given."""
     target_returns: tuple[float, ...] | None = None
     """Target returns as numbers, in the dataset's reward units."""
     protocol: ProtocolName = "dopamine"
-    """`dopamine`: play as the data was played; `original`: play as the original code evaluates. Each protocol option below
-    overrides one setting."""
+    """Evaluation protocol. `dopamine` plays as the data was recorded, `original` as the original code evaluates. Each
+    protocol option below overrides one of its settings."""
     play: tyro.conf.OmitArgPrefixes[PlayConfig] = field(default_factory=PlayConfig)
     """How the models play."""
     num_envs: int = 16
     """Number of environments stepped in parallel; the scores do not depend on it."""
     data: Path | None = None
-    """Take the largest return from this store instead of the one the model was trained on."""
+    """Trajectory store whose largest return replaces that of the training data."""
     out: Path | None = None
-    """Directory for scores.json, figures, videos and TensorBoard, to be created."""
+    """New directory for scores.json, figures, videos and TensorBoard events."""
     videos: bool = True
-    """Whether OUT gets videos of the best, the median and the worst episode under each target return."""
+    """Whether to write videos of the best, the median and the worst episode under each target return."""
 
 
 def main() -> None:
-    """Parse the command line twice: once to know the protocol, then with what it consists of as defaults."""
+    """Parse the command line twice: the first pass finds the protocol, whose settings are defaults of the second."""
     options = tyro.cli(Options)
     play = dataclasses.replace(options.play, protocol=PROTOCOLS[options.protocol])
     options = tyro.cli(Options, default=dataclasses.replace(options, play=play))
@@ -54,8 +54,8 @@ def main() -> None:
         options.run_directories,
         options.play,
         return_multiples=options.return_multiples,
-        targets=options.target_returns,
-        store=TrajectoryStore.open(options.data) if options.data else None,
+        target_returns=options.target_returns,
+        data=TrajectoryStore.open(options.data) if options.data else None,
         num_envs=options.num_envs,
     )
     print(evaluation_table(evaluation))

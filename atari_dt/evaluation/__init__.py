@@ -1,4 +1,4 @@
-"""From a trained model to episodes played under a target return, and what they say."""
+"""Evaluate trained models: play episodes under target returns and summarize their scores."""
 
 from atari_dt.evaluation.evaluator import evaluate, evaluate_policy, evaluate_random
 from atari_dt.evaluation.gymnasium_policy import GymnasiumPolicy, load_policy

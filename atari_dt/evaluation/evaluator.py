@@ -1,4 +1,8 @@
-"""Plays episodes under target returns and records what was done and scored."""
+"""Play episodes under target returns and record actions, scores and returns.
+
+`evaluate` plays a model, `evaluate_random` the uniform-random policy, and `evaluate_policy` any policy. Each episode
+has its own seeds, so its result does not depend on the number of environments.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import numpy as np
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.vector_env import VectorEnv, make_vector_env
 from atari_dt.evaluation.play_config import PlayConfig
-from atari_dt.evaluation.policy import DecisionTransformerPolicy, Policy, RandomPolicy
+from atari_dt.evaluation.policy import DecisionTransformerPolicy, Floats, Ints, Policy, RandomPolicy
 from atari_dt.evaluation.results import EvaluatedEpisode, EvaluationResult
 from atari_dt.evaluation.target_returns import require_dataset
 from atari_dt.games.catalogue import find_game
@@ -21,10 +25,14 @@ from replay_data import InputError
 from replay_data.progress import ProgressBar
 from replay_data.storage.processes import available_cores
 
+_IDLE = -1  # in place of an episode's index, for an environment that plays none
+
+_SECONDS_BETWEEN_UPDATES = 0.5
+
 
 def evaluate(
     model: DecisionTransformer,
-    targets: Sequence[float],
+    target_returns: Sequence[float],
     play: PlayConfig | None = None,
     *,
     num_envs: int = 16,
@@ -35,23 +43,28 @@ def evaluate(
     Episode i has the same seeds under every target return.
 
     Args:
-        model: Trained model with its ``dataset``, on the device it plays on; `PlayConfig.device` is not read.
-        targets: Target returns, in the dataset's reward units.
+        model: Trained model with its ``dataset``, on the device it plays on; ``play.device`` is ignored.
+        target_returns: Target returns, in the dataset's reward units.
         play: How the model plays.
         num_envs: Number of environments stepped in parallel; the results do not depend on it.
         show_progress: Whether to show a progress bar of episodes on standard error.
+
+    Returns:
+        One result for each target return.
 
     Raises:
         InputError: If a number is out of range, the model does not know its dataset, or the game's actions are not
             those of the dataset.
     """
     play = play or PlayConfig()
-    _check_jobs(targets, num_envs)
+    _check_arguments(target_returns, num_envs)
     dataset = require_dataset(model)
-    num_envs = min(num_envs, play.episodes * len(targets))
+    num_envs = min(num_envs, play.episodes * len(target_returns))
     policy = DecisionTransformerPolicy(model.eval(), num_envs, play.protocol, play.sampling)
     env = make_dataset_env(dataset, num_envs, play.environment(dataset))
-    return evaluate_policy(policy, env, targets, play.episodes, dataset.reward_clipping, play.seed, show_progress)
+    return evaluate_policy(
+        policy, env, target_returns, play.episodes, dataset.reward_clipping, play.seed, show_progress
+    )
 
 
 def evaluate_random(
@@ -61,12 +74,15 @@ def evaluate_random(
 
     Args:
         dataset: Dataset whose game is played.
-        play: How the policy plays; its sampling and device are not read.
-        num_envs: Number of environments stepped in parallel.
+        play: How the policy plays; ``play.sampling`` and ``play.device`` are ignored.
+        num_envs: Number of environments stepped in parallel; the result does not depend on it.
         show_progress: Whether to show a progress bar of episodes on standard error.
+
+    Raises:
+        InputError: If a number is out of range, or the game's actions are not those of the dataset.
     """
     play = play or PlayConfig()
-    _check_jobs([0.0], num_envs)
+    _check_arguments([0.0], num_envs)
     num_envs = min(num_envs, play.episodes)
     env = make_dataset_env(dataset, num_envs, play.environment(dataset))
     policy = RandomPolicy(num_envs, len(dataset.action_meanings))
@@ -76,6 +92,11 @@ def evaluate_random(
 
 def make_dataset_env(dataset: DatasetInfo, num_envs: int, config: EnvironmentConfig) -> VectorEnv:
     """Return environments of a dataset's game.
+
+    Args:
+        dataset: Dataset whose game is played.
+        num_envs: Number of environments.
+        config: Settings of the environments.
 
     Raises:
         InputError: If the game's actions are not those of the dataset.
@@ -91,91 +112,150 @@ def make_dataset_env(dataset: DatasetInfo, num_envs: int, config: EnvironmentCon
 
 def evaluate_policy(
     policy: Policy,
-    games: VectorEnv,
-    targets: Sequence[float],
+    env: VectorEnv,
+    target_returns: Sequence[float],
     episodes: int,
     reward_clipping: bool,
     seed: int,
     show_progress: bool = True,
 ) -> list[EvaluationResult]:
-    """Play ``episodes`` episodes under each target return; arguments and errors as in `evaluate`.
+    """Evaluate a policy under each of several target returns.
 
-    All episodes wait in one queue, and a game whose episode ends takes the next.
+    All episodes wait in one queue, and an environment that is done takes the next.
+
+    Args:
+        policy: Policy of ``env.num_envs`` environments.
+        env: Environments to play in.
+        target_returns: Target returns, in the dataset's reward units.
+        episodes: Number of episodes under each target return.
+        reward_clipping: Whether the returns in the results are sums of rewards clipped to [-1, 1].
+        seed: Seed of the emulator, the no-ops and the action sampling.
+        show_progress: Whether to show a progress bar of episodes on standard error.
+
+    Returns:
+        One result for each target return.
     """
-    # A stream of its own: data collected with the same seed was played under other emulator seeds.
-    seeds = [sequence.generate_state(2) for sequence in np.random.SeedSequence([seed, 1]).spawn(episodes)]
-    emulator_seeds = np.array([int(pair[0] >> 1) for pair in seeds] * len(targets))
-    sampling_seeds = np.array([int(pair[1]) for pair in seeds] * len(targets))
-    job_targets = np.repeat(np.array(targets, dtype=np.float32), episodes)
-    jobs = len(job_targets)
-    scores, returns, lengths = np.zeros(jobs), np.zeros(jobs), np.zeros(jobs, dtype=np.int64)
-    actions_of, returns_to_go_of = [array("B") for _ in range(jobs)], [array("f") for _ in range(jobs)]
-
-    # Seeding an emulator means loading its ROM, a tenth of a second on one core; so a game whose episode has ended
-    # waits until there is one for every core.
-    together = max(1, min(available_cores(), games.num_envs // 4))
-    everywhere = np.arange(games.num_envs)
-    job = np.where(everywhere < jobs, everywhere, -1)  # which episode each game plays; -1 if none
-    given = min(jobs, games.num_envs)  # episodes that have begun
-    states = games.reset(emulator_seeds[np.maximum(job, 0)])
-    policy.start(everywhere, job_targets[np.maximum(job, 0)], sampling_seeds[np.maximum(job, 0)])
-    rewards = np.zeros(games.num_envs, dtype=np.float32)
-    actions = np.zeros(games.num_envs, dtype=np.int64)
-    finished: list[float] = []
-    steps = 0
-    start = shown = time.perf_counter()
+    queue = _EpisodeQueue(target_returns, episodes, seed)
+    # Seeding an emulator loads its ROM, which takes a tenth of a second on one core. Environments that are done
+    # therefore wait until there is one for every core.
+    min_restarts = max(1, min(available_cores(), env.num_envs // 4))
+    all_envs = np.arange(env.num_envs)
+    playing = np.where(all_envs < len(queue), all_envs, _IDLE)  # index of the episode in each environment
+    num_started = min(len(queue), env.num_envs)
+    first = np.maximum(playing, 0)
+    states = env.reset(queue.emulator_seeds[first])
+    policy.start(all_envs, queue.target_returns[first], queue.sampling_seeds[first])
+    rewards = np.zeros(env.num_envs, dtype=np.float32)
+    actions = np.zeros(env.num_envs, dtype=np.int64)
+    final_scores: list[float] = []
+    num_steps = 0
+    start = last_update = time.perf_counter()
     with ProgressBar(
-        total=jobs, unit="episode", desc=f"evaluating {games.game.name}", disable=not show_progress
+        total=len(queue), unit="episode", desc=f"evaluating {env.game.name}", disable=not show_progress
     ) as bar:
         while True:
-            free = np.flatnonzero(job < 0)[: jobs - given]
-            if len(free) and (len(free) >= min(together, jobs - given) or (job < 0).all()):
-                job[free] = given + np.arange(len(free))
-                given += len(free)
-                states = games.restart(free, emulator_seeds[job[free]])
-                policy.start(free, job_targets[job[free]], sampling_seeds[job[free]])
-            playing = np.flatnonzero(job >= 0)
-            if not len(playing):
+            num_waiting = len(queue) - num_started
+            idle = np.flatnonzero(playing == _IDLE)[:num_waiting]
+            if len(idle) and (len(idle) >= min(min_restarts, num_waiting) or (playing == _IDLE).all()):
+                playing[idle] = num_started + np.arange(len(idle))
+                num_started += len(idle)
+                states = env.restart(idle, queue.emulator_seeds[playing[idle]])
+                policy.start(idle, queue.target_returns[playing[idle]], queue.sampling_seeds[playing[idle]])
+            active = np.flatnonzero(playing != _IDLE)
+            if not len(active):
                 break
-            actions[playing] = policy.act(playing, states[playing], rewards[playing])
-            for game in playing:
-                actions_of[job[game]].append(actions[game])
-                returns_to_go_of[job[game]].append(policy.returns_to_go[game])
-            states, rewards, ended = games.step(actions)
-            now = job[playing]
-            scores[now] += rewards[playing]
-            returns[now] += rewards[playing].clip(-1, 1) if reward_clipping else rewards[playing]
-            lengths[now] += 1
-            steps += len(now)
-            over = playing[ended[playing]]
-            finished.extend(scores[job[over]])
-            job[over] = -1
-            if len(over) or time.perf_counter() > shown + 0.5:
-                shown = time.perf_counter()
-                mean = f", mean score {np.mean(finished):.1f}" if finished else ""
-                bar.set_postfix_str(f"{steps / (shown - start):.0f} steps/s{mean}", refresh=False)
-                bar.update(len(over))
+            actions[active] = policy.act(active, states[active], rewards[active])
+            returns_to_go = policy.returns_to_go[active]
+            states, rewards, done = env.step(actions)
+            clipped = rewards.clip(-1, 1) if reward_clipping else rewards
+            queue.record_step(playing[active], actions[active], returns_to_go, rewards[active], clipped[active])
+            num_steps += len(active)
+            finished = active[done[active]]
+            final_scores.extend(queue.scores[playing[finished]])
+            playing[finished] = _IDLE
+            if len(finished) or time.perf_counter() > last_update + _SECONDS_BETWEEN_UPDATES:
+                last_update = time.perf_counter()
+                mean = f", mean score {np.mean(final_scores):.1f}" if final_scores else ""
+                bar.set_postfix_str(f"{num_steps / (last_update - start):.0f} steps/s{mean}", refresh=False)
+                bar.update(len(finished))
                 bar.refresh()
-    return [
-        EvaluationResult(
-            float(target),
-            scores[part],
-            returns[part],
-            lengths[part],
-            emulator_seeds[part],
-            tuple(
-                EvaluatedEpisode(np.array(done, dtype=np.uint8), np.array(returns_to_go, dtype=np.float32))
-                for done, returns_to_go in zip(actions_of[part], returns_to_go_of[part], strict=True)
-            ),
-        )
-        for target, part in zip(targets, (slice(i, i + episodes) for i in range(0, jobs, episodes)), strict=True)
-    ]
+    return queue.results()
 
 
-def _check_jobs(targets: Sequence[float], num_envs: int) -> None:
-    if not targets:
-        raise InputError("at least 1 target return is needed")
+class _EpisodeQueue:
+    """Episodes of an evaluation, in the order in which they start: all of the first target return, then of the next.
+
+    Args:
+        target_returns: Target returns.
+        episodes: Number of episodes under each target return; J is this number times the number of target returns.
+        seed: Seed of the evaluation.
+
+    Attributes:
+        target_returns: Target return of each episode, float32 ``[J]``.
+        emulator_seeds: Emulator seed of each episode, int64 ``[J]``.
+        sampling_seeds: Seed of the action sampling in each episode, int64 ``[J]``.
+        scores: Sum of rewards so far of each episode, float64 ``[J]``.
+    """
+
+    def __init__(self, target_returns: Sequence[float], episodes: int, seed: int):
+        # Data collected with the same seed has other emulator seeds, because of the 1.
+        sequences = np.random.SeedSequence([seed, 1]).spawn(episodes)
+        seeds = [sequence.generate_state(2) for sequence in sequences]
+        self._target_returns, self._episodes = target_returns, episodes
+        self.target_returns = np.repeat(np.array(target_returns, dtype=np.float32), episodes)
+        self.emulator_seeds = np.array([int(pair[0] >> 1) for pair in seeds] * len(target_returns))
+        self.sampling_seeds = np.array([int(pair[1]) for pair in seeds] * len(target_returns))
+        self.scores = np.zeros(len(self))
+        self._returns, self._lengths = np.zeros(len(self)), np.zeros(len(self), dtype=np.int64)
+        self._actions = [array("B") for _ in range(len(self))]
+        self._returns_to_go = [array("f") for _ in range(len(self))]
+
+    def __len__(self) -> int:
+        return len(self.target_returns)
+
+    def record_step(
+        self, indices: Ints, actions: Ints, returns_to_go: Floats, rewards: Floats, clipped: Floats
+    ) -> None:
+        """Add a step to each of M episodes.
+
+        Args:
+            indices: Indices of the episodes, int64 ``[M]``.
+            actions: Actions of the step, int64 ``[M]``.
+            returns_to_go: Returns-to-go before the step, float32 ``[M]``.
+            rewards: Rewards of the step in points, float32 ``[M]``.
+            clipped: Rewards of the step in the dataset's units, float32 ``[M]``.
+        """
+        for index, action, return_to_go in zip(indices, actions, returns_to_go, strict=True):
+            self._actions[index].append(action)
+            self._returns_to_go[index].append(return_to_go)
+        self.scores[indices] += rewards
+        self._returns[indices] += clipped
+        self._lengths[indices] += 1
+
+    def results(self) -> list[EvaluationResult]:
+        """Return the result of each target return."""
+        slices = [slice(i, i + self._episodes) for i in range(0, len(self), self._episodes)]
+        return [
+            EvaluationResult(
+                float(target_return),
+                self.scores[rows],
+                self._returns[rows],
+                self._lengths[rows],
+                self.emulator_seeds[rows],
+                tuple(
+                    EvaluatedEpisode(np.array(actions, dtype=np.uint8), np.array(returns_to_go, dtype=np.float32))
+                    for actions, returns_to_go in zip(self._actions[rows], self._returns_to_go[rows], strict=True)
+                ),
+            )
+            for target_return, rows in zip(self._target_returns, slices, strict=True)
+        ]
+
+
+def _check_arguments(target_returns: Sequence[float], num_envs: int) -> None:
+    """Raise an InputError if there is no target return, one is not finite, or there is no environment."""
+    if not target_returns:
+        raise InputError("`target_returns` must have at least 1 number")
     if num_envs < 1:
         raise InputError(f"`num_envs` must be at least 1, not {num_envs}")
-    if not np.isfinite(targets).all():
-        raise InputError(f"target returns must be finite numbers, not {list(targets)}")
+    if not np.isfinite(target_returns).all():
+        raise InputError(f"target returns must be finite numbers, not {list(target_returns)}")

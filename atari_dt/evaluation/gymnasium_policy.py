@@ -1,4 +1,4 @@
-"""A trained model as a policy for any Gymnasium vector environment."""
+"""Trained models as policies for Gymnasium vector environments."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from atari_dt.model.pretrained import latest_checkpoint
 
 
 class GymnasiumPolicy:
-    """A trained model as a player of any Gymnasium vector environment; `load_policy` makes one.
+    """Policy that plays any Gymnasium vector environment with a trained model; `load_policy` makes one.
 
     Args:
-        model: with its ``dataset``, on the device where it is to play, in evaluation mode.
-        target_return: that every episode is asked for, in the dataset's reward units.
-        protocol: as in `DecisionTransformerPolicy`.
-        sampling: likewise.
+        model: Trained model with its ``dataset``, in evaluation mode, on the device it plays on.
+        target_return: Target return of every episode, in the dataset's reward units.
+        protocol: Protocol, as in `DecisionTransformerPolicy`.
+        sampling: How actions are sampled.
     """
 
     def __init__(
@@ -42,62 +42,65 @@ class GymnasiumPolicy:
 
     @property
     def dataset(self) -> DatasetInfo:
-        """What the model was trained on: the game, the meanings of its actions, the largest return."""
+        """Training data of the model: its game, action meanings and largest return."""
         return require_dataset(self._model)
 
     @property
     def returns_to_go(self) -> Floats:
-        """What each game has still to reach, float32 ``[N]``."""
-        return self._playing().returns_to_go
+        """Return-to-go of each environment, float32 ``[N]``."""
+        return self._require_policy().returns_to_go
 
     def reset(self, num_envs: int, seed: int = 0, autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP) -> None:
-        """Begin an episode in each of N games.
+        """Start an episode in each of N environments.
 
         Args:
             num_envs: N.
-            seed: of the action sampling.
-            autoreset_mode: ``envs.metadata["autoreset_mode"]``: when the first observation of the next episode comes
-                after one that ended. In `NEXT_STEP`, Gymnasium's default, one step later, and the action before it is
-                not played; otherwise together with ``dones``.
+            seed: Seed of the action sampling.
+            autoreset_mode: Value of ``envs.metadata["autoreset_mode"]``. In `NEXT_STEP`, Gymnasium's default, the first
+                observation of an episode arrives one step after the previous episode is done, and the action in between
+                is ignored by the environment. In `SAME_STEP`, it arrives together with ``dones``.
         """
         self._policy = DecisionTransformerPolicy(self._model, num_envs, self._protocol, self._sampling)
-        self._games = np.arange(num_envs)
+        self._env_indices = np.arange(num_envs)
         self._seeds = np.random.default_rng(seed)
-        self._waits = autoreset_mode == AutoresetMode.NEXT_STEP
-        self._starts = np.ones(num_envs, dtype=bool)  # whose next observation is an episode's first
+        self._starts_next_step = autoreset_mode == AutoresetMode.NEXT_STEP
+        self._starting = np.ones(num_envs, dtype=bool)  # whether the next observation is the first of an episode
 
     def act(self, observations: npt.NDArray[np.uint8], rewards: npt.NDArray[Any], dones: npt.NDArray[np.bool_]) -> Ints:
-        """Choose an action for every game.
+        """Choose an action for every environment.
 
         Args:
-            observations: uint8 ``[N, 4, 84, 84]`` or ``[N, 84, 84, 4]``, oldest frame first.
-            rewards: ``[N]``, of the last step, as the game paid them; what is given before the first step is not read.
-            dones: bool ``[N]``, terminated or truncated in the last step; likewise.
+            observations: Current observations, uint8 ``[N, 4, 84, 84]`` or ``[N, 84, 84, 4]``, oldest frame first.
+            rewards: Unclipped rewards of the last step, ``[N]``; ignored before the first step.
+            dones: Whether the last step terminated or truncated the episode, bool ``[N]``; ignored before the first
+                step.
 
         Returns:
             Action indices, int64 ``[N]``.
 
         Raises:
-            ValueError: if the shapes or types are others, or `reset` was not called.
+            ValueError: If the observations have another shape or dtype, or `reset` was not called.
         """
-        policy = self._playing()
-        shape = len(self._games), 4, 84, 84
+        policy = self._require_policy()
+        num_envs = len(self._env_indices)
+        shape = num_envs, 4, 84, 84
         states = np.asarray(observations)
-        if states.shape == (len(self._games), 84, 84, 4):
+        if states.shape == (num_envs, 84, 84, 4):
             states = states.transpose(0, 3, 1, 2)
         if states.shape != shape or states.dtype != np.uint8:
             raise ValueError(f"observations must be uint8 {shape}, not {states.dtype} {states.shape}")
         dones = np.asarray(dones, dtype=bool)
-        starting = self._starts if self._waits else self._starts | dones
-        self._starts = dones & ~starting if self._waits else np.zeros_like(dones)
-        games = np.flatnonzero(starting)
-        targets = np.full(len(games), self.target_return, dtype=np.float32)
-        policy.start(games, targets, self._seeds.integers(2**31, size=len(games)))
-        return policy.act(self._games, np.ascontiguousarray(states), np.asarray(rewards, dtype=np.float32))
+        starting = self._starting if self._starts_next_step else self._starting | dones
+        self._starting = dones & ~starting if self._starts_next_step else np.zeros_like(dones)
+        starting_envs = np.flatnonzero(starting)
+        target_returns = np.full(len(starting_envs), self.target_return, dtype=np.float32)
+        policy.start(starting_envs, target_returns, self._seeds.integers(2**31, size=len(starting_envs)))
+        return policy.act(self._env_indices, np.ascontiguousarray(states), np.asarray(rewards, dtype=np.float32))
 
-    def _playing(self) -> DecisionTransformerPolicy:
+    def _require_policy(self) -> DecisionTransformerPolicy:
+        """Return the policy that `reset` made."""
         if self._policy is None:
-            raise ValueError("call reset with the number of games first")
+            raise ValueError("call reset with the number of environments first")
         return self._policy
 
 
@@ -110,23 +113,26 @@ def load_policy(
     protocol: EvaluationProtocol | None = None,
     sampling: Sampling | None = None,
 ) -> GymnasiumPolicy:
-    """Read a trained model and let it play in other people's code.
+    """Load a trained model as a policy for Gymnasium vector environments.
 
     Args:
-        run_directory: what scripts/train.py wrote, or one of its checkpoints.
-        return_multiple: of the dataset's largest return, for the target return.
-        target_return: instead, in the dataset's reward units.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-        protocol: which rewards lower the return-to-go, and how; by default as the data was made.
-        sampling: temperature and top-k; by default the softmax as it is.
+        run_directory: Run directory written by scripts/train.py, or one of its checkpoints.
+        return_multiple: Target return as a multiple of the dataset's largest return.
+        target_return: Target return in the dataset's reward units, instead of a multiple.
+        device: Device of the model: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        protocol: Rewards that lower the return-to-go, and the returns and timesteps that the model reads; by default as
+            in training.
+        sampling: How actions are sampled; by default from the softmax of the logits.
 
     Raises:
-        InputError: if there is no such run or device, or the model does not know its dataset, or the multiple asks
-            for nothing.
+        InputError: If the run or device does not exist, the model does not know its dataset, or the dataset's largest
+            return has no such multiple.
     """
     model = DecisionTransformer.from_pretrained(latest_checkpoint(run_directory)).to(find_device(device))
     dataset = require_dataset(model)
     if target_return is None:
-        cloning = model.config.conditioning == "none"
-        target_return = 0.0 if cloning else compute_target_returns(dataset, [return_multiple])[0]
+        if model.config.conditioning == "none":
+            target_return = 0.0  # behavior cloning does not read it
+        else:
+            (target_return,) = compute_target_returns(dataset, [return_multiple])
     return GymnasiumPolicy(model, target_return, protocol, sampling)

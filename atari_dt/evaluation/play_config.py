@@ -1,4 +1,4 @@
-"""How a trained model plays: what evaluation, visualization and experiments have in common."""
+"""Settings that evaluation, visualization and experiments share: protocol, sampling, episodes, seed and device."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class PlayConfig:
     """How a trained model plays.
 
     Raises:
-        InputError: if a number is out of range.
+        InputError: If a number is out of range.
     """
 
     protocol: EvaluationProtocol = field(default_factory=EvaluationProtocol)
-    """How the game is played and the model conditioned; by default as the data was played."""
+    """Protocol of the environment and of conditioning; by default that of the data."""
     sampling: Sampling = field(default_factory=Sampling)
-    """How an action is sampled from the logits."""
+    """How actions are sampled from the logits."""
     episodes: int = 16
     """Number of episodes of each model under each target return."""
     max_steps: int = 27_000
@@ -33,22 +33,25 @@ class PlayConfig:
     seed: int = 0
     """Seed of the emulator, the no-ops and the action sampling."""
     device: str = "auto"
-    """Device of the model: `cpu`, `cuda` or `cuda:1`; `auto` is a GPU if there is one."""
+    """Device of the model: `cpu`, `cuda` or `cuda:1`; `auto` chooses a GPU if there is one."""
     rom: Path | None = None
-    """ROM file to play instead of the one that ships with ALE."""
+    """ROM file that replaces the one bundled with ALE."""
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
             raise InputError(f"`episodes` must be at least 1, not {self.episodes}")
         if self.seed < 0:
             raise InputError(f"`seed` must be at least 0, not {self.seed}")
-        EnvironmentConfig.with_max_steps(self.max_steps)
+        EnvironmentConfig.with_max_steps(self.max_steps)  # raises if the limit is out of range
 
     def environment(self, dataset: DatasetInfo) -> EnvironmentConfig:
-        """Return the config of the environment, with sticky actions as in the dataset unless the protocol sets them.
+        """Return the settings of the environment; sticky actions are the dataset's unless the protocol sets them.
+
+        Args:
+            dataset: Dataset whose game is played.
 
         Raises:
-            InputError: if the ROM cannot be played, or a number is out of range.
+            InputError: If the ROM cannot be played, or a number is out of range.
         """
         rom = None if self.rom is None else Rom(self.rom, find_game(dataset.game))
         return self.protocol.environment(dataset, self.max_steps, rom)

@@ -1,4 +1,9 @@
-"""Policies that play many games at once, each game in its own episode under its own target return."""
+"""Policies that play N environments, each in its own episode under its own target return.
+
+`DecisionTransformerPolicy` acts with a trained model. The return-to-go starts at the target return and is lowered by
+the reward of every step, in `DecisionTransformerPolicy._lower_returns_to_go`. `RandomPolicy` is the uniform-random
+baseline.
+"""
 
 from __future__ import annotations
 
@@ -20,20 +25,23 @@ Ints = npt.NDArray[np.int64]
 
 Floats = npt.NDArray[np.float32]
 
-# With fewer rows than these, the matrix library was seen to choose kernels that add in another order. What one game
-# is given would then differ in the last bit with the number of games beside it, and one draw in a million with it.
-_LEAST_STATES = 12
+# Below these batch sizes, matrix libraries were observed to choose kernels that sum in another order. The logits of an
+# environment would then differ in the last bit with the number of environments, and one draw in a million with them.
+_MIN_STATES = 12
 
-_LEAST_TOKENS = 64
+_MIN_TOKENS = 64
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How an action is chosen from its logits.
+    """How actions are sampled from the logits.
 
     Attributes:
-        temperature: the logits are divided by it; 0 takes the likeliest action (greedy).
-        top_k: choose among the so many likeliest actions; among all by default.
+        temperature: Temperature that divides the logits; 0 takes the most likely action (greedy).
+        top_k: Number of most likely actions to sample from; by default all.
+
+    Raises:
+        InputError: If a number is out of range.
     """
 
     temperature: float = 1.0
@@ -41,9 +49,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
-            raise InputError(f"temperature must be 0 (greedy) or more, not {self.temperature}")
+            raise InputError(f"`temperature` must be 0 (greedy) or more, not {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
-            raise InputError(f"top_k must be at least 1, not {self.top_k}")
+            raise InputError(f"`top_k` must be at least 1, not {self.top_k}")
 
     def probabilities(self, logits: Tensor) -> npt.NDArray[np.float64]:
         """Turn logits ``[M, num_actions]`` into probabilities, float64 ``[M, num_actions]``."""
@@ -56,23 +64,28 @@ class Sampling:
 
 
 class Policy(Protocol):
-    """What the evaluator asks of a player of N games."""
+    """Policy that plays N environments."""
 
     @property
     def returns_to_go(self) -> Floats:
-        """What each game has still to reach, float32 ``[N]``."""
+        """Return-to-go of each environment, float32 ``[N]``."""
 
-    def start(self, indices: Ints, compute_target_returns: Floats, seeds: Ints) -> None:
-        """Forget the past of some games ``[M]`` and begin episodes there, each with its target return and seed."""
-
-    def act(self, indices: Ints, states: npt.NDArray[np.uint8], rewards: Floats) -> Ints:
-        """Choose an action for each of some games.
+    def start(self, env_indices: Ints, target_returns: Floats, seeds: Ints) -> None:
+        """Start an episode in M environments and forget their previous episodes.
 
         Args:
-            indices: ``[M]``, the games'.
-            states: uint8 ``[M, 4, 84, 84]``.
-            rewards: float32 ``[M]``, what followed each game's last action, as the game paid it; not read in the
-                first step of an episode.
+            env_indices: Indices of the environments, int64 ``[M]``.
+            target_returns: Target returns of the episodes, float32 ``[M]``.
+            seeds: Seeds of the action sampling, int64 ``[M]``.
+        """
+
+    def act(self, env_indices: Ints, states: npt.NDArray[np.uint8], rewards: Floats) -> Ints:
+        """Choose an action for each of M environments.
+
+        Args:
+            env_indices: Indices of the environments, int64 ``[M]``.
+            states: Current states, uint8 ``[M, 4, 84, 84]``.
+            rewards: Unclipped rewards of the last step, float32 ``[M]``; ignored in the first step of an episode.
 
         Returns:
             Action indices, int64 ``[M]``.
@@ -80,37 +93,45 @@ class Policy(Protocol):
 
 
 class RandomPolicy:
-    """Every action is equally likely; an episode's actions depend on its seed alone."""
+    """Uniform-random policy; the actions of an episode depend only on its seed.
+
+    Args:
+        num_envs: N.
+        num_actions: Number of actions.
+
+    Attributes:
+        returns_to_go: Zeros, float32 ``[N]``.
+    """
 
     def __init__(self, num_envs: int, num_actions: int):
         self._num_actions = num_actions
         self.returns_to_go = np.zeros(num_envs, dtype=np.float32)
         self._rngs = [np.random.default_rng() for _ in range(num_envs)]
 
-    def start(self, indices: Ints, compute_target_returns: Floats, seeds: Ints) -> None:
-        """Seed the games' actions; the target returns mean nothing here."""
-        for game, seed in zip(indices, seeds, strict=True):
-            self._rngs[game] = np.random.default_rng(seed)
+    def start(self, env_indices: Ints, target_returns: Floats, seeds: Ints) -> None:
+        """Seed the actions of the environments; target returns are ignored."""
+        for env_index, seed in zip(env_indices, seeds, strict=True):
+            self._rngs[env_index] = np.random.default_rng(seed)
 
-    def act(self, indices: Ints, states: npt.NDArray[np.uint8], rewards: Floats) -> Ints:
-        """Draw an action for each of the games, int64 ``[M]``."""
-        return np.array([self._rngs[game].integers(self._num_actions) for game in indices])
+    def act(self, env_indices: Ints, states: npt.NDArray[np.uint8], rewards: Floats) -> Ints:
+        """Draw an action for each of the environments, int64 ``[M]``."""
+        return np.array([self._rngs[env_index].integers(self._num_actions) for env_index in env_indices])
 
 
 @dataclass(frozen=True)
 class PolicyStep:
-    """What one call of `DecisionTransformerPolicy.act` saw and computed for M games.
+    """Inputs and outputs of one call of `DecisionTransformerPolicy.act` for M environments.
 
-    Steps are left-aligned; what lies behind a game's newest step means nothing. Tensors are on the model's device.
+    Contexts are left-aligned; values after the newest step are undefined. Tensors are on the model's device.
 
     Attributes:
-        num_steps: int64 ``[M]``, how many of the K steps there were.
-        actions: int64 ``[M, K - 1]``.
-        returns_to_go: float32 ``[M, K]``, as the model read them.
-        timesteps: int64 ``[M, K]``, likewise.
-        logits: float32 ``[M, num_actions]``, from which the actions were chosen.
-        probabilities: float64 ``[M, num_actions]``, with which they were drawn.
-        attentions: for each layer float32 ``[M, heads, T, T]``, of the same forward pass.
+        num_steps: Number of steps in each context, at most K, int64 ``[M]``.
+        actions: Past actions, int64 ``[M, K - 1]``.
+        returns_to_go: Returns-to-go as the model read them, float32 ``[M, K]``.
+        timesteps: Timesteps as the model read them, int64 ``[M, K]``.
+        logits: Action logits of the newest step, float32 ``[M, num_actions]``.
+        probabilities: Probabilities that the actions were drawn with, float64 ``[M, num_actions]``.
+        attentions: Attention weights of each layer, float32 ``[M, heads, T, T]``, from the same forward pass.
     """
 
     num_steps: Ints
@@ -123,24 +144,24 @@ class PolicyStep:
 
 
 class DecisionTransformerPolicy:
-    """Chooses actions with a model that sees each game's last K steps.
+    """Policy that acts with a Decision Transformer on the last K steps of each environment.
 
-    A state is encoded once, when it is new; only its token is kept. Each game's steps are left-aligned, so games in
-    their first K steps and games in the middle of an episode go through the transformer together.
+    Each state is encoded once, when it is new, and only its token is kept. Contexts are left-aligned, so environments
+    in their first K steps and environments later in their episodes share one forward pass.
 
     Args:
-        model: with its ``dataset``, on the device where it is to play, in evaluation mode.
+        model: Trained model with its ``dataset``, in evaluation mode, on the device it plays on.
         num_envs: N.
-        protocol: which rewards lower the return-to-go, and how returns and timesteps are shown to the model.
-        sampling: how actions are chosen.
-        keep_last_step: whether ``decision`` is kept, attention weights included.
+        protocol: Rewards that lower the return-to-go, and the returns and timesteps that the model reads.
+        sampling: How actions are sampled.
+        keep_last_step: Whether to keep ``last_step``, including attention weights.
 
     Attributes:
-        returns_to_go: float32 ``[N]``, what each game has still to reach.
-        decision: what the last `act` saw and computed, if that is kept.
+        returns_to_go: Return-to-go of each environment, float32 ``[N]``.
+        last_step: Inputs and outputs of the last call of `act`; None unless ``keep_last_step`` is set.
 
     Raises:
-        InputError: if the model does not know its dataset, or cannot be given timesteps as the protocol wants.
+        InputError: If the model does not know its dataset, or cannot read timesteps as the protocol sets them.
     """
 
     last_step: PolicyStep | None = None
@@ -159,107 +180,133 @@ class DecisionTransformerPolicy:
         self._keep_last_step = keep_last_step
         if self._protocol.window_timestep == "current" and model.config.timestep_encoding == "per_step":
             raise InputError(
-                "this model gives every step its own timestep, so its contexts have none of the newest step's; "
-                "use --window-timestep first"
+                "`window_timestep` must be 'first' for this model, which reads a timestep at every step of its context"
             )
-        self._clip = require_dataset(model).reward_clipping and self._protocol.reward_units == "dataset"
+        self._clip_rewards = require_dataset(model).reward_clipping and self._protocol.reward_units == "dataset"
         self._device = next(model.parameters()).device
-        self._steps = model.config.context_length
-        tokens = self._steps * (3 if model.config.conditioning == "return" else 2) - 1
-        self._least_games = -(-_LEAST_TOKENS // tokens)
-        context = num_envs, self._steps
-        self._tokens = torch.zeros(*context, model.config.embed_dim, device=self._device)
-        self._actions = torch.zeros(context, dtype=torch.int64, device=self._device)
-        self._returns = torch.zeros(context, device=self._device)
-        self._timesteps = torch.zeros(context, dtype=torch.int64, device=self._device)
-        self._elapsed = np.zeros(num_envs, dtype=np.int64)  # steps since each episode's start
+        self._context_length = model.config.context_length
+        num_tokens = self._context_length * (3 if model.config.conditioning == "return" else 2) - 1
+        self._min_envs = -(-_MIN_TOKENS // num_tokens)
+        shape = num_envs, self._context_length
+        self._state_tokens = torch.zeros(*shape, model.config.embed_dim, device=self._device)
+        self._actions = torch.zeros(shape, dtype=torch.int64, device=self._device)
+        self._returns_to_go = torch.zeros(shape, device=self._device)
+        self._timesteps = torch.zeros(shape, dtype=torch.int64, device=self._device)
+        self._elapsed = np.zeros(num_envs, dtype=np.int64)  # steps since the start of each episode
         self.returns_to_go = np.zeros(num_envs, dtype=np.float32)
         self._rngs = [np.random.default_rng() for _ in range(num_envs)]
 
-    def start(self, indices: Ints, compute_target_returns: Floats, seeds: Ints) -> None:
-        """Empty the games' contexts; the seeds are those of the action sampling."""
-        self._elapsed[indices] = 0
-        self.returns_to_go[indices] = compute_target_returns
-        for game, seed in zip(indices, seeds, strict=True):
-            self._rngs[game] = np.random.default_rng(seed)
+    def start(self, env_indices: Ints, target_returns: Floats, seeds: Ints) -> None:
+        """Empty the contexts of the environments and set their returns-to-go to the target returns."""
+        self._elapsed[env_indices] = 0
+        self.returns_to_go[env_indices] = target_returns
+        for env_index, seed in zip(env_indices, seeds, strict=True):
+            self._rngs[env_index] = np.random.default_rng(seed)
 
     @torch.inference_mode()
-    def act(self, indices: Ints, states: npt.NDArray[np.uint8], rewards: Floats) -> Ints:
-        """Choose an action for each of the games, int64 ``[M]``."""
-        elapsed = self._elapsed[indices]
-        paid = np.where(elapsed > 0, rewards.clip(-1, 1) if self._clip else rewards, 0)
-        self.returns_to_go[indices] -= paid.astype(np.float32)
-
-        self._drop_oldest(indices[elapsed >= self._steps])
-        place = self._tensor(indices), self._tensor(np.minimum(elapsed, self._steps - 1))
-        self._tokens[place] = self._encode(self._tensor(states))
-        self._returns[place] = self._tensor(self.returns_to_go[indices])
-        self._timesteps[place] = self._tensor(elapsed)
+    def act(self, env_indices: Ints, states: npt.NDArray[np.uint8], rewards: Floats) -> Ints:
+        """Choose an action for each of the environments, int64 ``[M]``."""
+        self._lower_returns_to_go(env_indices, rewards)
+        elapsed = self._elapsed[env_indices]
+        self._drop_oldest_step(env_indices[elapsed >= self._context_length])
+        newest = self._tensor(env_indices), self._tensor(np.minimum(elapsed, self._context_length - 1))
+        self._state_tokens[newest] = self._encode(self._tensor(states))
+        self._returns_to_go[newest] = self._tensor(self.returns_to_go[env_indices])
+        self._timesteps[newest] = self._tensor(elapsed)
         if self._protocol.window_timestep == "current":
-            self._timesteps[place[0], 0] = self._tensor(elapsed)
+            self._timesteps[newest[0], 0] = self._tensor(elapsed)
 
-        logits, context, attentions = self._predict(*place, output_attentions=self._keep_last_step)
+        logits, context, attentions = self._predict(*newest, output_attentions=self._keep_last_step)
         probabilities = self._sampling.probabilities(logits)
         if attentions is not None:
-            num_steps = np.minimum(elapsed + 1, self._steps)
+            num_steps = np.minimum(elapsed + 1, self._context_length)
             self.last_step = PolicyStep(num_steps, *context, logits, probabilities, attentions)
-        draws = np.array([self._rngs[game].random() for game in indices])
-        likeliest = probabilities.argmax(-1)  # where rounding leaves the sum below the draw
-        reached = probabilities.cumsum(-1) > draws[:, None]
-        actions = np.where(reached.any(-1), reached.argmax(-1), likeliest)
-        self._actions[place] = self._tensor(actions)
-        self._elapsed[indices] += 1
+        actions = self._draw(env_indices, probabilities)
+        self._actions[newest] = self._tensor(actions)
+        self._elapsed[env_indices] += 1
         return actions
 
     @torch.inference_mode()
-    def probabilities_under(self, indices: Ints, shifts: Floats) -> npt.NDArray[np.float64]:
-        """Ask what the last `act` would have gone by under other target returns, the past being what it is.
+    def probabilities_under(self, env_indices: Ints, shifts: Floats) -> npt.NDArray[np.float64]:
+        """Return the action probabilities of the last `act` under other target returns, given the same history.
 
         Args:
-            indices: ``[M]``, games that it was called with.
-            shifts: float32 ``[R]``, added to every return-to-go of the context: the other target less the one played.
+            env_indices: Environments of that call, int64 ``[M]``.
+            shifts: Differences of R target returns from the played one, float32 ``[R]``; added to every return-to-go of
+                the context.
 
         Returns:
-            The actions' probabilities, float64 ``[M, R, num_actions]``.
+            Action probabilities, float64 ``[M, R, num_actions]``.
         """
-        games = self._tensor(indices).repeat_interleave(len(shifts))
-        newest = self._tensor(np.minimum(self._elapsed[indices], self._steps) - 1).repeat_interleave(len(shifts))
-        logits, _, _ = self._predict(games, newest, self._tensor(np.tile(shifts, len(indices))))
-        return self._sampling.probabilities(logits).reshape(len(indices), len(shifts), -1)
+        rows = self._tensor(env_indices).repeat_interleave(len(shifts))
+        newest_steps = self._tensor(np.minimum(self._elapsed[env_indices], self._context_length) - 1)
+        logits, _, _ = self._predict(
+            rows, newest_steps.repeat_interleave(len(shifts)), self._tensor(np.tile(shifts, len(env_indices)))
+        )
+        return self._sampling.probabilities(logits).reshape(len(env_indices), len(shifts), -1)
+
+    def _lower_returns_to_go(self, env_indices: Ints, rewards: Floats) -> None:
+        """Subtract the reward of the last step from each return-to-go.
+
+        In the first step of an episode there is no reward yet. Rewards are clipped to [-1, 1] if the dataset's are,
+        unless the protocol uses raw rewards.
+        """
+        received = rewards.clip(-1, 1) if self._clip_rewards else rewards
+        received = np.where(self._elapsed[env_indices] > 0, received, 0)
+        self.returns_to_go[env_indices] -= received.astype(np.float32)
+
+    def _drop_oldest_step(self, env_indices: Ints) -> None:
+        """Make room for a step in contexts that are full."""
+        if len(env_indices):
+            rows = self._tensor(env_indices)
+            for history in (self._state_tokens, self._actions, self._returns_to_go, self._timesteps):
+                history[rows] = history[rows].roll(-1, dims=1)
 
     def _encode(self, states: Tensor) -> Tensor:
-        return self._model.encode_states(_at_least(states, _LEAST_STATES))[: len(states)]
+        """Return the tokens of states ``[M, 4, 84, 84]``, float32 ``[M, embed_dim]``."""
+        return self._model.encode_states(_pad_rows(states, _MIN_STATES))[: len(states)]
 
     def _predict(
-        self, games: Tensor, newest: Tensor, shifts: Tensor | None = None, output_attentions: bool = False
+        self, env_indices: Tensor, newest_steps: Tensor, shifts: Tensor | None = None, output_attentions: bool = False
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...] | None]:
-        """Logits ``[M, num_actions]`` of some games' newest steps, actions, returns and timesteps read, attentions."""
-        number, rows = len(games), _at_least(games, self._least_games)
-        returns = self._returns[rows]
+        """Run the model on the contexts of M environments.
+
+        Args:
+            env_indices: Indices of the environments, int64 ``[M]``.
+            newest_steps: Index of the newest step in each context, int64 ``[M]``.
+            shifts: Values added to the returns-to-go of each context, float32 ``[M]``.
+            output_attentions: Whether to return attention weights.
+
+        Returns:
+            ``(logits, context, attentions)``: logits of the newest steps, ``[M, num_actions]``; actions, returns-to-go
+            and timesteps as the model read them; attention weights of each layer, or None.
+        """
+        num_rows, rows = len(env_indices), _pad_rows(env_indices, self._min_envs)
+        returns_to_go = self._returns_to_go[rows]
         if shifts is not None:
-            returns = returns + _at_least(shifts, self._least_games)[:, None]
+            returns_to_go = returns_to_go + _pad_rows(shifts, self._min_envs)[:, None]
         if self._protocol.integer_returns:
-            returns = returns.trunc()
-        context = self._actions[rows, : self._steps - 1], returns, self._timesteps[rows]
-        output = self._model.predict(self._tokens[rows], *context, output_attentions=output_attentions)
-        logits = output.action_logits[torch.arange(number, device=self._device), newest]
-        actions, returns, timesteps = (values[:number] for values in context)
-        attentions = output.attentions and tuple(weights[:number] for weights in output.attentions)
-        return logits, (actions, returns, timesteps), attentions
+            returns_to_go = returns_to_go.trunc()
+        context = self._actions[rows, : self._context_length - 1], returns_to_go, self._timesteps[rows]
+        output = self._model.predict(self._state_tokens[rows], *context, output_attentions=output_attentions)
+        logits = output.action_logits[torch.arange(num_rows, device=self._device), newest_steps]
+        actions, returns_to_go, timesteps = (values[:num_rows] for values in context)
+        attentions = output.attentions and tuple(weights[:num_rows] for weights in output.attentions)
+        return logits, (actions, returns_to_go, timesteps), attentions
+
+    def _draw(self, env_indices: Ints, probabilities: npt.NDArray[np.float64]) -> Ints:
+        """Draw an action for each environment from its own generator, by inverting the cumulative distribution."""
+        draws = np.array([self._rngs[env_index].random() for env_index in env_indices])
+        reached = probabilities.cumsum(-1) > draws[:, None]
+        most_likely = probabilities.argmax(-1)  # where rounding leaves the cumulative sum below the draw
+        return np.where(reached.any(-1), reached.argmax(-1), most_likely)
 
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self._device)
 
-    def _drop_oldest(self, indices: Ints) -> None:
-        """Make room for a step in contexts that are full."""
-        if len(indices):
-            full = self._tensor(indices)
-            for history in (self._tokens, self._actions, self._returns, self._timesteps):
-                history[full] = history[full].roll(-1, dims=1)
 
-
-def _at_least(rows: Tensor, number: int) -> Tensor:
-    """Repeat the first row until there are so many."""
-    if len(rows) >= number:
+def _pad_rows(rows: Tensor, min_rows: int) -> Tensor:
+    """Repeat the first row until there are at least ``min_rows`` rows."""
+    if len(rows) >= min_rows:
         return rows
-    return torch.cat([rows, rows[:1].expand(number - len(rows), *rows.shape[1:])])
+    return torch.cat([rows, rows[:1].expand(min_rows - len(rows), *rows.shape[1:])])

@@ -1,4 +1,7 @@
-"""How a trained model is evaluated: as its data was made, or as the original code does it, or anything in between."""
+"""Evaluation protocols: settings of the environment and of conditioning that differ between codebases.
+
+``dopamine`` plays as the DQN-replay dataset was recorded, ``original`` as the original code evaluates.
+"""
 
 from __future__ import annotations
 
@@ -15,43 +18,52 @@ ProtocolName = Literal["dopamine", "original"]
 
 @dataclass(frozen=True)
 class EvaluationProtocol:
-    """Everything in which two evaluations of one model can differ, sampling aside (docs/protocol.md, points 23 to 28).
+    """Settings in which two evaluations of one model can differ, apart from sampling (docs/protocol.md).
 
-    Attributes are the command line's options; the defaults are those of ``dopamine``.
+    The defaults are the ``dopamine`` protocol.
     """
 
     sticky_actions: float | None = None
-    """Probability, at each emulator frame, that the action before is repeated; by default as the data was played."""
+    """Probability, at each emulator frame, that the previous action is repeated; by default that of the data."""
     frames: FrameScaling = "area"
-    """`area`: maximum of two frames, then scaled by areas, as the DQN-replay data; `bilinear`: each of them scaled
-    bilinearly before, as the original evaluates."""
+    """Frame preprocessing. `area` takes the maximum of two frames, then scales it by area interpolation, as the
+    DQN-replay data; `bilinear` scales both frames by bilinear interpolation, then takes the maximum, as the original
+    code."""
     noop_max: int = 0
-    """Episodes start with 0 to so many emulator frames of no-ops; 29 in the original."""
+    """Largest number of no-op frames at the start of an episode; 29 in the original code."""
     second_reset: bool = False
-    """Reset the game again once the first action is chosen and keep the first state in the context, as the original."""
+    """Whether to reset the emulator again after the first action is chosen and keep the first state in the context, as
+    the original code."""
     window_timestep: Literal["first", "current"] = "first"
-    """Timestep given to a context: its first step's, as in training, or the newest step's, as the original acts."""
+    """Timestep of a context: `first` is that of its first step, as in training; `current` is that of its newest step,
+    as the original code acts."""
     reward_units: Literal["dataset", "raw"] = "dataset"
-    """What lowers the return-to-go: rewards clipped as the data's are, or those of the game, as in the original."""
+    """Rewards that lower the return-to-go: `dataset` clips them if the data's rewards are clipped; `raw` never clips
+    them, as the original code."""
     integer_returns: bool = False
-    """Cut returns-to-go off to whole numbers before the model reads them, as the original."""
+    """Whether to truncate returns-to-go to integers before the model reads them, as the original code."""
 
     def resolved(self, dataset: DatasetInfo) -> EvaluationProtocol:
-        """The same with the sticky actions as a number: the dataset's, or 0.25 where it does not say."""
+        """Return the protocol with the dataset's sticky actions, or 0.25 if they are unknown, unless it sets them."""
         if self.sticky_actions is not None:
             return self
-        played = 0.25 if dataset.sticky_actions is None else dataset.sticky_actions
-        return dataclasses.replace(self, sticky_actions=played)
+        sticky_actions = 0.25 if dataset.sticky_actions is None else dataset.sticky_actions
+        return dataclasses.replace(self, sticky_actions=sticky_actions)
 
     def environment(self, dataset: DatasetInfo, max_steps: int, rom: Rom | None = None) -> EnvironmentConfig:
-        """How the game is played; ``max_steps`` is the limit of an episode.
+        """Return the settings of the environment.
+
+        Args:
+            dataset: Dataset whose game is played.
+            max_steps: Number of steps after which an episode is truncated.
+            rom: ROM that replaces the one bundled with ALE.
 
         Raises:
-            InputError: if a number is out of range.
+            InputError: If a number is out of range.
         """
         fields: dict[str, Any] = {name: getattr(self, name) for name in ("frames", "noop_max", "second_reset")}
-        sticky = self.resolved(dataset).sticky_actions
-        return EnvironmentConfig.with_max_steps(max_steps, sticky_actions=sticky, rom=rom, **fields)
+        sticky_actions = self.resolved(dataset).sticky_actions
+        return EnvironmentConfig.with_max_steps(max_steps, sticky_actions=sticky_actions, rom=rom, **fields)
 
 
 PROTOCOLS: dict[ProtocolName, EvaluationProtocol] = {
@@ -66,4 +78,4 @@ PROTOCOLS: dict[ProtocolName, EvaluationProtocol] = {
         integer_returns=True,
     ),
 }
-"""``dopamine`` plays as the data was made, ``original`` as the released code evaluates."""
+"""Protocols by name."""

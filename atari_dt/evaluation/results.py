@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from atari_dt.environment.config import EnvironmentConfig, rom_sha256
+from atari_dt.environment.config import EnvironmentConfig
+from atari_dt.environment.rom import rom_sha256
 from atari_dt.evaluation.policy import Sampling
 from atari_dt.evaluation.protocol import EvaluationProtocol
 from atari_dt.games.catalogue import Game, find_game
@@ -90,7 +91,7 @@ class Evaluation:
     @property
     def rom_sha256(self) -> str:
         """Hexadecimal digest of the ROM that was played."""
-        return rom_sha256(self.game, self.environment)
+        return rom_sha256(self.game, self.environment.rom)
 
     def scores(self, target_index: int) -> list[npt.NDArray[np.float64]]:
         """Return the scores ``[seeds][episodes]`` under a target return."""

@@ -1,4 +1,4 @@
-"""Evaluate the runs of one or more training seeds beside a uniform-random policy."""
+"""Evaluate the runs of one or more training seeds, and a uniform-random policy to compare them with."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def evaluate_runs(
     play: PlayConfig | None = None,
     *,
     return_multiples: Sequence[float] | None = None,
-    targets: Sequence[float] | None = None,
-    store: TrajectoryStore | None = None,
+    target_returns: Sequence[float] | None = None,
+    data: TrajectoryStore | None = None,
     num_envs: int = 16,
     show_progress: bool = True,
 ) -> Evaluation:
@@ -34,9 +34,9 @@ def evaluate_runs(
         run_directories: Run directories or checkpoints, one for each training seed.
         play: How the models play.
         return_multiples: Target returns as multiples of the dataset's largest return; by default
-            `DEFAULT_MULTIPLES`, unless ``targets`` are given.
-        targets: Target returns as numbers, in the dataset's reward units; played after the multiples.
-        store: Store whose largest return is used instead of that of the model's dataset.
+            `DEFAULT_MULTIPLES`, unless ``target_returns`` are given.
+        target_returns: Target returns as numbers, in the dataset's reward units; played after the multiples.
+        data: Store whose largest return replaces that of the model's dataset.
         num_envs: Number of environments stepped in parallel; the scores do not depend on it.
         show_progress: Whether to show progress bars on standard error.
 
@@ -53,38 +53,41 @@ def evaluate_runs(
     checkpoints = [latest_checkpoint(directory) for directory in run_directories]
     models = [DecisionTransformer.from_pretrained(path).to(device) for path in checkpoints]
     datasets = [require_dataset(model) for model in models]
-    kinds = {
+    settings = {
         (dataset.game, dataset.sticky_actions, dataset.reward_clipping, model.config.conditioning)
         for dataset, model in zip(datasets, models, strict=True)
     }
-    if len(kinds) > 1:
+    if len(settings) > 1:
         raise InputError(
-            "these runs differ in their game, sticky actions, reward clipping or conditioning; "
-            "runs that are evaluated together differ only in their seed"
+            "these runs differ in their game, sticky actions, reward clipping or conditioning; evaluate runs together "
+            "only if they differ in nothing but their seed"
         )
     play = dataclasses.replace(play, protocol=play.protocol.resolved(datasets[0]))
     conditioned = models[0].config.conditioning == "return"
     if not conditioned:
-        if return_multiples or targets or store:
-            raise InputError("behavior cloning has no target return; leave return multiples, targets and data out")
+        if return_multiples or target_returns or data:
+            raise InputError(
+                "behavior cloning has no target return; leave `return_multiples`, `target_returns` and `data` out"
+            )
         multiples: tuple[float | None, ...] = (None,)
-        targets_of = [[0.0] for _ in models]
+        all_target_returns = [[0.0] for _ in models]
     else:
         if return_multiples is None:
-            return_multiples = () if targets else DEFAULT_MULTIPLES
-        if store and not return_multiples:
-            raise InputError(
-                "the largest return of the data means nothing to target returns given by number; leave it out"
-            )
-        multiples = (*return_multiples, *(None for _ in targets or ()))
-        targets_of = [
-            [*(compute_target_returns(dataset, return_multiples, store) if return_multiples else ()), *(targets or ())]
+            return_multiples = () if target_returns else DEFAULT_MULTIPLES
+        if data and not return_multiples:
+            raise InputError("`data` has no effect on `target_returns`; leave it out, or give `return_multiples`")
+        multiples = (*return_multiples, *(None for _ in target_returns or ()))
+        all_target_returns = [
+            [
+                *(compute_target_returns(dataset, return_multiples, data) if return_multiples else ()),
+                *(target_returns or ()),
+            ]
             for dataset in datasets
         ]
     with translate_out_of_memory(device, "`num_envs`"):
         results = [
-            evaluate(model, its_targets, play, num_envs=num_envs, show_progress=show_progress)
-            for model, its_targets in zip(models, targets_of, strict=True)
+            evaluate(model, model_target_returns, play, num_envs=num_envs, show_progress=show_progress)
+            for model, model_target_returns in zip(models, all_target_returns, strict=True)
         ]
     random = evaluate_random(datasets[0], play, num_envs=num_envs, show_progress=False)
     return Evaluation(

@@ -10,10 +10,10 @@ from replay_data import InputError, TrajectoryStore
 
 
 def require_dataset(model: DecisionTransformer) -> DatasetInfo:
-    """Return what the model was trained on.
+    """Return the training data of a model.
 
     Raises:
-        InputError: if it does not know.
+        InputError: If the model does not know its dataset.
     """
     if model.dataset is None:
         raise InputError("this model does not know the dataset it was trained on, so there is no game to play")
@@ -26,13 +26,16 @@ def compute_target_returns(
     """Turn multiples of the dataset's largest return into target returns.
 
     Args:
-        dataset: what the model was trained on.
-        return_multiples: such as 1.0 for the largest return itself.
-        store: take the largest return from this store instead.
+        dataset: Training data of the model.
+        return_multiples: Multiples, such as 1.0 for the largest return itself.
+        store: Store whose largest return replaces that of ``dataset``.
+
+    Returns:
+        Target returns, in the dataset's reward units.
 
     Raises:
-        InputError: if the store is of another game or counts rewards in another way, if no largest return is known, or
-            if it is not positive and a multiple is not 1.
+        InputError: If the store has another game or other reward units, the largest return is unknown, or it is not
+            positive and a multiple is not 1.
     """
     largest = dataset.max_return
     if store is not None:
@@ -43,18 +46,18 @@ def compute_target_returns(
             )
         if store.metadata.reward_clipping != dataset.reward_clipping:
             raise InputError(
-                f"the store at {store.path} and the model's dataset clip rewards differently, so returns "
-                "of one mean nothing to the other; give a store made with the same reward clipping"
+                f"the store at {store.path} and the model's dataset differ in reward clipping, and so in the units of "
+                "their returns; give a store with the same reward clipping"
             )
         largest = store.metadata.max_return
     if largest is None:
         raise InputError(
-            "this checkpoint does not know its dataset's largest return, so there are no multiples of it; "
-            "give target returns, or a store to take it from"
+            "this checkpoint does not know its dataset's largest return, so multiples of it are undefined; give "
+            "`target_returns`, or a store that has the largest return"
         )
     if largest <= 0 and any(multiple != 1 for multiple in return_multiples):
         raise InputError(
-            f"the dataset's largest return is {largest:g}, so multiples of it do not ask for more; "
-            "use multiple 1, target returns, or data with a positive return"
+            f"the dataset's largest return is {largest:g}, so larger multiples are not larger target returns; use "
+            "multiple 1, `target_returns`, or data with a positive return"
         )
     return [multiple * largest for multiple in return_multiples]

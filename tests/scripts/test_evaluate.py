@@ -52,7 +52,7 @@ def test_evaluate_writes_everything_it_found(
     assert rom is not None
     assert result["rom_sha256"] == hashlib.sha256(rom.read_bytes()).hexdigest()
     printed = capsys.readouterr().out
-    for name in ("(0.5×)", "-7.5", "random player", "dataset, best", "paper, 3 seeds"):
+    for name in ("(0.5×)", "-7.5", "random policy", "dataset, best", "paper, 3 seeds"):
         assert name in printed
     assert list(tmp_path.iterdir()) == [out]
     files = {path.name for path in out.iterdir()}
@@ -118,9 +118,9 @@ def test_behavior_cloning_is_evaluated_once(
         ("{run} --max-steps 30000", "--max-steps must be between 1 and 27000, not 30000"),
         ("{run} --return-multiples nan", "finite"),
         ("{run} --target-returns inf", "finite"),
-        ("{run} --target-returns 1 --data {store}", "means nothing to target returns"),
-        ("{run} --temperature -1", "temperature must be 0 (greedy) or more"),
-        ("{run} --top-k 0", "top_k must be at least 1"),
+        ("{run} --target-returns 1 --data {store}", "--data has no effect on --target-returns"),
+        ("{run} --temperature -1", "--temperature must be 0 (greedy) or more"),
+        ("{run} --top-k 0", "--top-k must be at least 1"),
         ("{run} --noop-max -1", "--noop-max must be between 0 and 1000"),
         ("{run} --sticky-actions 7", "--sticky-actions must be a probability"),
         ("{run} --out {pong}", "{pong} exists already"),

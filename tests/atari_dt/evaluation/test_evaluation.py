@@ -30,7 +30,7 @@ from atari_dt.model.decision_transformer import DecisionTransformer
 from replay_data import InputError, StoreWriter, TrajectoryStore
 from replay_data.store_metadata import StoreSource
 from replay_data.testing import write_random_store
-from tests.atari_dt.environment.test_environment import play_by_hand
+from tests.atari_dt.environment.test_environment import play_emulator
 from tests.atari_dt.models import DATASET, small_model
 
 PROTOCOL_VARIANTS = [
@@ -257,7 +257,7 @@ def test_what_the_policy_sees_is_what_the_emulator_shows(name: str) -> None:
     matched = 0
     for i in range(episodes):
         actions = result.episodes[i].actions.astype(np.int64)
-        frames, rewards, over = play_by_hand(game.rom, actions, int(result.emulator_seeds[i]))
+        frames, rewards, over = play_emulator(game.rom, actions, int(result.emulator_seeds[i]))
         assert over
         assert sum(rewards) == result.scores[i]
         padded = np.stack([np.zeros((84, 84), np.uint8)] * 3 + frames[: len(actions)])
@@ -413,8 +413,8 @@ def test_impossible_evaluations_are_refused(arguments: dict[str, Any], message: 
     [
         ({"episodes": 0}, "`episodes` must be at least 1, not 0"),
         ({"seed": -1}, "`seed` must be at least 0, not -1"),
-        ({"max_steps": 0}, "1 to 27000 steps"),
-        ({"max_steps": 27_001}, "1 to 27000 steps"),
+        ({"max_steps": 0}, "`max_steps` must be between 1 and 27000, not 0"),
+        ({"max_steps": 27_001}, "`max_steps` must be between 1 and 27000, not 27001"),
     ],
 )
 def test_impossible_play_configs_are_refused(arguments: dict[str, Any], message: str) -> None:

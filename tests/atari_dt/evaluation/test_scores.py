@@ -29,7 +29,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     for run in runs:
         small_model().save_pretrained(run)
     play = PlayConfig(episodes=2, max_steps=40, device="cpu")
-    return evaluate_runs(runs, play, return_multiples=[0.5], targets=[3.0], show_progress=False)
+    return evaluate_runs(runs, play, return_multiples=[0.5], target_returns=[3.0], show_progress=False)
 
 
 def test_scores_are_those_of_the_evaluation(evaluation: Evaluation) -> None:

@@ -68,7 +68,7 @@ def test_a_table_normalizes_as_its_columns_say(tmp_path: Path) -> None:
     evaluation = evaluate_runs(
         [tmp_path / "run"],
         PlayConfig(episodes=2, max_steps=40, device="cpu"),
-        targets=[3.0],
+        target_returns=[3.0],
         show_progress=False,
     )
     header, first, *_ = evaluation_table(evaluation).splitlines()
