@@ -1,4 +1,4 @@
-"""What every command shares: a command line made from a function's signature, and errors that are for people."""
+"""Run a command: parse its options, and print errors as one sentence."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ class RankError(InputError):
 
 
 def run(main: Callable[..., None], parse: bool = True) -> None:
-    """Call ``main`` with what the command line says; end with one sentence and status 1 (or 130) if it cannot go on.
+    """Call ``main`` with the options of the command line, and exit with one sentence if it fails.
 
-    Without ``parse``, ``main`` reads the command line itself. SIGTERM is handled like Ctrl-C, so that files are
-    finished or removed either way.
+    The exit status is 1 for an error and 130 for an interruption. SIGTERM acts like Ctrl-C, so that files are finished
+    or removed in either case.
+
+    Args:
+        main: The command. Its parameters become the options, and its docstring becomes the help text.
+        parse: Whether to parse the command line; if false, ``main`` has no parameters and parses it.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -37,35 +41,37 @@ def run(main: Callable[..., None], parse: bool = True) -> None:
             main()
         return
     except (InputError, FloatingPointError) as error:
-        # Of the processes that torchrun started on a machine, the first one says what all have met.
+        # Under torchrun, the first process of each machine prints the errors that all processes met.
         if os.environ.get("LOCAL_RANK", "0") != "0" and not isinstance(error, RankError):
             sys.exit(1)
         message, status = str(error), 1
-    except BrokenPipeError:  # whoever read the output has read enough
+    except BrokenPipeError:  # the reader of the output, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         message, status = _explain(error), 1
     except KeyboardInterrupt as interruption:
         message, status = f"interrupted; {interruption}" if str(interruption) else "interrupted", 130
-    # Said when the exception is gone, and with it what it held: a progress bar would otherwise have the last word.
+    # Print after the exception and everything that it references is gone, so that no progress bar prints after it.
     print(f"error: {with_flags(message)}", file=sys.stderr)
     sys.exit(status)
 
 
 def with_flags(message: str) -> str:
-    """Turn the parameters that an error names, such as `num_steps`, into command-line options, such as --num-steps."""
+    """Replace each parameter name in backticks, such as `num_steps`, by its command-line option, --num-steps."""
     return re.sub(r"`([a-z][a-z0-9_]*)`", lambda name: f"--{name[1].replace('_', '-')}", message)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def _interrupt(signal_number: int, frame: FrameType | None) -> None:
+    """Handle SIGTERM like Ctrl-C."""
     raise KeyboardInterrupt
 
 
 def _explain(error: OSError) -> str:
-    where = os.fspath(error.filename) if isinstance(error.filename, (str, os.PathLike)) else "a file"
+    """Return one sentence about an error of the operating system."""
+    path = os.fspath(error.filename) if isinstance(error.filename, (str, os.PathLike)) else "a file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full ({where}); free some space or write to another disk"
+        return f"the disk is full ({path}); free some space or write to another disk"
     if error.errno is None:
         return str(error)
-    return f"{where}: {error.strerror}; check that the path is right and yours to write"
+    return f"{path}: {error.strerror}; check the path and its permissions"

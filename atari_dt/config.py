@@ -1,4 +1,8 @@
-"""What a run is made of: frozen dataclasses that are also the command line, and the paper's settings for each game."""
+"""Settings of the network, of training and of PQN.
+
+Commands build their options from these frozen dataclasses: each field is an option, and its docstring is the help text.
+The defaults are the paper's settings; `atari_dt.games.presets` has the exceptions of single games.
+"""
 
 from __future__ import annotations
 
@@ -17,38 +21,39 @@ TimestepEncoding = Literal["window_start", "per_step"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network (Chen et al. 2021, appendix A)."""
+    """Architecture of the Decision Transformer (Chen et al. 2021, appendix A)."""
 
     context_length: int = 30
-    """K, the number of steps the model sees."""
+    """K, the number of steps in a context."""
     num_layers: int = 6
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     num_heads: int = 8
-    """Attention heads in each block."""
+    """Number of attention heads per block."""
     embed_dim: int = 128
-    """Width of a token."""
+    """Dimension of a token."""
     dropout: float = 0.1
-    """Probability of dropout on embeddings, attention weights and residual branches."""
+    """Dropout probability of embeddings, attention weights and residual branches."""
     conditioning: Conditioning = "return"
-    """`return`: a Decision Transformer; `none`: behavior cloning, the same model without return tokens."""
+    """`return` for a Decision Transformer, `none` for behavior cloning: the same model without return tokens."""
     timestep_encoding: TimestepEncoding = "window_start"
-    """What is added to a token beside its position in the context: the embedding of the context's first timestep, as in
-    the original code, or of its own step's (`per_step`), as the paper describes it."""
+    """Timestep embedding that is added to each token: of the first step of its context (`window_start`), as in the
+    original code, or of its own step (`per_step`), as in the paper."""
 
     def __post_init__(self) -> None:
         for name in ("context_length", "num_layers", "num_heads", "embed_dim"):
-            _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+            _check(getattr(self, name) >= 1, f"`{name}` must be at least 1, not {getattr(self, name)}")
         _check(
             self.embed_dim % self.num_heads == 0,
-            f"embed_dim ({self.embed_dim}) must be a multiple of num_heads ({self.num_heads})",
+            f"`embed_dim` ({self.embed_dim}) must be a multiple of `num_heads` ({self.num_heads})",
         )
-        _check(0 <= self.dropout < 1, f"dropout is a probability below 1, not {self.dropout}")
+        _check(0 <= self.dropout < 1, f"`dropout` must be at least 0 and less than 1, not {self.dropout}")
         _check(
-            self.conditioning in ("return", "none"), f"conditioning is 'return' or 'none', not {self.conditioning!r}"
+            self.conditioning in ("return", "none"),
+            f"`conditioning` must be 'return' or 'none', not {self.conditioning!r}",
         )
         _check(
             self.timestep_encoding in ("window_start", "per_step"),
-            f"timestep_encoding is 'window_start' or 'per_step', not {self.timestep_encoding!r}",
+            f"`timestep_encoding` must be 'window_start' or 'per_step', not {self.timestep_encoding!r}",
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -68,61 +73,68 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How the network is trained (Chen et al. 2021, appendix A)."""
+    """Settings of a training run (Chen et al. 2021, appendix A).
+
+    The learning rate of an update follows from ``learning_rate``, ``warmup_tokens`` and ``final_tokens``;
+    `atari_dt.training.optimizer` computes it.
+    """
 
     epochs: int = 5
-    """Passes over every window start of the dataset."""
+    """Passes over the dataset; each step of it starts one context per epoch."""
     max_updates: int | None = None
-    """Stop after this many updates, if that comes first."""
+    """Largest number of updates; training stops there if the epochs are not over yet."""
     batch_size: int = 128
-    """Contexts in an update, those of all processes together."""
+    """Contexts per update, summed over all processes."""
     learning_rate: float = 6e-4
-    """Peak of the schedule."""
+    """Peak learning rate: reached after the linear warm-up, followed by a cosine decay to 10%."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's averages of gradients and their squares."""
+    """AdamW's decay rates of the running averages of the gradient and of its square."""
     weight_decay: float = 0.1
-    """On linear and convolution weights only."""
+    """AdamW's weight decay, on the weights of linear and convolution layers only."""
     grad_norm_clip: float = 1.0
-    """Largest global norm of the gradient."""
+    """Largest global norm of the gradient; larger gradients are scaled down."""
     warmup_tokens: int = 512 * 20
-    """Linear warm-up; an update counts batch_size · K tokens."""
+    """Tokens of the linear warm-up; an update has batch_size · K tokens."""
     final_tokens: int | None = None
-    """Where the cosine reaches 10% of the peak; by default the paper's 2 · (steps of the dataset) · 3K."""
+    """Tokens at which the cosine would reach 0, although it stops at 10% of the peak. The default is that of the paper,
+    2 · (steps of the dataset) · 3K."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Arithmetic of the forward pass; `auto` is bfloat16 where the hardware computes in it."""
+    """Number format of the forward pass; `auto` selects bfloat16 if the hardware supports it, else float32."""
     device: str = "auto"
-    """`cpu`, `cuda` or `cuda:1`; `auto` is a GPU if there is one."""
+    """Device: `cpu`, `cuda`, `cuda:1` etc.; `auto` selects a GPU if there is one."""
     seed: int = 123
-    """Of the initial weights, the order of the contexts and dropout."""
+    """Random seed of the initial weights, the order of the contexts and dropout."""
     log_every: int = 25
-    """Updates between two lines of metrics."""
+    """Updates between two lines of metrics.jsonl."""
     checkpoint_every: int = 1000
-    """Updates between two checkpoints; the last update always leaves one."""
+    """Updates between two checkpoints; the last update always writes one."""
     keep_checkpoints: int = 3
-    """The last so many checkpoints are kept."""
+    """Number of checkpoints to keep; older ones are deleted."""
     validation_fraction: float = 0.0
-    """Fraction of the episodes that is held out, for a validation loss and accuracy at every checkpoint."""
+    """Fraction of the episodes held out for a validation loss and accuracy at every checkpoint."""
     top_percent: float = 100.0
-    """Train on the best episodes only, by return, that make up this percentage of the steps: %BC of the paper."""
+    """Percentage of the steps to train on: whole episodes, highest return first; the paper's %BC."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Whether `torch.compile` compiles the network; `auto` does on a GPU."""
+    """Whether to compile the network with `torch.compile`; `auto` compiles on a GPU."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "warmup_tokens", "log_every", "checkpoint_every", "keep_checkpoints"):
-            _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+            _check(getattr(self, name) >= 1, f"`{name}` must be at least 1, not {getattr(self, name)}")
         for name in ("max_updates", "final_tokens"):
             value = getattr(self, name)
-            _check(value is None or value >= 1, f"{name} must be at least 1, not {value}")
+            _check(value is None or value >= 1, f"`{name}` must be at least 1, not {value}")
         for name in ("learning_rate", "grad_norm_clip"):
-            _check(0 < getattr(self, name) < math.inf, f"{name} must be positive, not {getattr(self, name)}")
-        _check(0 <= self.seed < 2**63, f"seed must lie between 0 and 2**63 - 1, not {self.seed}")
-        _check(0 <= self.weight_decay < math.inf, f"weight_decay must be 0 or more, not {self.weight_decay}")
+            _check(0 < getattr(self, name) < math.inf, f"`{name}` must be positive, not {getattr(self, name)}")
+        _check(0 <= self.seed < 2**63, f"`seed` must be between 0 and 2**63 - 1, not {self.seed}")
+        _check(0 <= self.weight_decay < math.inf, f"`weight_decay` must be at least 0, not {self.weight_decay}")
         _check(
             0 <= self.validation_fraction < 1,
-            f"validation_fraction must be at least 0 and less than 1, not {self.validation_fraction}",
+            f"`validation_fraction` must be at least 0 and less than 1, not {self.validation_fraction}",
         )
-        _check(0 < self.top_percent <= 100, f"top_percent must be above 0 and at most 100, not {self.top_percent}")
-        _check(all(0 <= beta < 1 for beta in self.betas), f"betas lie between 0 and 1, not {self.betas}")
+        _check(0 < self.top_percent <= 100, f"`top_percent` must be above 0 and at most 100, not {self.top_percent}")
+        _check(
+            all(0 <= beta < 1 for beta in self.betas), f"`betas` must be at least 0 and less than 1, not {self.betas}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
@@ -143,66 +155,68 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class PQNConfig:
-    """The player that learns by itself: PQN (Gallici et al. 2024, arXiv:2407.04811), with its settings for Atari.
+    """Settings of PQN, parallelized Q-learning (Gallici et al. 2024, arXiv:2407.04811).
 
-    Games and steps between updates are our choice for a few cores; the authors' are 128 × 32.
+    The defaults are the authors' settings for Atari, except for two that suit a few CPU cores: the authors use 128
+    environments and 32 steps per update.
     """
 
     num_envs: int = 32
-    """Games played at once."""
+    """Number of environments."""
     steps_per_update: int = 64
-    """Steps of each game between two updates of the network."""
+    """Steps of each environment per rollout; every rollout is followed by an update of the network."""
     epochs: int = 2
-    """Passes over these steps in an update."""
+    """Passes over the steps of a rollout."""
     minibatch_size: int = 128
-    """Steps in one step of the optimizer."""
+    """Steps per minibatch."""
     learning_rate: float = 2.5e-4
-    """Of RAdam at the start; it falls linearly to 0, where it stays once as many steps were played as the log has."""
+    """RAdam's initial learning rate; it falls linearly to 0 over the requested number of steps."""
     discount: float = 0.99
-    """Of the return that Q estimates."""
+    """Discount factor of the return that Q estimates."""
     trace_decay: float = 0.65
     """Lambda of the Q(lambda) returns."""
     final_epsilon: float = 0.01
-    """Probability of a random action that is left after exploration; it starts at 1 and falls linearly."""
+    """Probability of a random action after exploration; during exploration it falls linearly from 1 to this value."""
     exploration_fraction: float = 0.1
-    """Fraction of all steps until then."""
+    """Length of the exploration, as a fraction of all steps."""
     grad_norm_clip: float = 10.0
-    """Largest global norm of the gradient."""
+    """Largest global norm of the gradient; larger gradients are scaled down."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Arithmetic of the network; `auto` is bfloat16 where the hardware computes in it."""
+    """Number format of the network; `auto` selects bfloat16 if the hardware supports it, else float32."""
     device: str = "auto"
-    """`cpu`, `cuda` or `cuda:1`; `auto` is a GPU if there is one."""
+    """Device: `cpu`, `cuda`, `cuda:1` etc.; `auto` selects a GPU if there is one."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Whether `torch.compile` compiles the network; `auto` does on a GPU."""
+    """Whether to compile the network with `torch.compile`; `auto` compiles on a GPU."""
 
     def __post_init__(self) -> None:
         for name in ("num_envs", "steps_per_update", "epochs", "minibatch_size"):
-            _check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+            _check(getattr(self, name) >= 1, f"`{name}` must be at least 1, not {getattr(self, name)}")
         steps = self.num_envs * self.steps_per_update
         _check(
             steps % self.minibatch_size == 0,
-            f"minibatch_size ({self.minibatch_size}) must divide num_envs * steps_per_update ({steps})",
+            f"`minibatch_size` ({self.minibatch_size}) must divide `num_envs` * `steps_per_update` ({steps})",
         )
         for name in ("learning_rate", "grad_norm_clip"):
-            _check(0 < getattr(self, name) < math.inf, f"{name} must be positive, not {getattr(self, name)}")
+            _check(0 < getattr(self, name) < math.inf, f"`{name}` must be positive, not {getattr(self, name)}")
         for name in ("discount", "trace_decay", "final_epsilon", "exploration_fraction"):
-            _check(0 <= getattr(self, name) <= 1, f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+            _check(0 <= getattr(self, name) <= 1, f"`{name}` must be between 0 and 1, not {getattr(self, name)}")
 
 
 def describe_differences(
     saved: Mapping[str, object], current: Mapping[str, object], ignore: Collection[str] = ()
 ) -> str:
-    """List the settings in which a resumed command differs from the one that began, or return an empty string.
+    """Return a description of the settings that changed since a run started, or an empty string.
 
     Args:
-        saved: settings by name, as the first command saved them.
-        current: settings by name now.
-        ignore: names that may differ.
+        saved: Settings of the command that started the run, by name.
+        current: Settings of the command that resumes it, by name.
+        ignore: Names of settings that may change.
     """
     names = [name for name in {**saved, **current} if name not in ignore and saved.get(name) != current.get(name)]
     return ", ".join(f"{name} (was {saved.get(name)}, is {current.get(name)})" for name in names)
 
 
-def _check(holds: bool, message: str) -> None:
-    if not holds:
+def _check(condition: bool, message: str) -> None:
+    """Raise an InputError if a setting violates its condition."""
+    if not condition:
         raise InputError(message)

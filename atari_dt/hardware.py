@@ -1,4 +1,7 @@
-"""The hardware a network runs on: finding it, its arithmetic, its speed, and what to say when its memory is full."""
+"""Device, precision and compilation of a network, and readable errors for hardware limits.
+
+`set_up_compute` makes all three choices at once.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,19 @@ import torch
 from torch.utils._triton import has_triton
 
 from replay_data import InputError
+from replay_data.errors import summarize_error
 
 
 def find_device(name: str, local_rank: int = 0) -> torch.device:
-    """Return the device of that name; ``auto`` is a GPU if there is one.
+    """Return the device with a given name.
 
     Args:
-        name: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-        local_rank: of a machine's processes, which one this is; each has a GPU of its own where none is named.
+        name: ``auto`` for a GPU if the machine has one, ``cpu``, ``cuda``, or a certain GPU such as ``cuda:1``.
+        local_rank: Index of this process among the run's processes on this machine; ``cuda`` selects the GPU with this
+            index.
 
     Raises:
-        InputError: if there is no such device.
+        InputError: If the device does not exist.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -35,29 +40,36 @@ def find_device(name: str, local_rank: int = 0) -> torch.device:
             raise RuntimeError
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"there is no device {name!r} here; use cpu, or cuda on a machine with a GPU") from error
+        raise InputError(
+            f"there is no device {name!r} here; set `device` to cpu, or to cuda on a machine with a GPU"
+        ) from error
     return device
 
 
 def find_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the forward pass's type; ``auto`` is bfloat16 where the hardware computes in it."""
+    """Return the dtype of the forward pass.
+
+    Args:
+        name: ``bf16``, ``fp32``, or ``auto`` for bfloat16 if the hardware supports it, else float32.
+        device: Device of the network.
+    """
     if name == "auto":
         if device.type == "cuda":
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:  # PyTorch has no public name for the question
-            fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-        return torch.bfloat16 if fast else torch.float32
+            supported = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:  # PyTorch has no public function for this
+            supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        return torch.bfloat16 if supported else torch.float32
     return torch.bfloat16 if name == "bf16" else torch.float32
 
 
 @dataclass(frozen=True)
 class Compute:
-    """What a network runs on.
+    """Device, precision and compilation of a network.
 
     Attributes:
-        device: where tensors live.
-        dtype: of the forward pass; weights and optimizer states are float32.
-        compiled: whether `torch.compile` compiles the network.
+        device: Device of all tensors.
+        dtype: Number format of the forward pass; weights and optimizer states are float32.
+        compiled: Whether to compile the network with `torch.compile`.
     """
 
     device: torch.device
@@ -68,41 +80,45 @@ class Compute:
 def set_up_compute(device: str, precision: str, compile: str, local_rank: int = 0) -> Compute:
     """Choose device, precision and compilation, and prepare the process for them.
 
+    On a GPU, this makes the device PyTorch's current one; on a CPU, it calls `keep_freed_memory`.
+
     Args:
-        device: see `find_device`.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``; see `find_device`.
         precision: ``auto``, ``bf16`` or ``fp32``; see `find_precision`.
-        compile: ``on``, ``off`` or ``auto``, which compiles on a GPU.
-        local_rank: see `find_device`.
+        compile: ``on``, ``off``, or ``auto``, which compiles on a GPU that Triton supports.
+        local_rank: Index of this process among the run's processes on this machine.
 
     Raises:
-        InputError: if there is no such device.
+        InputError: If the device does not exist.
     """
-    found = find_device(device, local_rank)
-    if found.type == "cuda":
-        torch.cuda.set_device(found)
+    torch_device = find_device(device, local_rank)
+    if torch_device.type == "cuda":
+        torch.cuda.set_device(torch_device)
     else:
         keep_freed_memory()
-    compiled = compile == "on" or (compile == "auto" and found.type == "cuda" and has_triton())
-    return Compute(found, find_precision(precision, found), compiled)
+    compiled = compile == "on" or (compile == "auto" and torch_device.type == "cuda" and has_triton())
+    return Compute(torch_device, find_precision(precision, torch_device), compiled)
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until everything that was asked of the device is done."""
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure the FLOP/s of a large matrix product: the most that any network of ours could compute with.
+    """Return the FLOP/s of a large matrix product, an upper bound on the FLOP/s of a network on this device.
 
-    For bfloat16 on hardware that does not compute in it, that is a product in float32.
+    Args:
+        device: Device to measure.
+        dtype: Number format of the product; float32 replaces bfloat16 on hardware that does not support it.
     """
     if find_precision("auto", device) == torch.float32:
         dtype = torch.float32
     size = 8192 if device.type == "cuda" else 1024
     matrix = torch.full((size, size), 0.5, device=device, dtype=dtype)
     best = float("inf")
-    for _ in range(6):  # the first ones warm up
+    for _ in range(6):  # the first iterations warm up
         synchronize(device)
         start = time.perf_counter()
         matrix @ matrix
@@ -112,10 +128,10 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep freed memory for the next update, instead of giving it back to the system.
+    """Let the C library keep freed memory for the next update instead of returning it to the system.
 
-    Blocks of many MB are otherwise mapped, zeroed and unmapped again in every update on a CPU, which was measured to
-    take 9% of one in bfloat16 and 13% in float32. Only glibc has this setting; elsewhere nothing happens.
+    Otherwise every update on a CPU maps, zeroes and unmaps blocks of many MB, which takes 9% of an update in bfloat16
+    and 13% in float32. Only glibc has this setting; with other C libraries this function does nothing.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
@@ -125,15 +141,19 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def translate_out_of_memory(device: torch.device, advice: str) -> Iterator[None]:
-    """Turn running out of memory into an InputError that says what to lower.
+    """Turn an out-of-memory error into an InputError.
+
+    Args:
+        device: Device of the tensors.
+        advice: Settings that lower the memory use, such as ``"`batch_size`"``; completes "lower ...".
 
     Raises:
-        InputError: if memory for a tensor could not be had.
+        InputError: If a tensor cannot be allocated.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # On a CPU, PyTorch raises a plain RuntimeError of its allocator.
+        # PyTorch's CPU allocator raises a plain RuntimeError.
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
             raise
         raise InputError(f"out of memory on {device}; lower {advice}") from error
@@ -141,20 +161,21 @@ def translate_out_of_memory(device: torch.device, advice: str) -> Iterator[None]
 
 @contextmanager
 def translate_compile_errors() -> Iterator[None]:
-    """Turn a failure of `torch.compile` to make code into an InputError.
+    """Turn a compilation failure of `torch.compile` into an InputError.
 
     Raises:
-        InputError: if, say, there is no C compiler.
+        InputError: If `torch.compile` cannot generate code, for example because there is no C compiler.
     """
     try:
         yield
     except RuntimeError as error:
-        if all(kind.__name__ != "BackendCompilerFailed" for kind in type(error).__mro__):
+        if all(base.__name__ != "BackendCompilerFailed" for base in type(error).__mro__):
             raise
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"torch.compile cannot compile here ({reason}); use --compile off") from error
+        raise InputError(
+            f"torch.compile cannot compile here ({summarize_error(error)}); set `compile` to off"
+        ) from error
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """Compute in ``dtype`` where that is safe; nothing changes for float32."""
+    """Return a context in which operations run in ``dtype`` where autocast allows it; float32 changes nothing."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

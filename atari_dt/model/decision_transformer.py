@@ -119,23 +119,23 @@ class DecisionTransformer(PretrainedModel):
         action_tokens = torch.tanh(self.action_embedding(actions))
         if actions.shape[1] == steps - 1:  # pad for the rearrangement; the padding is removed below
             action_tokens = F.pad(action_tokens, (0, 0, 0, 1))
-        token_types = [state_tokens, action_tokens]
+        tokens_by_type = [state_tokens, action_tokens]
         if self.config.conditioning == "return":
             if returns_to_go is None:
                 raise ValueError("a return-conditioned model needs returns_to_go")
-            token_types.insert(0, torch.tanh(self.return_embedding(returns_to_go.float().unsqueeze(-1))))
+            tokens_by_type.insert(0, torch.tanh(self.return_embedding(returns_to_go.float().unsqueeze(-1))))
         dtype = torch.promote_types(state_tokens.dtype, action_tokens.dtype)
-        tokens = rearrange([each.to(dtype) for each in token_types], "n b k d -> b (k n) d")
-        tokens = tokens[:, : len(token_types) * steps - (steps - actions.shape[1])]
+        tokens = rearrange([each.to(dtype) for each in tokens_by_type], "n b k d -> b (k n) d")
+        tokens = tokens[:, : len(tokens_by_type) * steps - (steps - actions.shape[1])]
 
         if self.config.timestep_encoding == "window_start":
             timesteps = timesteps[:, :1]
         else:
-            timesteps = timesteps.repeat_interleave(len(token_types), dim=1)[:, : tokens.shape[1]]
+            timesteps = timesteps.repeat_interleave(len(tokens_by_type), dim=1)[:, : tokens.shape[1]]
         timesteps = timesteps.clamp(max=self.max_timestep)
         positional_encoding = self.position_embedding[: tokens.shape[1]] + self.timestep_embedding[timesteps]
         x = self.embedding_dropout(tokens + positional_encoding)
-        state_positions = slice(len(token_types) - 2, None, len(token_types))
+        state_positions = slice(len(tokens_by_type) - 2, None, len(tokens_by_type))
         if output_attentions or output_hidden_states:
             x, hidden_states, attentions = self.transformer(x, output_attentions=output_attentions)
             x = x[:, state_positions]

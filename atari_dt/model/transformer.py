@@ -1,4 +1,4 @@
-"""A causal transformer: pre-norm blocks as in GPT-2, with the initialization of minGPT that the paper uses."""
+"""A causal transformer with GPT-2's pre-norm blocks and minGPT's initialization, as in the paper."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-EVERY_TOKEN = slice(None)
+ALL_POSITIONS = slice(None)
 
 
 class Dropout(nn.Module):
-    """Dropout; on a CPU from 16 random bits an element, which takes a quarter of the time of PyTorch's 32 in a row.
+    """Dropout that is fast on a CPU.
 
-    There the probability is the multiple of 2⁻¹⁶ nearest to ``p``, and what is kept is scaled accordingly.
+    On a CPU this class draws 16 random bits per element, which takes a quarter of the time of PyTorch's dropout, which
+    draws 32 bits per element one after another. The probability is then the multiple of 2⁻¹⁶ nearest to ``p``, and the
+    scale of the remaining elements matches it. On other devices, and in compiled code, this is PyTorch's dropout.
+
+    Args:
+        p: Probability of zeroing an element.
     """
 
     def __init__(self, p: float):
@@ -23,17 +28,23 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zero elements of ``x`` at random while training, and scale the others up."""
+        """In training mode, zero random elements of ``x`` and scale the others up; otherwise return ``x``."""
         if x.device.type != "cpu" or torch.compiler.is_compiling() or not self.training or not self.p:
             return F.dropout(x, self.p, self.training)
-        size, dropped = x.numel(), min(round(self.p * 2**16), 2**16 - 1)
-        words = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(2**63), None)
-        kept = words.view(torch.int16)[:size].view(x.shape) >= dropped - 2**15
-        return x * kept.to(x.dtype) * (2**16 / (2**16 - dropped))
+        size, threshold = x.numel(), min(round(self.p * 2**16), 2**16 - 1)
+        random_words = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(2**63), None)
+        mask = random_words.view(torch.int16)[:size].view(x.shape) >= threshold - 2**15
+        return x * mask.to(x.dtype) * (2**16 / (2**16 - threshold))
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention of each token to itself and those before it."""
+    """Multi-head attention in which a token attends to itself and to earlier tokens.
+
+    Args:
+        embed_dim: D, dimension of a token.
+        num_heads: Number of attention heads.
+        dropout: Dropout probability of the attention weights.
+    """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float):
         super().__init__()
@@ -43,43 +54,54 @@ class CausalSelfAttention(nn.Module):
         self.projection = nn.Linear(embed_dim, embed_dim)
 
     def forward(
-        self, x: Tensor, read: slice = EVERY_TOKEN, output_attention: bool = False
+        self, x: Tensor, query_positions: slice = ALL_POSITIONS, output_attention: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend within ``x``, ``[B, T, D]``, from the R tokens ``x[:, read]``.
+        """Compute attention from some tokens to all tokens.
+
+        Args:
+            x: Tokens ``[B, T, D]``.
+            query_positions: Positions of the Q tokens to compute; all by default.
+            output_attention: Whether to return the attention weights.
 
         Returns:
-            ``(y, attention)``: ``[B, R, D]``, and the weights ``[B, heads, R, T]`` (rows sum to 1) if they are asked
-            for.
+            ``(y, attention)``: ``[B, Q, D]``, and attention weights ``[B, heads, Q, T]``, whose rows sum to 1, or None.
         """
-        dim, tokens = x.shape[-1], x.shape[1]
+        num_tokens, dim = x.shape[1:]
         weight, bias = self.qkv.weight, self.qkv.bias
-        query = rearrange(F.linear(x[:, read], weight[:dim], bias[:dim]), "b r (h d) -> b h r d", h=self.num_heads)
+        query = F.linear(x[:, query_positions], weight[:dim], bias[:dim])
+        query = rearrange(query, "b q (h d) -> b h q d", h=self.num_heads)
         key_value = F.linear(x, weight[dim:], bias[dim:])
         key, value = rearrange(key_value, "b t (n h d) -> n b h t d", n=2, h=self.num_heads).unbind(0)
         attention = None
-        # On a CPU the fused kernel's backward pass is slower than this for sequences as short as ours.
+        # For short sequences on a CPU, the backward pass of the fused kernel is slower than that of this code.
         if output_attention or (torch.is_grad_enabled() and not x.is_cuda):
-            with torch.autocast(x.device.type, enabled=False):  # which would take the softmax's output to float32
-                future = torch.full((tokens, tokens), -math.inf, dtype=query.dtype, device=x.device).triu(1)[read]
+            with torch.autocast(x.device.type, enabled=False):  # autocast would convert the softmax's output to float32
+                future = torch.full((num_tokens, num_tokens), -math.inf, dtype=query.dtype, device=x.device).triu(1)
                 scores = torch.baddbmm(
-                    future,
+                    future[query_positions],
                     query.flatten(0, 1) / math.sqrt(query.shape[-1]),
                     key.flatten(0, 1).transpose(-2, -1),
                 )
-                attention = scores.softmax(-1).view(*query.shape[:-1], tokens)
+                attention = scores.softmax(-1).view(*query.shape[:-1], num_tokens)
                 y = self.dropout(attention) @ value
         else:
             dropout = self.dropout.p if self.training else 0.0
-            if read == EVERY_TOKEN:
+            if query_positions == ALL_POSITIONS:
                 y = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
             else:
-                past = torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).tril()[read]
+                past = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=x.device).tril()[query_positions]
                 y = F.scaled_dot_product_attention(query, key, value, past, dropout)
-        return self.projection(rearrange(y, "b h r d -> b r (h d)")), attention if output_attention else None
+        return self.projection(rearrange(y, "b h q d -> b q (h d)")), attention if output_attention else None
 
 
 class Block(nn.Module):
-    """Attention and a four times wider perceptron, each behind a layer norm and beside a residual path."""
+    """Pre-norm transformer block: attention and a perceptron of width 4D, each with a residual connection.
+
+    Args:
+        embed_dim: D, dimension of a token.
+        num_heads: Number of attention heads.
+        dropout: Dropout probability of attention weights and residual branches.
+    """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float):
         super().__init__()
@@ -91,17 +113,33 @@ class Block(nn.Module):
         self.residual_dropout = Dropout(dropout)
 
     def forward(
-        self, x: Tensor, read: slice = EVERY_TOKEN, output_attention: bool = False
+        self, x: Tensor, query_positions: slice = ALL_POSITIONS, output_attention: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the tokens ``x[:, read]``, ``[B, R, D]``, and, if asked for, the attention ``[B, heads, R, T]``."""
-        y, attention = self.attention(self.attention_norm(x), read, output_attention)
-        x = x[:, read] + self.residual_dropout(y)
+        """Transform the tokens at some positions.
+
+        Args:
+            x: Tokens ``[B, T, D]``.
+            query_positions: Positions of the Q tokens to compute; all by default.
+            output_attention: Whether to return the attention weights.
+
+        Returns:
+            ``(tokens, attention)``: ``[B, Q, D]``, and attention weights ``[B, heads, Q, T]`` or None.
+        """
+        y, attention = self.attention(self.attention_norm(x), query_positions, output_attention)
+        x = x[:, query_positions] + self.residual_dropout(y)
         y = self.contract(F.gelu(self.expand(self.mlp_norm(x))))
         return x + self.residual_dropout(y), attention
 
 
 class Transformer(nn.Module):
-    """Blocks and a final layer norm."""
+    """Transformer blocks followed by a layer norm.
+
+    Args:
+        num_layers: Number of blocks.
+        embed_dim: D, dimension of a token.
+        num_heads: Number of attention heads per block.
+        dropout: Dropout probability of attention weights and residual branches.
+    """
 
     def __init__(self, num_layers: int, embed_dim: int, num_heads: int, dropout: float):
         super().__init__()
@@ -110,19 +148,24 @@ class Transformer(nn.Module):
         self.apply(init_weights)
 
     def forward(
-        self, x: Tensor, read: slice = EVERY_TOKEN, output_attentions: bool = False
+        self, x: Tensor, query_positions: slice = ALL_POSITIONS, output_attentions: bool = False
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Transform tokens ``[B, T, D]``; the last block computes only what those at ``read``, R of them, become.
+        """Transform tokens. The last block computes only the tokens at ``query_positions``.
+
+        Args:
+            x: Tokens ``[B, T, D]``.
+            query_positions: Positions of the Q tokens to return; all by default.
+            output_attentions: Whether to return the attention weights.
 
         Returns:
-            ``(tokens, hidden_states, attentions)``: normalized tokens ``[B, R, D]``; the input of every block and the
-            output of the last, ``num_layers`` of ``[B, T, D]`` and one of ``[B, R, D]``; ``num_layers`` of
-            ``[B, heads, T, T]``, the last one ``[B, heads, R, T]``, or none.
+            ``(tokens, hidden_states, attentions)``: normalized tokens ``[B, Q, D]``; the inputs ``[B, T, D]`` of all
+            blocks and the output ``[B, Q, D]`` of the last one; attention weights ``[B, heads, T, T]`` of each block,
+            ``[B, heads, Q, T]`` for the last one, or an empty list.
         """
         hidden_states, attentions = [x], []
         for block in self.blocks:
-            last = block is self.blocks[-1]
-            x, attention = block(x, read if last else EVERY_TOKEN, output_attentions)
+            is_last = block is self.blocks[-1]
+            x, attention = block(x, query_positions if is_last else ALL_POSITIONS, output_attentions)
             hidden_states.append(x)
             if attention is not None:
                 attentions.append(attention)
@@ -130,7 +173,7 @@ class Transformer(nn.Module):
 
 
 def init_weights(module: nn.Module) -> None:
-    """Normal(0, 0.02) for linear weights, zero biases (Radford et al. 2019, as in minGPT)."""
+    """Draw linear weights from Normal(0, 0.02) and set biases to zero (Radford et al. 2019, as in minGPT)."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=0.02)
         if module.bias is not None:
