@@ -1,4 +1,4 @@
-"""Write the report of a sweep anew, from the files of its runs."""
+"""Write the report of a sweep again, from the files of its runs."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from atari_dt.experiments.report import write_report
 
 
 def main(sweep: tyro.conf.Positional[Path]) -> None:
-    """Write report.md, report.html and their figures of all runs in a sweep's directory; nothing is trained or played.
+    """Write report.md, report.html and their figures for all runs of a sweep, without training or evaluating anything.
 
     Args:
         sweep: Directory that scripts/reproduce_benchmark.py or scripts/ablate_context_length.py wrote.

@@ -1,4 +1,4 @@
-"""The paper's benchmark (Chen et al. 2021, table 1): its runs, tables and figure."""
+"""The benchmark of the paper (Chen et al. 2021, table 1): its runs, tables and figure."""
 
 from __future__ import annotations
 
@@ -14,51 +14,55 @@ from atari_dt.evaluation.statistics import ScoreSummary, gamer_normalized, summa
 from atari_dt.experiments.results import (
     RunGroup,
     format_interval,
+    format_score,
+    format_target,
     group_labels,
-    mean_and_spread,
     normalization_scores,
     normalized_summary,
-    target_name,
 )
-from atari_dt.experiments.run import EvaluationConfig, RunConfig, schedule_for_max_updates
+from atari_dt.experiments.run_config import EvaluationConfig, RunConfig, schedule_for_max_updates
 from atari_dt.games.catalogue import Game
-from atari_dt.games.presets import preset
+from atari_dt.games.presets import find_preset
 from atari_dt.rendering.figures import to_png
-from atari_dt.training.loop import training_windows
+from atari_dt.training.windows import training_windows
 from replay_data import InputError, TrajectoryStore
 
 BenchmarkPreset = Literal["paper", "quick"]
 
 
 def benchmark_preset(name: BenchmarkPreset, game: Game) -> tuple[ModelConfig, TrainingConfig, EvaluationConfig]:
-    """Network, training and evaluation of a game.
+    """Return the configs of network, training and evaluation for a game.
 
     Args:
-        name: ``paper`` (appendix A: 5 epochs, 6 layers, K = 30 or 50) or ``quick``, for a CPU: 2,000 updates of small
-            batches, half the layers, K = 10; the evaluation is the same.
-        game: what is played. Its target returns are the paper's number, and the multiple of the data's largest return
-            that the number was of the paper's data; of other games than the paper's, the largest return.
+        name: ``paper`` for the settings of appendix A (5 epochs, 6 layers, K = 30 or 50); ``quick`` for a CPU: 2,000
+            updates of small batches, half the layers, K = 10, and the same evaluation.
+        game: Game to play. A game of the paper has two target returns: the paper's number, and the multiple of the
+            dataset's largest return that this number is in the paper's data. Any other game has one: the dataset's
+            largest return.
     """
     if game.paper is None:
-        targets = EvaluationConfig(protocol="original", episodes=10)
+        evaluation = EvaluationConfig(protocol="original", episodes=10)
     else:
         numbers, multiples = (game.paper.target_return,), (game.paper.return_multiple,)
-        targets = EvaluationConfig(multiples, numbers, protocol="original", episodes=10)
+        evaluation = EvaluationConfig(multiples, numbers, protocol="original", episodes=10)
     if name == "paper":
-        return *preset(game.name), targets
+        preset = find_preset(game.name)
+        return preset.model, preset.training, evaluation
     training = TrainingConfig(batch_size=32, max_updates=2000, checkpoint_every=500, validation_fraction=0.05)
-    return ModelConfig(context_length=10, num_layers=3, dropout=0.0), training, targets
+    return ModelConfig(context_length=10, num_layers=3, dropout=0.0), training, evaluation
 
 
 def benchmark_stores(data: Path, games: Sequence[Game], seeds: Sequence[int]) -> dict[tuple[str, int], TrajectoryStore]:
-    """Open the data of each game and seed: ``data/GAME/SEED`` where each seed has a draw of its own, as in the paper,
-    else ``data/GAME``; such as ``data/breakout`` or ``data/Breakout``.
+    """Open the trajectory store of each game and seed.
+
+    The store of a game is ``data/GAME``, such as ``data/breakout`` or ``data/Breakout``. Where each seed has a dataset
+    of its own, as in the paper, it is ``data/GAME/SEED``.
 
     Raises:
-        InputError: if one is not there, is of another game, or has rewards that are not clipped.
+        InputError: If a store does not exist, has another game, or has unclipped rewards where the paper has the game.
     """
     if (data / "metadata.json").is_file():
-        raise InputError(f"{data} is a store itself; give the directory that holds it under its game's name")
+        raise InputError(f"{data} is a store itself; choose the directory that contains it under its game's name")
     stores: dict[tuple[str, int], TrajectoryStore] = {}
     for game in games:
         names = (game.name.lower(), game.name)
@@ -68,14 +72,19 @@ def benchmark_stores(data: Path, games: Sequence[Game], seeds: Sequence[int]) ->
         for path in paths:
             if not (path / "metadata.json").is_file():
                 raise InputError(
-                    f"there is no data of {game.name} in {path}; make it with scripts/build_dataset.py --out {path}"
+                    f"there is no data of {game.name} in {path}; make it there with scripts/build_dataset.py"
                 )
         opened = {path: TrajectoryStore.open(path) for path in paths}
         for store in opened.values():
             if store.game != game.name:
-                raise InputError(f"{store.path} holds data of {store.game}, not of {game.name}")
+                raise InputError(
+                    f"{store.path} has data of {store.game}, not of {game.name}; move it to a directory of that name"
+                )
             if game.paper and not store.metadata.reward_clipping:
-                raise InputError(f"{store.path} holds unclipped rewards; the paper's target returns count clipped ones")
+                raise InputError(
+                    f"{store.path} has unclipped rewards, but the paper's target returns count clipped ones; build the "
+                    "store again with clipped rewards"
+                )
         stores |= {(game.name, seed): opened[path] for seed, path in zip(seeds, paths, strict=True)}
     return stores
 
@@ -85,19 +94,20 @@ def benchmark_runs(
     stores: Mapping[tuple[str, int], TrajectoryStore],
     top_percents: Sequence[float],
 ) -> dict[str, RunConfig]:
-    """The runs of every game, method and seed, by name.
+    """Return the runs of every game, method and seed, by name.
 
     Args:
-        bases: of each game, what its runs have in common.
-        stores: data of each game and seed.
-        top_percents: of the steps, for %BC; none leaves it out.
+        bases: Settings that the runs of each game share, by game.
+        stores: Trajectory store of each game and seed.
+        top_percents: Percentages of the steps that %BC clones, those of the best episodes; empty to leave out %BC.
 
     Raises:
-        InputError: if a percentage is out of range or there twice, or too few steps are left for a batch.
+        InputError: If a percentage is out of range or repeated, or too few steps are left for a batch.
     """
     if len(set(top_percents)) < len(top_percents) or 100 in top_percents:
         raise InputError(
-            "top_percents must be below 100, and no two the same; cloning all of the steps is BC, which is there anyway"
+            "`top_percents` must be below 100 and distinct; BC, which clones all of the steps, is always part of the "
+            "benchmark"
         )
     methods: dict[str, tuple[Conditioning, float]] = {"DT": ("return", 100.0), "BC": ("none", 100.0)}
     methods |= {f"{percent:g}BC": ("none", percent) for percent in top_percents}
@@ -106,7 +116,7 @@ def benchmark_runs(
         base = bases[game]
         for name, (conditioning, percent) in methods.items():
             training = dataclasses.replace(base.training, seed=seed, top_percent=percent)
-            training_windows(store, base.model, training)  # before hours of training
+            training_windows(store, base.model, training)  # fail before hours of training
             runs[f"{game}-{name}-seed{seed}"] = dataclasses.replace(
                 base,
                 data=store.path.resolve(),
@@ -117,106 +127,120 @@ def benchmark_runs(
 
 
 def table_1(groups: Sequence[RunGroup]) -> list[list[str]]:
-    """Gamer-normalized scores in the shape of the paper's table 1, under a header, the published columns on the right.
+    """Return a table like the paper's table 1, with a header and the published scores in the last columns.
 
-    Mean ± standard deviation of the seeds' means. Of the Decision Transformer's target returns, this shows the paper's
-    number and the paper's multiple of the largest return.
+    Scores are gamer-normalized, in percent: mean ± standard deviation of the seeds' means. The Decision Transformer has
+    two columns: under the paper's target return, and under the paper's multiple of the dataset's largest return.
 
     Args:
-        groups: of the paper's games, one for each game and method.
+        groups: One group for each game and method, all of games that the paper has.
     """
     methods = [method for method in dict.fromkeys(group.method for group in groups) if not method.startswith("DT")]
     published = ("DT", "CQL", "QR-DQN", "REM", "BC")
     rows = [
-        ["game", "DT, paper's number", "DT, paper's multiple", *methods, *(f"published {name}" for name in published)]
+        [
+            *("game", "DT, paper's target", "DT, paper's multiple", *methods),
+            *(f"published {name}" for name in published),
+        ]
     ]
     for game in dict.fromkeys(group.game for group in groups):
         if (paper := game.paper) is None:
             continue
-        of_game = {group.method: group for group in groups if group.game == game}
+        by_method = {group.method: group for group in groups if group.game == game}
         cells = [game.name, "", ""]
-        if (transformer := of_game.get("DT")) is not None:
-            for i, target in enumerate(transformer.results[0]["targets"]):
-                value = mean_and_spread(normalized_summary(game, transformer.summary(i)))
-                if target["return_multiple"] == paper.return_multiple:
-                    cells[2] = value
-                elif target["return_multiple"] is None and target["target_return"] == paper.target_return:
-                    cells[1] = value
+        if (transformer := by_method.get("DT")) is not None:
+            for i, target in enumerate(transformer.results[0].targets):
+                score = format_score(normalized_summary(game, transformer.summary(i)))
+                if target.return_multiple == paper.return_multiple:
+                    cells[2] = score
+                elif target.return_multiple is None and target.target_return == paper.target_return:
+                    cells[1] = score
         for method in methods:
             cells.append(
-                mean_and_spread(normalized_summary(game, of_game[method].summary())) if method in of_game else ""
+                format_score(normalized_summary(game, by_method[method].summary())) if method in by_method else ""
             )
         for name in published:
-            mean, spread = paper.normalized[name]
-            cells.append(f"{mean:.1f}" + ("" if spread is None else f" ± {spread:.1f}"))
+            mean, std = paper.normalized[name]
+            cells.append(f"{mean:.1f}" + ("" if std is None else f" ± {std:.1f}"))
         rows.append(cells)
     return rows
 
 
 def score_rows(groups: Sequence[RunGroup]) -> list[list[str]]:
-    """Scores in points of every group and target return of every game, under a header, with what they compare to.
+    """Return a table of the scores of every group and target return, with a header, by game.
 
-    Mean ± standard deviation of the seeds' means; the interquartile mean over all episodes with its 95% interval; and
-    the mean normalized with the game's `normalization_scores`. Where each seed has its own data, what is said of the data is the
-    mean over the seeds, but the best is that of all.
+    Scores are in points: mean ± standard deviation of the seeds' means, and interquartile mean over all episodes with
+    its 95% interval. The last column is the mean, normalized with the game's `normalization_scores`. The last rows of a
+    game are a random policy and the dataset (see `dataset_scores`).
     """
     rows = [["game", "method", "target return", "seeds", "episodes", "score", "IQM", "95% interval", "normalized %"]]
-    named = list(zip(groups, group_labels(groups), strict=True))
+    labels = group_labels(groups)
     for game in dict.fromkeys(group.game for group in groups):
-        of_game = [(group, name) for group, name in named if group.game == game]
+        labeled = [(group, label) for group, label in zip(groups, labels, strict=True) if group.game == game]
 
-        def add(name: str, target: str, summary: ScoreSummary, seeds: str, game: Game = game) -> None:
-            percent = normalized_summary(game, summary)
+        def add(label: str, target: str, summary: ScoreSummary, seeds: str, game: Game = game) -> None:
+            normalized = normalized_summary(game, summary)
             rows.append(
                 [
-                    *(game.name, name, target, seeds, str(summary.episodes), mean_and_spread(summary)),
+                    *(game.name, label, target, seeds, str(summary.episodes), format_score(summary)),
                     *(f"{summary.interquartile_mean:.1f}", format_interval(summary)),
-                    "" if percent is None else f"{percent.mean:.1f}",
+                    "" if normalized is None else f"{normalized.mean:.1f}",
                 ]
             )
 
-        for group, name in of_game:
-            for i in range(len(group.results[0]["targets"])):
-                add(name, target_name(group, i), group.summary(i), str(len(group.results)))
-        add("random player", "", summarize([of_game[0][0].random_scores]), "")
-        pair = normalization_scores(game)
-        for name, score in zip(("data, mean", "data, best"), data_scores(of_game[0][0]), strict=True):
+        for group, label in labeled:
+            for i in range(group.num_targets):
+                add(label, format_target(group, i), group.summary(i), str(len(group.results)))
+        first_group = labeled[0][0]
+        add("random policy", "", summarize([first_group.random_scores]), "")
+        random_and_human = normalization_scores(game)
+        for label, score in zip(("dataset mean", "dataset best"), dataset_scores(first_group), strict=True):
             if score is not None:
-                percent = "" if pair is None else f"{gamer_normalized(score, *pair):.1f}"
-                rows.append([game.name, name, "", "", "", f"{score:.1f}", "", "", percent])
+                percent = "" if random_and_human is None else f"{gamer_normalized(score, *random_and_human):.1f}"
+                rows.append([game.name, label, "", "", "", f"{score:.1f}", "", "", percent])
     return rows
 
 
-def data_scores(group: RunGroup) -> tuple[float | None, float | None]:
-    """Mean score of the data, averaged over the seeds' draws, and the largest; None where it has no raw rewards."""
-    means, largest = ([result["dataset"][name] for result in group.results] for name in ("mean_score", "max_score"))
-    return (None, None) if None in means else (sum(means) / len(means), max(largest))
+def dataset_scores(group: RunGroup) -> tuple[float | None, float | None]:
+    """Return the mean and the largest score of a group's datasets, in points; None where they have no raw rewards.
+
+    Where each seed has a dataset of its own, these are the mean of the means, and the largest score of all.
+    """
+    means = [result.dataset.mean_score for result in group.results if result.dataset.mean_score is not None]
+    largest = [result.dataset.max_score for result in group.results if result.dataset.max_score is not None]
+    if len(means) < len(group.results) or not largest:
+        return None, None
+    return sum(means) / len(means), max(largest)
 
 
 def benchmark_figure(groups: Sequence[RunGroup]) -> bytes:
-    """Draw the scores of each game's methods; return a PNG file.
+    """Draw the scores of each method, with a panel for each game.
 
-    A point is a seed's mean, a bar the 95% interval of the interquartile mean over all episodes.
+    A point is the mean of a seed. A dash is the interquartile mean over all episodes, a bar its 95% interval.
+
+    Returns:
+        Content of a PNG file.
     """
-    games, names = list(dict.fromkeys(group.game for group in groups)), group_labels(groups)
-    bars = max(sum(len(group.results[0]["targets"]) for group in groups if group.game == game) for game in games)
-    figure = Figure(figsize=((1 + 1.2 * bars) * len(games), 4), layout="constrained")
+    games, labels = list(dict.fromkeys(group.game for group in groups)), group_labels(groups)
+    num_columns = max(sum(group.num_targets for group in groups if group.game == game) for game in games)
+    figure = Figure(figsize=((1 + 1.2 * num_columns) * len(games), 4), layout="constrained")
     for axes, game in zip(figure.subplots(1, len(games), squeeze=False)[0], games, strict=True):
-        of_game = [(group, name) for group, name in zip(groups, names, strict=True) if group.game == game]
+        labeled = [(group, label) for group, label in zip(groups, labels, strict=True) if group.game == game]
         ticks: list[str] = []
-        for group, name in of_game:
-            for i in range(len(group.results[0]["targets"])):
-                place, summary, asked = len(ticks), group.summary(i), target_name(group, i)
-                ticks.append(name.replace(", ", ",\n") + (f"\nasked for {asked}" if asked else ""))
-                color = "tab:blue" if asked else "tab:gray"
+        for group, label in labeled:
+            for i in range(group.num_targets):
+                position, summary, target = len(ticks), group.summary(i), format_target(group, i)
+                ticks.append(label.replace(", ", ",\n") + (f"\ntarget {target}" if target else ""))
+                color = "tab:blue" if target else "tab:gray"
                 if summary.interval is not None:
-                    axes.plot([place, place], summary.interval, color=color, linewidth=6, alpha=0.35)
-                axes.plot(place, summary.interquartile_mean, "_", color=color, markersize=18, markeredgewidth=2)
-                means = [scores.mean() for scores in group.scores(i)]
-                axes.plot([place] * len(means), means, "o", color=color, markersize=4)
+                    axes.plot([position, position], summary.interval, color=color, linewidth=6, alpha=0.35)
+                axes.plot(position, summary.interquartile_mean, "_", color=color, markersize=18, markeredgewidth=2)
+                seed_means = [scores.mean() for scores in group.scores(i)]
+                axes.plot([position] * len(seed_means), seed_means, "o", color=color, markersize=4)
+        first_group = labeled[0][0]
         for value, name, color in (
-            (of_game[0][0].random_scores.mean(), "random player", "tab:red"),
-            (data_scores(of_game[0][0])[0], "mean of the data", "tab:green"),
+            (first_group.random_scores.mean(), "random policy", "tab:red"),
+            (dataset_scores(first_group)[0], "dataset mean", "tab:green"),
         ):
             if value is not None:
                 axes.axhline(value, color=color, linestyle=":", label=f"{name} ({value:.1f})")

@@ -12,18 +12,148 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from atari_dt.experiments.run import RunConfig
+from atari_dt.experiments.run_config import RunConfig
 from replay_data import InputError
 
+Outcome: TypeAlias = int | str | None
+"""Outcome of a run: exit status of its process; a sentence if its node failed; None if the launcher was stopped."""
 
-def _start(directory: Path, threads: int) -> subprocess.Popen[bytes]:
-    """Begin a run in a process of its own, which ends when this one does, and which Ctrl-C does not reach."""
+
+class LocalLauncher:
+    """Launches runs on this machine. Threads may call its methods concurrently."""
+
+    def __init__(self) -> None:
+        self._lock, self._stopped = threading.Lock(), False
+        self._processes: set[subprocess.Popen[bytes]] = set()
+
+    def check(self, config: RunConfig) -> None:
+        """Accept any run."""
+
+    def run(self, directory: Path, config: RunConfig) -> Outcome:
+        """Do a run and return its outcome."""
+        with self._lock:
+            if self._stopped:
+                return None
+            process = _start_process(directory, config.threads)
+            self._processes.add(process)
+        with process:
+            status = process.wait()
+        with self._lock:
+            self._processes.remove(process)
+            return None if self._stopped else status
+
+    def stop(self) -> None:
+        """Ask all processes to end, without waiting for them; a run in training writes a checkpoint first."""
+        with self._lock:
+            self._stopped = True
+            for process in self._processes:
+                process.terminate()
+
+    def close(self) -> None:
+        """Do nothing; a local launcher holds no resources."""
+
+
+class RayLauncher:
+    """Launches runs on the nodes of a Ray cluster. Threads may call its methods concurrently.
+
+    Args:
+        address: Address of the cluster, such as ``127.0.0.1:6379``.
+
+    Raises:
+        InputError: If Ray is not installed, or no cluster answers.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise InputError(
+                'Ray is not installed; install it on every node with: pip install "atari-dt[cluster]"'
+            ) from error
+        try:
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            if port.isdecimal():  # fail at once; Ray itself retries for a long time
+                socket.create_connection((host, int(port)), timeout=10).close()
+            handler = signal.getsignal(signal.SIGTERM)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            signal.signal(signal.SIGTERM, handler)  # Ray's handler would end this process without cleaning up
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"no Ray cluster answers at {address}; start its head node with ray start, or correct the address"
+            ) from error
+        self._ray, self._lock, self._stopped = ray, threading.Lock(), False
+        self._nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self._tasks: set[Any] = set()
+
+    def _required_resources(self, config: RunConfig) -> dict[str, int]:
+        """Return the numbers of CPUs and GPUs that a run needs, under Ray's names."""
+        device = config.training.device
+        any_gpu = any(node.get("GPU", 0) for node in self._nodes)
+        return {"CPU": config.threads, "GPU": int(device.startswith("cuda") or (device == "auto" and any_gpu))}
+
+    def check(self, config: RunConfig) -> None:
+        """Check that some node has the resources that a run needs; Ray would wait for such a node forever.
+
+        Raises:
+            InputError: If no node has them.
+        """
+        required = self._required_resources(config)
+        if not any(all(node.get(name, 0) >= count for name, count in required.items()) for node in self._nodes):
+            wanted = " and ".join(f"{count} {name}" for name, count in required.items() if count)
+            raise InputError(
+                f"no node of the Ray cluster has the {wanted} that a run needs; lower `threads`, choose another "
+                "`device`, or add such a node"
+            )
+
+    def run(self, directory: Path, config: RunConfig) -> Outcome:
+        """Do a run on a node and return its outcome."""
+        required = self._required_resources(config)
+        with self._lock:
+            if self._stopped:
+                return None
+            remote = self._ray.remote(_run_on_node).options(num_cpus=required["CPU"], num_gpus=required["GPU"])
+            task = remote.remote(directory, config.threads)
+            self._tasks.add(task)
+        try:
+            outcome: int | str = self._ray.get(task)
+        except self._ray.exceptions.RayError as error:
+            outcome = f"Ray: {type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+        with self._lock:
+            self._tasks.remove(task)
+            return None if self._stopped else outcome
+
+    def stop(self) -> None:
+        """Ask all processes to end, without waiting for them; a run in training writes a checkpoint first."""
+        with self._lock:
+            self._stopped = True
+            for task in self._tasks:
+                self._ray.cancel(task)
+
+    def close(self) -> None:
+        """Disconnect from the cluster."""
+        self._ray.shutdown()
+
+
+Launcher: TypeAlias = LocalLauncher | RayLauncher
+
+
+def make_launcher(ray_address: str | None) -> Launcher:
+    """Return the launcher of a Ray cluster, or of this machine if ``ray_address`` is None.
+
+    Raises:
+        InputError: If no Ray cluster answers at the address.
+    """
+    return LocalLauncher() if ray_address is None else RayLauncher(ray_address)
+
+
+def _start_process(directory: Path, threads: int) -> subprocess.Popen[bytes]:
+    """Start a run in a new process that Ctrl-C does not reach, and that ends when this process does."""
     with (directory / "log.txt").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "atari_dt.experiments.run", str(directory)],
-            stdin=subprocess.PIPE,  # whose end is the sign that this process has ended
+            stdin=subprocess.PIPE,  # closes when this process ends, and with it the new process exits
             stdout=log,
             stderr=subprocess.STDOUT,
             env=os.environ | {"OMP_NUM_THREADS": str(threads)},
@@ -31,118 +161,16 @@ def _start(directory: Path, threads: int) -> subprocess.Popen[bytes]:
         )
 
 
-class LocalLauncher:
-    """This machine."""
-
-    def __init__(self) -> None:
-        self._lock, self._stopped = threading.Lock(), False
-        self._running: set[subprocess.Popen[bytes]] = set()
-
-    def check(self, config: RunConfig) -> None:
-        """Any run can be done here."""
-
-    def do(self, directory: Path, config: RunConfig) -> int | str | None:
-        """Do a run; return the exit status of its process, or None if all were asked to end."""
-        with self._lock:
-            if self._stopped:
-                return None
-            process = _start(directory, config.threads)
-            self._running.add(process)
-        with process:
-            status = process.wait()
-        with self._lock:
-            self._running.remove(process)
-            return None if self._stopped else status
-
-    def stop(self) -> None:
-        """Ask all to end; those that train leave a checkpoint."""
-        with self._lock:
-            self._stopped = True
-            for process in self._running:
-                process.terminate()
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-class RayLauncher:
-    """A Ray cluster."""
-
-    def __init__(self, address: str) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise InputError('Ray is not installed; pip install "atari-dt[cluster]", on every node') from error
-        try:
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            if port.isdecimal():  # Ray itself would wait for long
-                socket.create_connection((host, int(port)), timeout=10).close()
-            handler = signal.getsignal(signal.SIGTERM)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-            signal.signal(signal.SIGTERM, handler)  # Ray's own would end this process on the spot
-        except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"no Ray cluster answers at {address}; begin one with: ray start --head --port=6379"
-            ) from error
-        self._ray, self._lock, self._stopped = ray, threading.Lock(), False
-        self._nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        self._running: set[Any] = set()
-
-    def _needs(self, config: RunConfig) -> dict[str, int]:
-        """CPUs and GPUs of a run."""
-        device = config.training.device
-        any_gpu = any(node.get("GPU", 0) for node in self._nodes)
-        return {"CPU": config.threads, "GPU": int(device.startswith("cuda") or (device == "auto" and any_gpu))}
-
-    def check(self, config: RunConfig) -> None:
-        """Raise InputError if no node has what a run needs; Ray would wait for one for ever."""
-        needs = self._needs(config)
-        if not any(all(node.get(kind, 0) >= number for kind, number in needs.items()) for node in self._nodes):
-            wanted = " and ".join(f"{number} {kind}" for kind, number in needs.items() if number)
-            raise InputError(
-                f"no node of the Ray cluster has the {wanted} that a run needs; see --threads and --device"
-            )
-
-    def do(self, directory: Path, config: RunConfig) -> int | str | None:
-        """Do a run on a node; return the exit status of its process, or what went wrong with the node, or None if all
-        were asked to end."""
-        needs = self._needs(config)
-        with self._lock:
-            if self._stopped:
-                return None
-            task = self._ray.remote(_run_on_node).options(num_cpus=needs["CPU"], num_gpus=needs["GPU"])
-            running = task.remote(directory, config.threads)
-            self._running.add(running)
-        try:
-            outcome: int | str = self._ray.get(running)
-        except self._ray.exceptions.RayError as error:
-            outcome = f"Ray: {type(error).__name__}: {str(error).strip().splitlines()[-1]}"
-        with self._lock:
-            self._running.remove(running)
-            return None if self._stopped else outcome
-
-    def stop(self) -> None:
-        """Ask all to end; those that train leave a checkpoint."""
-        with self._lock:
-            self._stopped = True
-            for running in self._running:
-                self._ray.cancel(running)
-
-    def close(self) -> None:
-        """Leave the cluster."""
-        self._ray.shutdown()
-
-
 def _run_on_node(directory: Path, threads: int) -> int:
-    """In a worker of a Ray cluster: do a run; return its process's exit status."""
+    """Do a run in a worker of a Ray cluster; return the exit status of its process."""
     if not directory.is_dir():
-        raise InputError(f"{directory} is not there on node {platform.node()}; all nodes must see it")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray cancels with it; a node in the background ignores it
-    process = _start(directory, threads)
+        raise InputError(f"node {platform.node()} does not see {directory}; all nodes must share this directory")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray cancels with SIGINT, which a background node ignores
+    process = _start_process(directory, threads)
     with process:
         try:
             while process.poll() is None:
-                time.sleep(0.5)  # Ray cancels between two lines of Python, never within a wait
+                time.sleep(0.5)  # Ray cancels between two lines of Python, but not during `process.wait`
             return process.wait()
         except BaseException:
             process.terminate()

@@ -1,14 +1,10 @@
-"""The report of a sweep: ``report.md`` and ``report.html``, made from the files of its runs alone."""
+"""The report of a sweep: ``report.md`` and ``report.html``, made only of the files of its runs."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,157 +13,144 @@ from matplotlib.figure import Figure
 
 from atari_dt.experiments.ablation import ablation_figure, ablation_rows
 from atari_dt.experiments.benchmark import benchmark_figure, score_rows, table_1
-from atari_dt.experiments.results import RunGroup, describe_datasets, group_labels, read_groups, recorded_here
-from atari_dt.experiments.run import RunConfig, read_config
-from atari_dt.experiments.sweep import COMMANDS, read_failure, run_sweep
+from atari_dt.experiments.results import (
+    RunGroup,
+    any_outside_dqn_replay,
+    describe_datasets,
+    group_labels,
+    read_groups,
+)
+from atari_dt.experiments.run_config import RunConfig, read_run_config
+from atari_dt.experiments.run_result import RunFailure, read_failure
+from atari_dt.games.catalogue import Game
 from atari_dt.rendering.figures import to_png
 from atari_dt.rendering.html import ReportDocument
+from atari_dt.training import read_metrics
 from replay_data import InputError
 
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """Where the runs of a sweep are done."""
-
-    jobs: int | None = None
-    """Runs at once; by default as many as fill the cores with their threads, and one on a GPU; on a cluster all."""
-    ray_address: str | None = None
-    """Do the runs on a Ray cluster, such as 127.0.0.1:6379, whose nodes share the directories DATA and OUT."""
-    retry_failed: bool = False
-    """Try runs again that failed before."""
-
-
-def sweep(runs: Mapping[str, RunConfig], out: Path, digests: Mapping[Path, str], options: SweepOptions) -> None:
-    """Do all runs, write the report and print its tables.
-
-    Args:
-        runs: by name.
-        out: directory of the sweep.
-        digests: of each run's data.
-        options: where they are done.
-
-    Raises:
-        InputError: if a run failed, naming each, after all others are done; or as `run_sweep` and `read_groups` say.
-        OSError: if something cannot be written.
-        KeyboardInterrupt: on Ctrl-C; the same call goes on.
-    """
-    read_groups(out, runs, digests)  # before hours of training
-    command = shlex.join(["python", *sys.argv])
-    failures = run_sweep(runs, out, **dataclasses.asdict(options), command=command)
-    read_groups(out, runs, digests)
-    print(write_report(out))
-    print(f"report: {out / 'report.html'}")
-    if failures:
-        named = "; ".join(f"{name} ({reason})" for name, reason in failures.items())
-        raise InputError(f"{len(failures)} of {len(runs)} runs failed: {named}; --retry-failed tries them again")
+COMMANDS_FILE = "commands.txt"
+"""File in a sweep's directory with the commands that did its runs, one per line."""
 
 
 def write_report(out: Path) -> str:
-    """Write ``report.md``, the same as one file ``report.html``, and the figures, of all runs in a sweep's directory.
+    """Write the report of all runs in a sweep's directory.
+
+    Writes ``report.md`` with its figures in ``figures/``, and the same report as a single file ``report.html``.
 
     Returns:
-        The tables as text, for a terminal.
+        Main tables as text, for a terminal.
 
     Raises:
-        InputError: if there is no run, or one cannot be read.
-        OSError: if the report cannot be written.
+        InputError: If the directory has no runs, or a file of a run cannot be read.
+        OSError: If the report cannot be written.
     """
-    names = sorted((path.parent.name for path in out.glob("*/experiment.json")), key=_natural)
-    runs = {name: read_config(out / name) for name in names}
+    names = sorted((path.parent.name for path in out.glob("*/experiment.json")), key=_natural_key)
+    runs = {name: read_run_config(out / name) for name in names}
     if not runs:
-        raise InputError(f"{out} has no runs; give the --out of a sweep")
-    groups = sorted(read_groups(out, runs), key=_order)
+        raise InputError(f"{out} has no runs; choose the directory of a sweep")
+    groups = sorted(read_groups(out, runs), key=_group_key)
+    failures = {name: failure for name in runs if (failure := read_failure(out / name)) is not None}
     report = ReportDocument()
     games = list(dict.fromkeys(group.game.name for group in groups))
     report.heading("Sweep" + (f": {', '.join(games)}" if games else ""), 1)
-    failures = {name: reason for name in runs if (reason := read_failure(out / name)) is not None}
     finished = sum((out / name / "result.json").exists() for name in runs)
     unfinished = len(runs) - finished - len(failures)
-    counts = f"{finished} of {len(runs)} runs are finished"
-    counts += f", {len(failures)} failed" * bool(failures) + f", {unfinished} are not finished" * bool(unfinished)
+    counts = f"{finished} of {len(runs)} runs finished"
+    counts += f", {len(failures)} failed" * bool(failures) + f", {unfinished} not finished" * bool(unfinished)
     report.paragraph(f"{counts}.")
     if groups:
-        _found(report, groups)
+        _add_comparisons(report, groups)
+        _add_scores(report, groups)
+        report.heading("Data")
+        report.bullets(describe_datasets(groups))
         report.heading("Learning curves")
-        report.figure("curves", "Losses over updates", _curves(out, groups))
-    _made(report, out, runs, groups, failures)
+        report.figure("curves", "Training and validation loss over updates", _learning_curves(out, groups))
+    _add_runs(report, out, runs, groups, failures)
+    _add_settings(report, out, runs, groups)
     report.write(out)
     return "\n\n".join(report.tables)
 
 
-def _natural(name: str) -> list[tuple[str, int]]:
-    """A key that sorts K5 before K10."""
-    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
+def _natural_key(name: str) -> list[tuple[str, int]]:
+    """Return a key that sorts K5 before K10."""
+    return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", name)]
 
 
-def _order(group: RunGroup) -> tuple[Any, ...]:
-    """DT before BC before %BC, ascending K, as the tables show them."""
+def _group_key(group: RunGroup) -> tuple[Any, ...]:
+    """Return a key that sorts DT before BC before %BC, then by ascending context length."""
     config = group.config
     conditioned = config.model.conditioning == "return"
     return group.game.name, not conditioned, -config.training.top_percent, config.model.context_length
 
 
-def _found(report: ReportDocument, groups: Sequence[RunGroup]) -> None:
-    """Tables and figures of what was found, each where there is something to compare."""
-    members: dict[tuple[Any, str], list[RunGroup]] = {}
+def _groups_by_method(groups: Sequence[RunGroup]) -> dict[tuple[Game, str], list[RunGroup]]:
+    by_method: dict[tuple[Game, str], list[RunGroup]] = {}
     for group in groups:
-        members.setdefault((group.game, group.method), []).append(group)
-    of_paper = [group for group in groups if group.game.paper]
-    if len(members) > 1:
+        by_method.setdefault((group.game, group.method), []).append(group)
+    return by_method
+
+
+def _add_comparisons(report: ReportDocument, groups: Sequence[RunGroup]) -> None:
+    """Add the tables and figures that compare methods and context lengths, where there is more than one of them."""
+    by_method = _groups_by_method(groups)
+    paper_groups = [group for group in groups if group.game.paper]
+    if len(by_method) > 1:
         report.heading("Benchmark")
-        if of_paper and all(len(its) == 1 for its in members.values()):
-            here = (
-                "the others are NOT, but of the data below, and not comparable with them"
-                if recorded_here(of_paper)
-                else "data and settings below say how far the others compare with them"
-            )
+        if paper_groups and all(len(members) == 1 for members in by_method.values()):
+            if any_outside_dqn_replay(paper_groups):
+                note = (
+                    "The other columns were obtained with the data listed below and are NOT comparable with the "
+                    "published ones."
+                )
+            else:
+                note = "The sections on data and settings show how far the other columns are comparable with them."
             report.table(
-                table_1(of_paper),
-                "Gamer-normalized scores in percent, mean ± standard deviation of the seeds' means, like table 1 of "
-                "Chen et al. 2021. The published columns are of 500,000 steps of the DQN-replay dataset; "
-                f"{here}.",
+                table_1(paper_groups),
+                "Gamer-normalized scores in percent, mean ± standard deviation of the seeds' means, as in table 1 of "
+                "Chen et al. 2021. The published scores were obtained with 500,000 steps of the DQN-replay dataset. "
+                f"{note}",
                 main=True,
             )
         report.figure("benchmark", "Scores of each method", benchmark_figure(groups))
-    for (game, method), its in members.items():
-        if len({group.context_length for group in its}) == len(its) > 1:
+    for (game, method), members in by_method.items():
+        if len({group.context_length for group in members}) == len(members) > 1:
             report.heading(f"Context length: {method} in {game.name}")
             report.table(
-                ablation_rows(its),
-                "Score in points under the last target return and validation loss in nats, mean ± standard deviation "
-                "over the seeds; IQM: interquartile mean over all episodes.",
+                ablation_rows(members),
+                "Score in points under the last target return, mean ± standard deviation of the seeds' means. IQM: "
+                "interquartile mean over all episodes, with its 95% interval. Validation loss in nats, mean ± standard "
+                "deviation over the seeds. s/update: seconds per update. steps/s: steps per second of the evaluation.",
                 main=True,
             )
             name = f"context-length-{game.name}-{method}".replace("%", "").replace(" ", "-")
-            report.figure(name, "Score and validation loss over the context length", ablation_figure(its))
+            report.figure(name, "Score and validation loss over the context length", ablation_figure(members))
+
+
+def _add_scores(report: ReportDocument, groups: Sequence[RunGroup]) -> None:
     report.heading("Scores")
     report.table(
         score_rows(groups),
-        "In points: mean ± standard deviation of the seeds' means; IQM: interquartile mean over all episodes, with its "
-        "95% interval. Normalized with the paper's random and gamer scores where it has the game, else with those of "
-        "the usual 57 games.",
-        main=len(members) > 1 or not report.tables,
+        "Scores in points, mean ± standard deviation of the seeds' means. IQM: interquartile mean over all episodes, "
+        "with its 95% interval. Normalized %: mean score in percent of the way from a random policy to a human player, "
+        "with the paper's random and gamer scores where it has the game, and otherwise with those of the table of 57 "
+        "games.",
+        main=len(_groups_by_method(groups)) > 1 or not report.tables,
     )
-    report.heading("Data")
-    report.bullets(describe_datasets(groups))
 
 
-def _curves(out: Path, groups: Sequence[RunGroup]) -> bytes:
-    """Draw the losses of all runs over their updates, training and, where episodes were held out, validation."""
+def _learning_curves(out: Path, groups: Sequence[RunGroup]) -> bytes:
+    """Draw training and validation loss of all runs over their updates; return the content of a PNG file."""
     games = list(dict.fromkeys(group.game for group in groups))
     figure = Figure(figsize=(10, 3.5 * len(games)), layout="constrained")
     for (left, right), game in zip(figure.subplots(len(games), 2, squeeze=False), games, strict=True):
-        of_game = [group for group in groups if group.game == game]
-        for number, (group, label) in enumerate(zip(of_game, group_labels(of_game), strict=True)):
+        game_groups = [group for group in groups if group.game == game]
+        for i, (group, label) in enumerate(zip(game_groups, group_labels(game_groups), strict=True)):
             for name, result in zip(group.names, group.results, strict=True):
-                lines = _metrics(out / name)
-                left.plot(
-                    [line["update"] for line in lines], [line["loss"] for line in lines], color=f"C{number}", alpha=0.6
-                )
-                curve = result["curve"]
-                places, losses = ([line[name] for line in curve] for name in ("update", "validation_loss"))
-                right.plot(places, losses, "o-", color=f"C{number}", markersize=3)
-            left.plot([], [], color=f"C{number}", label=label)
+                updates, losses = _training_losses(out / name)
+                left.plot(updates, losses, color=f"C{i}", alpha=0.6)
+                updates, losses = [p.update for p in result.curve], [p.validation_loss for p in result.curve]
+                right.plot(updates, losses, "o-", color=f"C{i}", markersize=3)
+            left.plot([], [], color=f"C{i}", label=label)
         left.set(ylabel="training loss (nats)", title=f"{game.name}, training")
         right.set(ylabel="validation loss (nats)", title=f"{game.name}, held-out episodes")
         if not any(len(line.get_xdata()) for line in right.lines):
@@ -179,69 +162,77 @@ def _curves(out: Path, groups: Sequence[RunGroup]) -> bytes:
     return to_png(figure)
 
 
-def _metrics(directory: Path) -> list[dict[str, float]]:
-    """The training losses in a run's ``metrics.jsonl``, where that is still there and whole."""
-    path = directory / "training" / "metrics.jsonl"
+def _training_losses(directory: Path) -> tuple[list[int], list[float]]:
+    """Return the updates and training losses of a run; both empty if its ``metrics.jsonl`` is missing or damaged."""
     try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        return [{name: float(line[name]) for name in ("update", "loss")} for line in lines]
-    except (OSError, ValueError, TypeError, KeyError):
-        return []
+        metrics = read_metrics(directory / "training")
+    except InputError:
+        return [], []
+    return [line.update for line in metrics], [line.loss for line in metrics]
 
 
-def _made(
+def _add_runs(
     report: ReportDocument,
     out: Path,
     runs: Mapping[str, RunConfig],
     groups: Sequence[RunGroup],
-    failures: Mapping[str, str],
+    failures: Mapping[str, RunFailure],
 ) -> None:
-    """How it was made: runs, commands, settings, versions."""
-    results = {name: result for group in groups for name, result in zip(group.names, group.results, strict=True)}
+    """Add the table of runs: state, updates, speed and hardware."""
+    costs = {name: costs for group in groups for name, costs in zip(group.names, group.costs, strict=True)}
     rows = [["run", "state", "updates", "s/update", "evaluation steps/s", "hardware"]]
-    for name in runs:
+    for name, config in runs.items():
         if name in failures:
-            rows.append([name, f"failed: {failures[name]}", "", "", "", ""])
-        elif name not in results:
-            twin = (out / name / "result.json").exists()
-            rows.append([name, "finished, the same as another run" if twin else "not finished", "", "", "", ""])
+            rows.append([name, f"failed: {failures[name].reason}", "", "", "", ""])
+        elif name not in costs:
+            duplicate = (out / name / "result.json").exists()
+            rows.append([name, "finished, the same as another run" if duplicate else "not finished", "", "", "", ""])
         else:
-            costs, lines = results[name]["costs"], _metrics(out / name)
-            hardware = costs["hardware"]
-            where = hardware["gpu"] or f"{hardware['cpu']}, {runs[name].threads} thread(s)"
+            updates, _ = _training_losses(out / name)
+            hardware = costs[name].hardware
+            threads = f"{config.threads} thread{'s' * (config.threads > 1)}"
+            device = hardware.gpu or f"{hardware.cpu}, {threads}"
             rows.append(
                 [
-                    *(name, "finished", f"{lines[-1]['update']:,.0f}" if lines else ""),
-                    *(f"{costs['seconds_per_update']:.3g}", f"{costs['evaluation_steps_per_s']:.0f}"),
-                    f"{where}, {costs['dtype']}",
+                    *(name, "finished", f"{updates[-1]:,}" if updates else ""),
+                    *(f"{costs[name].seconds_per_update:.3g}", f"{costs[name].evaluation_steps_per_s:.0f}"),
+                    f"{device}, {costs[name].dtype}",
                 ]
             )
     report.heading("Runs")
     report.table(rows)
+
+
+def _add_settings(report: ReportDocument, out: Path, runs: Mapping[str, RunConfig], groups: Sequence[RunGroup]) -> None:
+    """Add what reproduces the runs: commands, settings and versions."""
     report.heading("Commands")
-    commands = out / COMMANDS
+    commands = out / COMMANDS_FILE
     report.code(
         commands.read_text(errors="replace").strip() if commands.exists() else "python -m atari_dt.experiments.run RUN"
     )
     report.heading("Settings")
-    report.table(_settings(runs))
-    versions = {", ".join(f"{k} {v}" for k, v in each["costs"]["versions"].items()) for each in results.values()}
+    report.table(_settings_rows(runs))
+    versions = {
+        ", ".join(f"{name} {version}" for name, version in costs.versions.items())
+        for group in groups
+        for costs in group.costs
+    }
     if versions:
         report.heading("Versions")
         report.bullets(sorted(versions))
 
 
-def _settings(runs: Mapping[str, RunConfig]) -> list[list[str]]:
-    """Every field of the runs' configs; where they differ, each value with the runs that have it."""
+def _settings_rows(runs: Mapping[str, RunConfig]) -> list[list[str]]:
+    """Return a table of every setting; where the runs differ, with a row for each value and the runs that have it."""
     rows = [["setting", "value", "runs"]]
-    values: dict[str, dict[str, list[str]]] = {}
+    names_by_value: dict[str, dict[str, list[str]]] = {}
     for name, config in runs.items():
-        for field, value in config.flat().items():
-            values.setdefault(field, {}).setdefault(json.dumps(value), []).append(name)
-    for field, by_value in values.items():
+        for setting, value in config.flat().items():
+            names_by_value.setdefault(setting, {}).setdefault(json.dumps(value), []).append(name)
+    for setting, by_value in names_by_value.items():
         for value, names in by_value.items():
-            rows.append([field, value, "all" if len(by_value) == 1 else ", ".join(names)])
-    for above, row in reversed(list(pairwise(rows))):
-        if row[0] == above[0]:
+            rows.append([setting, value, "all" if len(by_value) == 1 else ", ".join(names)])
+    for previous, row in reversed(list(pairwise(rows))):
+        if row[0] == previous[0]:
             row[0] = ""
     return rows

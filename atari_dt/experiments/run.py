@@ -18,6 +18,7 @@ import json
 import shutil
 import statistics
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ from atari_dt.evaluation.run_evaluation import evaluate_runs
 from atari_dt.experiments.run_config import RunConfig, read_run_config
 from atari_dt.experiments.run_result import CurvePoint, RunCosts, RunResult, TargetResult
 from atari_dt.rendering.evaluation_report import write_evaluation
-from atari_dt.training import read_metrics, read_training_run, train
+from atari_dt.training import MetricsLine, read_metrics, read_training_run, train
 from replay_data import TrajectoryStore
 from replay_data.storage.atomic import atomic_write
 from replay_data.storage.locks import exclusive_lock
@@ -58,10 +59,10 @@ def execute_run(directory: Path) -> None:
     shutil.rmtree(directory / "evaluation", ignore_errors=True)  # left by a process killed before it wrote the result
     write_evaluation(directory / "evaluation", evaluation, video_targets=())
 
-    lines = read_metrics(training)
+    metrics = read_metrics(training)
     training_run = read_training_run(training)
     costs = RunCosts(
-        seconds_per_update=config.training.batch_size / statistics.median(line.contexts_per_s for line in lines),
+        seconds_per_update=config.training.batch_size / statistics.median(line.contexts_per_s for line in metrics),
         evaluation_steps_per_s=evaluation_steps_per_s,
         dtype=training_run.dtype,
         versions=training_run.versions,
@@ -73,7 +74,7 @@ def execute_run(directory: Path) -> None:
         data_digest=store.digest,
         dataset=evaluation.datasets[0],
         data_source=store.metadata.source,
-        curve=tuple(CurvePoint.from_json(line.to_json()) for line in lines if line.validation_loss is not None),
+        curve=_validation_curve(metrics),
         targets=_target_results(evaluation),
         random_scores=tuple(evaluation.random.scores.tolist()),
     )
@@ -95,6 +96,15 @@ def _evaluate(training: Path, config: RunConfig) -> Evaluation:
 def _num_steps(evaluation: Evaluation) -> int:
     """Return the number of steps of all episodes, those of the uniform-random policy included."""
     return sum(int(result.lengths.sum()) for result in (*evaluation.results[0], evaluation.random))
+
+
+def _validation_curve(metrics: Iterable[MetricsLine]) -> tuple[CurvePoint, ...]:
+    """Return the validation of each checkpoint."""
+    return tuple(
+        CurvePoint(line.update, line.validation_loss, line.validation_accuracy)
+        for line in metrics
+        if line.validation_loss is not None and line.validation_accuracy is not None
+    )
 
 
 def _target_results(evaluation: Evaluation) -> tuple[TargetResult, ...]:

@@ -1,32 +1,80 @@
-"""Many runs: finished ones are skipped, several go on at once, and one that fails does not stop the others.
+"""A sweep: a grid of runs, several at once, with finished runs skipped and failed runs reported.
 
-A sweep's directory has a directory for each run, named by it. What has been done is read from these (``result.json``,
-or ``failure.json`` with the reason), so that a sweep that was killed goes on where it stopped.
+The directory of a sweep contains a directory for each run, under the run's name. What is left to do is read from these:
+a finished run has a ``result.json``, and a failed run a ``failure.json`` with the reason. A killed sweep therefore
+resumes where it stopped.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+import shlex
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from atari_dt.config import describe_differences
-from atari_dt.experiments.launchers import LocalLauncher, RayLauncher
-from atari_dt.experiments.run import RunConfig, read_config
+from atari_dt.experiments.launchers import Launcher, make_launcher
+from atari_dt.experiments.report import COMMANDS_FILE, write_report
+from atari_dt.experiments.results import read_groups
+from atari_dt.experiments.run_config import RunConfig, read_run_config
+from atari_dt.experiments.run_result import RunFailure, read_failure
+from atari_dt.training import read_metrics
 from replay_data import InputError
 from replay_data.progress import ProgressBar
 from replay_data.storage.atomic import atomic_write
 from replay_data.storage.locks import exclusive_lock
 from replay_data.storage.processes import available_cores
 
-COMMANDS = "commands.txt"
-"""Of a sweep's directory: the commands that did its runs, a line for each."""
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Where a sweep does its runs."""
+
+    jobs: int | None = None
+    """Number of runs at once; by default as many as fill the cores with their threads, one on a GPU, and all on a
+    cluster."""
+    ray_address: str | None = None
+    """Address of a Ray cluster that does the runs, such as 127.0.0.1:6379; its nodes share the directories DATA and
+    OUT."""
+    retry_failed: bool = False
+    """Retry runs that failed before."""
+
+
+def run_sweep_and_report(
+    runs: Mapping[str, RunConfig], out: Path, digests: Mapping[Path, str], options: SweepOptions
+) -> None:
+    """Do all runs, write the report and print its tables.
+
+    Args:
+        runs: Configs by name.
+        out: Directory of the sweep.
+        digests: Digest of each run's trajectory store, by path.
+        options: Where the runs are done.
+
+    Raises:
+        InputError: If a run fails, naming each failed run after all others are done; or as in `run_sweep` and
+            `read_groups`.
+        OSError: If a file cannot be written.
+        KeyboardInterrupt: On Ctrl-C; the same call resumes the sweep.
+    """
+    read_groups(out, runs, digests)  # fail before hours of training
+    command = shlex.join(["python", *sys.argv])
+    failures = run_sweep(runs, out, **dataclasses.asdict(options), command=command)
+    read_groups(out, runs, digests)
+    print(write_report(out))
+    print(f"report: {out / 'report.html'}")
+    if failures:
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in failures.items())
+        raise InputError(f"{len(failures)} of {len(runs)} runs failed: {reasons}; `retry_failed` retries them")
 
 
 def run_sweep(
@@ -42,164 +90,161 @@ def run_sweep(
     """Do every run that is not finished, several at once, each in a process of its own.
 
     Args:
-        runs: by name, which is that of its directory.
-        out: directory of the sweep; may hold an earlier session of it, and other runs.
-        jobs: how many at once; by default as many as their threads fill the cores, one at a time on a GPU; on a cluster
-            all at once, as far as it has room.
-        ray_address: of a Ray cluster that does the runs; each asks it for a CPU per thread and, if it is to run on one,
-            a GPU. Its nodes have this project installed, and see ``out`` and the data at the same paths.
-        retry_failed: try those again that failed before.
-        command: that does it, to be noted for the report.
-        show_progress: a progress bar of runs on standard error, with the updates of those under way.
+        runs: Configs by name; the name is that of the run's directory.
+        out: Directory of the sweep; may contain an earlier session of it, and other runs.
+        jobs: Number of runs at once; by default as many as fill the cores with their threads, one on a GPU, and on a
+            cluster all that it has room for.
+        ray_address: Address of a Ray cluster that does the runs. Each run asks for one CPU per thread and, if its
+            device is a GPU, for one GPU. All nodes have this project installed, and see ``out`` and the trajectory
+            stores under the same paths.
+        retry_failed: Whether to retry runs that failed before.
+        command: Command that does the sweep, to be quoted in the report.
+        show_progress: Whether to show a progress bar of runs on standard error, with the updates of running runs.
 
     Returns:
-        Of the runs that failed, why.
+        Reasons of the failed runs, by name.
 
     Raises:
-        InputError: if there are no runs, one is there with another config, another command does this sweep, or there is
-            no such cluster, or none of its nodes has room for a run.
-        OSError: if the sweep's directory cannot be written.
-        KeyboardInterrupt: on Ctrl-C; runs under way leave a checkpoint, and the same call goes on from there.
+        InputError: If there are no runs, a run exists with another config, another command is doing this sweep, no
+            cluster answers, or no node of it has room for a run.
+        OSError: If the sweep's directory cannot be written.
+        KeyboardInterrupt: On Ctrl-C; running runs write a checkpoint, and the same call resumes the sweep.
     """
     if not runs:
         raise InputError("a sweep needs at least one run")
     if jobs is None:
         all_at_once = len(runs) if ray_address else available_cores() // max(c.threads for c in runs.values())
-        jobs = max(1, all_at_once) if ray_address or _on_cpu(runs) else 1
+        jobs = max(1, all_at_once) if ray_address or _all_on_cpu(runs) else 1
     if jobs < 1:
-        raise InputError(f"jobs must be at least 1, not {jobs}")
+        raise InputError(f"`jobs` must be at least 1, not {jobs}")
     out.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(out, "doing the sweep in"):
         for name, config in runs.items():
-            _check_same(out / name, config)
-        waiting = [
+            _check_same_config(out / name, config)
+        pending = [
             name
             for name in runs
             if not (out / name / "result.json").exists()
             and (retry_failed or not (out / name / "failure.json").exists())
         ]
-        with closing(_place(ray_address if waiting else None)) as place:
-            for name in waiting:
-                place.check(runs[name])
+        with closing(make_launcher(ray_address if pending else None)) as launcher:
+            for name in pending:
+                launcher.check(runs[name])
             if command is not None:
-                _note(command, out / COMMANDS)
+                _append_line(out / COMMANDS_FILE, command)
             for name, config in runs.items():
                 if not (out / name / "experiment.json").exists():
                     (out / name).mkdir(exist_ok=True)
                     atomic_write(out / name / "experiment.json", json.dumps(config.to_json(), indent=2) + "\n")
-            for name in waiting:
+            for name in pending:
                 (out / name / "failure.json").unlink(missing_ok=True)
-            _do(waiting, runs, out, place, jobs, show_progress)
-    return {name: reason for name in runs if (reason := read_failure(out / name)) is not None}
+            _launch_all(pending, runs, out, launcher, jobs, show_progress)
+    return {name: failure.reason for name in runs if (failure := read_failure(out / name)) is not None}
 
 
-def _place(ray_address: str | None) -> LocalLauncher | RayLauncher:
-    return LocalLauncher() if ray_address is None else RayLauncher(ray_address)
-
-
-def _note(command: str, path: Path) -> None:
-    """Add a line to a file, if it is not there yet."""
+def _append_line(path: Path, line: str) -> None:
+    """Append a line to a file, unless the file has it."""
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    if command not in lines:
-        atomic_write(path, "\n".join([*lines, command]) + "\n")
+    if line not in lines:
+        atomic_write(path, "\n".join([*lines, line]) + "\n")
 
 
-def read_failure(directory: Path) -> str | None:
-    """Why a run failed, if it did."""
-    if (directory / "result.json").exists():
-        return None
-    try:
-        return str(json.loads((directory / "failure.json").read_text())["reason"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return "its failure.json cannot be read"
-
-
-def _on_cpu(runs: Mapping[str, RunConfig]) -> bool:
+def _all_on_cpu(runs: Mapping[str, RunConfig]) -> bool:
     devices = {config.training.device for config in runs.values()}
     return devices <= {"cpu"} or (devices <= {"cpu", "auto"} and not torch.cuda.is_available())
 
 
-def _check_same(directory: Path, config: RunConfig) -> None:
-    """Raise InputError if a run is there that has another config."""
+def _check_same_config(directory: Path, config: RunConfig) -> None:
+    """Check that the run of a directory, if it exists, has this config.
+
+    Raises:
+        InputError: If it has another config.
+    """
     if not (directory / "experiment.json").exists():
         return
-    there, now = read_config(directory).flat(), config.flat()
-    if differences := describe_differences(there, now):
+    if differences := describe_differences(read_run_config(directory).flat(), config.flat()):
         raise InputError(
-            f"{directory} was begun with other settings: {differences}; go on with those, or choose another --out"
+            f"{directory} was started with other settings: {differences}; use those, or choose another `out`"
         )
 
 
-def _do(
+def _launch_all(
     names: Sequence[str],
     runs: Mapping[str, RunConfig],
     out: Path,
-    place: LocalLauncher | RayLauncher,
+    launcher: Launcher,
     jobs: int,
     show_progress: bool,
 ) -> None:
-    """Do these runs, ``jobs`` at once."""
+    """Do the named runs, ``jobs`` at once."""
     for name in names:
-        (out / name / "log.txt").unlink(missing_ok=True)  # until it has begun
+        (out / name / "log.txt").unlink(missing_ok=True)  # its existence says that the run has started
     with (
         ThreadPoolExecutor(jobs) as pool,
         ProgressBar(total=len(names), unit="run", desc="runs", disable=not show_progress) as bar,
     ):
         try:
-            pending = {pool.submit(_do_one, place, out.resolve() / name, runs[name]): name for name in names}
-            while pending:
-                done, _ = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
-                for each in done:
-                    each.result()
-                    del pending[each]
+            futures = {pool.submit(_launch, launcher, out.resolve() / name, runs[name]): name for name in names}
+            while futures:
+                done, _ = wait(futures, timeout=1, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                    del futures[future]
                     bar.update()
-                under_way = [out / name for name in pending.values() if (out / name / "log.txt").exists()]
-                more = f" and {len(under_way) - 4} more" if len(under_way) > 4 else ""
-                bar.set_postfix_str(", ".join(map(_progress, under_way[:4])) + more)
+                running = [out / name for name in futures.values() if (out / name / "log.txt").exists()]
+                more = f" and {len(running) - 4} more" if len(running) > 4 else ""
+                bar.set_postfix_str(", ".join(map(_describe_progress, running[:4])) + more)
         except BaseException as error:
-            place.stop()
+            launcher.stop()
             pool.shutdown(cancel_futures=True)
             if isinstance(error, KeyboardInterrupt):
                 finished = sum((out / name / "result.json").exists() for name in runs)
-                message = f"{finished} of {len(runs)} runs are finished; the same command goes on"
+                message = f"{finished} of {len(runs)} runs are finished; the same command resumes the sweep"
                 raise KeyboardInterrupt(message) from None
             raise
 
 
-def _do_one(place: LocalLauncher | RayLauncher, directory: Path, config: RunConfig) -> None:
-    """Do a run; if it fails, write why into its directory.
+def _launch(launcher: Launcher, directory: Path, config: RunConfig) -> None:
+    """Do a run; if it fails, write its ``failure.json``.
 
     Raises:
-        KeyboardInterrupt: if somebody else has ended its process, as one who ends all of them does.
+        KeyboardInterrupt: If the run's process was interrupted or terminated by someone else.
     """
-    outcome = place.do(directory, config)
+    outcome = launcher.run(directory, config)
     if outcome is None or (directory / "result.json").exists():
         return
     if outcome in (130, -signal.SIGINT, -signal.SIGTERM):
         raise KeyboardInterrupt
     if isinstance(outcome, int):
-        outcome = _reason((directory / "log.txt").read_text(errors="replace"), outcome)
-    atomic_write(directory / "failure.json", json.dumps({"reason": outcome}, indent=2) + "\n")
+        outcome = describe_failure((directory / "log.txt").read_text(errors="replace"), outcome)
+    atomic_write(directory / "failure.json", json.dumps(RunFailure(outcome).to_json(), indent=2) + "\n")
 
 
-def _progress(directory: Path) -> str:
-    """The name of a run under way, and how far it is."""
+def _describe_progress(directory: Path) -> str:
+    """Return the name of a running run, with its last logged update."""
     try:
-        *_, line = (directory / "training" / "metrics.jsonl").read_text().splitlines()
-        return f"{directory.name} at update {json.loads(line)['update']}"
-    except (OSError, ValueError, KeyError):
+        return f"{directory.name} at update {read_metrics(directory / 'training')[-1].update}"
+    except (InputError, IndexError):  # the run has not written a line yet, or is writing one
         return directory.name
 
 
-def _reason(log: str, status: int) -> str:
-    """Why a process failed: the sentence that it ended with, or else the last exception's line."""
+def describe_failure(log: str, status: int) -> str:
+    """Return why a run's process failed.
+
+    This is the error message that ended it, or the line of the last exception, or the last line of the log.
+
+    Args:
+        log: Content of the run's ``log.txt``.
+        status: Exit status of the process; the negative number of the signal that killed it, if one did.
+    """
     if status < 0:
-        return f"it was ended by signal {-status}, {signal.strsignal(-status)}{'; is memory full?' * (status == -9)}"
+        hint = "; is the memory full?" if status == -signal.SIGKILL else ""
+        return f"signal {-status} ({signal.strsignal(-status)}) ended it{hint}"
     lines = [line for line in log.splitlines() if line.strip()]
-    said = [line for line in lines if line.startswith("error: ")] or [line for line in lines if _EXCEPTION.match(line)]
-    return [f"it ended with status {status}", *lines[-1:], *said][-1].removeprefix("error: ")
+    errors = [line for line in lines if line.startswith("error: ")] or [
+        line for line in lines if _EXCEPTION.match(line)
+    ]
+    return [f"it ended with status {status}", *lines[-1:], *errors][-1].removeprefix("error: ")
 
 
 _EXCEPTION = re.compile(r"[\w.]+(Error|Exception)\b")

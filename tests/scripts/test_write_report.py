@@ -12,7 +12,7 @@ from tests.scripts.commands import (
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("{tmp}/no", "{tmp}/no has no runs; give the --out of a sweep"),
+        ("{tmp}/no", "{tmp}/no has no runs; choose the directory of a sweep"),
     ],
 )
 def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str) -> None:

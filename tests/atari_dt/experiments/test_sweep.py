@@ -22,8 +22,8 @@ import pytest
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.experiments.ablation import ablation_runs
 from atari_dt.experiments.results import read_groups
-from atari_dt.experiments.run import EvaluationConfig, RunConfig
-from atari_dt.experiments.sweep import _reason, run_sweep
+from atari_dt.experiments.run_config import EvaluationConfig, RunConfig
+from atari_dt.experiments.sweep import describe_failure, run_sweep
 from replay_data import InputError, TrajectoryStore
 from replay_data.storage.locks import lock_directory
 
@@ -135,7 +135,10 @@ def test_killed_interrupted_two_at_once_and_on_a_cluster_it_finds_the_same(
         _, errors = process.communicate(timeout=60)
         if number == signal.SIGINT:
             assert process.returncode == 130
-            assert errors.splitlines()[-1] == "error: interrupted; 0 of 2 runs are finished; the same command goes on"
+            assert (
+                errors.splitlines()[-1]
+                == "error: interrupted; 0 of 2 runs are finished; the same command resumes the sweep"
+            )
         for path in before:
             while True:  # until its process has ended too
                 with suppress(BlockingIOError), lock_directory(path.parent):
@@ -163,13 +166,13 @@ def test_killed_interrupted_two_at_once_and_on_a_cluster_it_finds_the_same(
 
 
 def test_only_what_a_run_says_last_is_its_failure() -> None:
-    assert _reason("loading\nerror: the disk is full\nwarning: leaked\n", 1) == "the disk is full"
+    assert describe_failure("loading\nerror: the disk is full\nwarning: leaked\n", 1) == "the disk is full"
     trace = "Traceback\nRuntimeError: CUDA error\nCompile with X\n"
-    assert _reason(trace, 1) == "RuntimeError: CUDA error"
-    assert _reason("odd\n", 3) == "odd"
-    assert _reason("", 3) == "it ended with status 3"
-    assert _reason("", -9) == "it was ended by signal 9, Killed; is memory full?"
-    assert _reason("", -11) == "it was ended by signal 11, Segmentation fault"
+    assert describe_failure(trace, 1) == "RuntimeError: CUDA error"
+    assert describe_failure("odd\n", 3) == "odd"
+    assert describe_failure("", 3) == "it ended with status 3"
+    assert describe_failure("", -9) == "signal 9 (Killed) ended it; is the memory full?"
+    assert describe_failure("", -11) == "signal 11 (Segmentation fault) ended it"
 
 
 def test_a_run_that_fails_is_named_and_stops_no_other(
@@ -195,14 +198,16 @@ def test_a_run_that_fails_is_named_and_stops_no_other(
         read_groups(tmp_path, runs, wrong)
     (tmp_path / "K1-seed1" / "costs.json").write_text("{")
     with pytest.raises(
-        InputError, match=r"costs.json cannot be read; remove .*result.json, and the run is evaluated anew"
+        InputError, match=r"costs.json cannot be read .*; remove .*result.json to evaluate the run again"
     ):
         read_groups(tmp_path, runs, right)
 
     other = dataclasses.replace(poisoned, training=dataclasses.replace(poisoned.training, learning_rate=0.1))
-    with pytest.raises(InputError, match=r"poisoned was begun with other settings: learning_rate \(1e\+30 there, 0"):
+    with pytest.raises(InputError, match=r"poisoned was started with other settings: learning_rate \(was 1e\+30, is 0"):
         run_sweep({"poisoned": other}, tmp_path, show_progress=False)
-    with pytest.raises(InputError, match="jobs must be at least 1"):
+    with pytest.raises(InputError, match="`jobs` must be at least 1"):
         run_sweep(runs, tmp_path, jobs=0)
-    with pytest.raises(InputError, match=r"no Ray cluster answers at 127\.0\.0\.1:1; begin one with: ray start"):
+    with pytest.raises(
+        InputError, match=r"no Ray cluster answers at 127\.0\.0\.1:1; start its head node with ray start"
+    ):
         run_sweep(runs, tmp_path, ray_address="127.0.0.1:1")

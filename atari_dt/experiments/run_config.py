@@ -1,0 +1,181 @@
+"""The config of a run: ``experiment.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.evaluation.play_config import PlayConfig
+from atari_dt.evaluation.protocol import PROTOCOLS, ProtocolName
+from replay_data import InputError
+from replay_data.errors import summarize_error
+from replay_data.json_fields import read_field, read_object
+
+FORMAT_VERSION = 2
+"""Version of ``experiment.json``, ``result.json``, ``costs.json`` and ``failure.json``."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the trained model is evaluated."""
+
+    return_multiples: tuple[float, ...] = (1.0,)
+    """Target returns as multiples of the dataset's largest return; not used by behavior cloning."""
+    target_returns: tuple[float, ...] = ()
+    """Target returns as numbers, in the dataset's reward units; not used by behavior cloning."""
+    protocol: ProtocolName = "dopamine"
+    """`dopamine`: play as the dataset was recorded; `original`: play as the original code evaluates."""
+    episodes: int = 16
+    """Number of episodes under each target return."""
+    max_steps: int = 27_000
+    """Number of steps after which an episode is truncated."""
+    evaluation_seed: int = 0
+    """Seed of the emulator, the no-ops and the action sampling."""
+
+    def __post_init__(self) -> None:
+        if self.evaluation_seed < 0:
+            raise InputError(f"`evaluation_seed` must be at least 0, not {self.evaluation_seed}")
+        if not self.return_multiples and not self.target_returns:
+            raise InputError("`return_multiples` or `target_returns` must have at least one number")
+        if not all(map(math.isfinite, (*self.return_multiples, *self.target_returns))):
+            raise InputError("`return_multiples` and `target_returns` must be finite numbers")
+        self.play_config("auto")
+
+    def play_config(self, device: str) -> PlayConfig:
+        """Return how the trained model plays on a device."""
+        return PlayConfig(
+            protocol=PROTOCOLS[self.protocol],
+            episodes=self.episodes,
+            max_steps=self.max_steps,
+            seed=self.evaluation_seed,
+            device=device,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` reads."""
+        return {
+            **dataclasses.asdict(self),
+            "return_multiples": list(self.return_multiples),
+            "target_returns": list(self.target_returns),
+        }
+
+    @classmethod
+    def from_json(cls, content: Any) -> EvaluationConfig:
+        """Read a JSON object that `to_json` returned; missing fields have their default values.
+
+        Raises:
+            InputError, KeyError, TypeError: If the content is malformed.
+        """
+        config = cls(**content)
+        return dataclasses.replace(
+            config,
+            return_multiples=tuple(config.return_multiples),
+            target_returns=tuple(config.target_returns),
+        )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the result of a run.
+
+    Attributes:
+        data: Path of the trajectory store.
+        model: Config of the network.
+        training: Config of the training.
+        evaluation: Config of the evaluation.
+        threads: Number of PyTorch threads on a CPU. It decides the order of summation, and with it the last digits.
+    """
+
+    data: Path
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise InputError(f"`threads` must be at least 1, not {self.threads}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of ``experiment.json``."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "data": str(self.data),
+            "model": self.model.to_json(),
+            "training": self.training.to_json(),
+            "evaluation": self.evaluation.to_json(),
+            "threads": self.threads,
+        }
+
+    @classmethod
+    def from_json(cls, content: Any) -> RunConfig:
+        """Read the content of ``experiment.json``, of format version 1 or 2.
+
+        Fields that an older version did not know get their defaults.
+
+        Raises:
+            InputError, ValueError, KeyError, TypeError: If the content is malformed.
+        """
+        check_format_version(content)
+        return cls(
+            data=Path(read_field(content, "data", str)),
+            model=ModelConfig.from_json(content["model"]),
+            training=TrainingConfig.from_json(content["training"]),
+            evaluation=EvaluationConfig.from_json(content["evaluation"]),
+            threads=read_field(content, "threads", int),
+        )
+
+    def flat(self) -> dict[str, Any]:
+        """Return every setting by name, in one mapping, with lists in place of tuples."""
+        settings: dict[str, Any] = {}
+        for name, value in self.to_json().items():
+            settings |= value if isinstance(value, dict) else {name: value}
+        del settings["format_version"]
+        return settings
+
+
+def check_format_version(content: Any) -> None:
+    """Check the format version of a run's file; a file without one has version 1.
+
+    Raises:
+        ValueError: If this version of the code cannot read the file.
+        TypeError: If the content is not an object.
+    """
+    version = read_object(content).get("format_version", 1)
+    if version not in (1, FORMAT_VERSION):
+        raise ValueError(f"it has format version {version}, but this version of the code reads 1 to {FORMAT_VERSION}")
+
+
+def read_run_config(directory: Path) -> RunConfig:
+    """Read the ``experiment.json`` of a run's directory.
+
+    Raises:
+        InputError: If the directory has no such file, or the file is malformed.
+    """
+    path = directory / "experiment.json"
+    try:
+        return RunConfig.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError, InputError) as error:
+        raise InputError(
+            f"{directory} is not a run: its {path.name} cannot be read ({type(error).__name__}: "
+            f"{summarize_error(error)}); remove the directory to start the run again"
+        ) from error
+
+
+def schedule_for_max_updates(training: TrainingConfig, context_length: int) -> TrainingConfig:
+    """Return a schedule that makes exactly ``max_updates`` updates and ends its cosine at the last one.
+
+    Without ``max_updates``, the schedule is unchanged: the paper's, counted in tokens.
+    """
+    if (updates := training.max_updates) is None:
+        return training
+    return dataclasses.replace(
+        training,
+        epochs=max(training.epochs, updates),
+        final_tokens=updates * training.batch_size * context_length,
+    )

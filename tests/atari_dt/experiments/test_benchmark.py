@@ -1,0 +1,83 @@
+"""The benchmark of the paper: its runs, data and tables, against what the paper prints."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from atari_dt.config import TrainingConfig
+from atari_dt.experiments.benchmark import benchmark_preset, benchmark_runs, benchmark_stores, score_rows, table_1
+from atari_dt.experiments.results import read_groups
+from atari_dt.experiments.run_config import RunConfig
+from atari_dt.games.catalogue import find_game
+from replay_data import InputError
+from replay_data.testing import write_random_store
+
+
+def test_the_runs_have_the_papers_settings(benchmark: tuple[Path, dict[str, RunConfig]], tmp_path: Path) -> None:
+    _, runs = benchmark
+    assert len(runs) == 2 * 3 * 2
+    for name, config in runs.items():
+        game, method, seed = name.split("-")
+        assert config.model.conditioning == ("return" if method == "DT" else "none")
+        assert config.training.top_percent == (25 if method == "25BC" else 100)
+        assert f"seed{config.training.seed}" == seed
+        own = Path("Qbert") / seed.removeprefix("seed")
+        assert config.data == tmp_path / "data" / (own if game == "Qbert" else "breakout")
+        assert config.training.final_tokens == 2000 * 32 * 10
+        assert config.training.epochs == 2000  # more than 2,000 updates can take
+    pong = benchmark_preset("paper", find_game("Pong"))
+    assert (pong[0].context_length, pong[1].batch_size, pong[1].epochs) == (50, 512, 5)
+    assert dataclasses.replace(pong[1], batch_size=128) == TrainingConfig()
+    assert (pong[2].target_returns, pong[2].return_multiples) == ((20,), (1,))
+    assert (pong[2].protocol, pong[2].episodes) == ("original", 10)
+    other = benchmark_preset("paper", find_game("Asterix"))[2]
+    assert (other.target_returns, other.return_multiples) == ((), (1,))
+
+
+def test_the_data_of_each_game_is_found_or_named(tmp_path: Path) -> None:
+    game = [find_game("Breakout")]
+    with pytest.raises(
+        InputError, match=r"there is no data of Breakout in .*; make it there with scripts/build_dataset\.py"
+    ):
+        benchmark_stores(tmp_path, game, [1])
+    write_random_store(tmp_path / "Breakout" / "1", [5])
+    assert set(benchmark_stores(tmp_path, game, [1])) == {("Breakout", 1)}
+    with pytest.raises(InputError, match="no data of Breakout"):
+        benchmark_stores(tmp_path, game, [1, 2])
+    (tmp_path / "Breakout" / "1").rename(tmp_path / "Pong")
+    with pytest.raises(InputError, match="has data of Breakout, not of Pong"):
+        benchmark_stores(tmp_path, [find_game("Pong")], [1])
+    with pytest.raises(InputError, match="is a store itself"):
+        benchmark_stores(tmp_path / "Pong", game, [1])
+    bases = {"Breakout": RunConfig(tmp_path, *benchmark_preset("quick", game[0]))}
+    store = write_random_store(tmp_path / "short", [40] * 8)
+    with pytest.raises(InputError, match="`top_percents` must be below 100 and distinct"):
+        benchmark_runs(bases, {("Breakout", 1): store}, (10, 10))
+    with pytest.raises(InputError, match="a batch of 32 contexts is larger than the dataset of 31 steps"):
+        benchmark_runs(bases, {("Breakout", 1): write_random_store(tmp_path / "few", [1] * 33)}, ())
+
+
+def test_table_1_has_the_papers_shape(benchmark: tuple[Path, dict[str, RunConfig]]) -> None:
+    """Mean scores as in the paper give its percentages; for Qbert it rounds 15.44 and 17.31."""
+    groups = read_groups(*benchmark)
+    header, breakout, qbert = table_1(groups)
+    assert header[1:5] == ["DT, paper's target", "DT, paper's multiple", "BC", "25%BC"]
+    assert header[5:] == [f"published {name}" for name in ("DT", "CQL", "QR-DQN", "REM", "BC")]
+    assert breakout[:5] == ["Breakout", "267.5 ± 3.6", "28.6 ± 3.6", "138.9 ± 3.6", "100.0 ± 3.6"]
+    assert breakout[5:] == ["267.5 ± 97.5", "211.1", "17.1", "8.9", "138.9 ± 61.7"]
+    assert qbert[:5] == ["Qbert", "15.4 ± 0.0", "-1.2 ± 0.0", "17.3 ± 0.0", ""]
+
+    rows = score_rows(groups)
+    assert [row[1:7] for row in rows if row[:2] == ["Breakout", "DT"]] == [
+        ["DT", "6 (1×)", "2", "2", "10.0 ± 1.0", "10.0"],
+        ["DT", "90", "2", "2", "76.9 ± 1.0", "76.9"],
+        ["DT", "3 (0.5×)", "2", "2", "0.0 ± 0.0", "0.0"],
+        ["DT", "55", "2", "2", "5.0 ± 0.0", "5.0"],
+    ]
+    assert [row[1:6] for row in rows if "dataset" in row[1] and row[0] == "Qbert"] == [
+        ["dataset mean", "", "", "", "2.5"],
+        ["dataset best", "", "", "", "16.0"],
+    ]
