@@ -70,7 +70,7 @@ def test_collect_replay_sums_up_what_it_recorded(
         ("--agent scripted --num-workers 5000 --out {tmp}/new", "and at most"),
         ("--agent scripted --num-envs 8 --out {tmp}/new", "mean nothing to scripted players"),
         ("--num-workers 2 --out {tmp}/new", "--num-envs says how many games q_learning plays"),
-        ("--num-envs 3 --minibatch-size 128 --out {tmp}/new", "minibatch_size (128) must divide"),
+        ("--num-envs 3 --minibatch-size 128 --out {tmp}/new", "--minibatch-size (128) must divide --num-envs"),
         ("--device tpu --out {tmp}/new", "there is no device 'tpu' here"),
         ("--num-steps 99999999999 --out {tmp}/new", "Breakout/1 needs 25000.0 GB, but"),
         ("--sticky-actions 2 --out {tmp}/new", "--sticky-actions must be a probability"),

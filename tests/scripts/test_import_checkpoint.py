@@ -21,7 +21,7 @@ def test_a_checkpoint_of_the_original_code_plays(
 ) -> None:
     path, out = DATA / "original_model" / "dt_small.pth", tmp_path / "original"
     assert call(monkeypatch, "import_checkpoint.py", path, "--game", "Pong", "--max-return", 20, "--out", out) == 1
-    assert "chooses among 4 actions, but Pong has 6" in capsys.readouterr().err
+    assert "has 4 actions, but Pong has 6; set --game to" in capsys.readouterr().err
     assert call(monkeypatch, "import_checkpoint.py", path, "--game", "Breakout", "--max-return", 40, "--out", out) == 0
     command = capsys.readouterr().out.split("python scripts/")[1].split()
     assert call(monkeypatch, *command, "--episodes", 2, "--max-steps", 30, "--no-videos", "--out", tmp_path / "e") == 0
@@ -46,7 +46,7 @@ def test_a_checkpoint_of_the_original_code_plays(
             "{store}/metadata.json --game Pong --max-return 20 --out {tmp}/new",
             "holds no state dict of the original network",
         ),
-        ("x --game Pong --max-return nan --out {tmp}/new", "must be a finite number, not nan"),
+        ("x --game Pong --max-return nan --out {tmp}/new", "--max-return must be a finite number, not nan"),
     ],
 )
 def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str) -> None:

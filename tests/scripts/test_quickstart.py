@@ -55,9 +55,9 @@ def test_quickstart_reports_what_it_promises(
         ("", "not made by a quickstart"),
         ("--max-steps 0", "--max-steps must be between 1 and 27000, not 0"),
         ("--max-steps 9", "max_steps must be at least 10, the context length"),
-        ("--updates 0", "max_updates must be at least 1"),
+        ("--updates 0", "--max-updates must be at least 1"),
         ("--episodes 0", "at least 1 episode"),
-        ("--seed -1", "seed must lie between 0"),
+        ("--seed -1", "--seed must be between 0"),
         ("--num-steps 31", "num_steps must be at least 32"),
     ],
 )

@@ -268,7 +268,7 @@ def test_what_a_gpu_computes_compiles_as_a_whole(precision: Any) -> None:
 
 
 def test_numbers_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"minibatch_size \(100\) must divide"):
+    with pytest.raises(InputError, match=r"`minibatch_size` \(100\) must divide"):
         PQNConfig(minibatch_size=100)
     for field in ({"num_envs": 0}, {"discount": 1.5}, {"learning_rate": 0.0}, {"grad_norm_clip": float("inf")}):
         with pytest.raises(InputError, match="must"):

@@ -1,4 +1,4 @@
-"""Sharing models: the card, the mixin's conventions, and what goes wrong on the way."""
+"""Checkpoints: saving, loading, model cards, the Hugging Face Hub, and format version 1."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from atari_dt.model import pretrained
 from atari_dt.model.checkpoint_config import CheckpointConfig
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.decision_transformer import DecisionTransformer
+from atari_dt.model.pretrained import latest_checkpoint
 from atari_dt.model.reported_evaluation import ReportedEvaluation
 from replay_data import InputError
 from replay_data.testing import write_random_store
+from tests.atari_dt.model.networks import random_inputs, small_model
 from tests.conftest import DATA
 
 EVALUATION = ReportedEvaluation(
@@ -45,7 +47,7 @@ def logits(model: DecisionTransformer) -> torch.Tensor:
         return model(states, ones, ones.float(), ones).action_logits
 
 
-def test_a_saved_model_is_whole_and_has_a_card(model: DecisionTransformer, tmp_path: Path) -> None:
+def test_saved_checkpoint_restores_the_model_and_has_a_card(model: DecisionTransformer, tmp_path: Path) -> None:
     path = tmp_path / "shared"
     model.save_pretrained(path, repo_id="somebody/breakout")
     assert sorted(file.name for file in path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
@@ -68,23 +70,23 @@ def test_a_saved_model_is_whole_and_has_a_card(model: DecisionTransformer, tmp_p
         model.save_pretrained(path)
 
 
-def test_a_model_that_knows_nothing_of_itself_says_so(model: DecisionTransformer, tmp_path: Path) -> None:
+def test_card_of_an_untrained_model_says_that_nothing_is_recorded(model: DecisionTransformer, tmp_path: Path) -> None:
     model.dataset, model.training_config, model.evaluations = None, None, ()
     model.save_pretrained(tmp_path / "fresh")
     text = ModelCard.load(tmp_path / "fresh" / "README.md").text
     assert "The model was not evaluated." in text
     assert "Not recorded." in text
     config = json.loads((tmp_path / "fresh" / "config.json").read_text())
-    for name in ("training", "evaluations"):  # checkpoints of the first versions have no such fields
+    for name in ("training", "evaluations"):  # the first checkpoints of format version 1 lack these keys
         del config[name]
     (tmp_path / "fresh" / "config.json").write_text(json.dumps(config))
     assert torch.equal(logits(DecisionTransformer.from_pretrained(tmp_path / "fresh")), logits(model))
 
 
-def test_what_is_pushed_can_be_had_again(
+def test_pushed_model_can_be_downloaded(
     model: DecisionTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The Hub is a directory here; the library's own code is between it and the model."""
+    """A directory stands in for the Hub; huggingface_hub's own code runs between it and the model."""
     hub = tmp_path / "hub"
 
     def create_repo(self: HfApi, repo_id: str, **options: Any) -> object:
@@ -111,10 +113,8 @@ def test_what_is_pushed_can_be_had_again(
         assert torch.equal(logits(DecisionTransformer.from_pretrained(path)), logits(model))
 
 
-def test_a_hub_that_cannot_be_reached_is_one_sentence(
-    model: DecisionTransformer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unreachable(*_: object, **__: object) -> None:  # the Hub's library lets those of its HTTP library through
+def test_hub_errors_become_one_sentence(model: DecisionTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:  # huggingface_hub passes on the errors of its HTTP library
         raise type("ConnectError", (Exception,), {"__module__": "httpx"})("no route to host")
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -159,7 +159,7 @@ def test_checkpoint_of_format_version_1_is_read() -> None:
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
 
-def test_format_version_1_may_lack_settings_and_have_more_keys_per_evaluation(tmp_path: Path) -> None:
+def test_format_version_1_with_missing_settings_and_more_keys_per_evaluation_is_read(tmp_path: Path) -> None:
     shutil.copytree(DATA / "version_1" / "run" / "checkpoints" / "update-00000003", tmp_path / "checkpoint")
     file = tmp_path / "checkpoint" / "config.json"
     config = json.loads(file.read_text())
@@ -180,3 +180,55 @@ def test_saving_a_checkpoint_of_format_version_1_keeps_its_weights_byte_for_byte
     assert weights[0].read_bytes() == weights[1].read_bytes()
     old, new = (json.loads((file.parent / "config.json").read_text()) for file in weights)
     assert new == {**old, "format_version": 2}
+
+
+def test_loaded_checkpoint_gives_the_same_logits(tmp_path: Path) -> None:
+    model = small_model()
+    model.save_pretrained(tmp_path / "checkpoint")
+    loaded = DecisionTransformer.from_pretrained(tmp_path / "checkpoint")
+    arguments = random_inputs()
+    assert loaded.config == model.config
+    assert torch.equal(model(*arguments).action_logits, loaded(*arguments).action_logits)
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_latest_checkpoint_is_the_newest_complete_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run with a checkpoint"):
+        latest_checkpoint(tmp_path)
+    for update in (9, 100, 20):
+        small_model().save_pretrained(tmp_path / "checkpoints" / f"update-{update:08d}")
+    (tmp_path / "checkpoints" / "update-00000500").mkdir()
+    newest = tmp_path / "checkpoints" / "update-00000100"
+    assert latest_checkpoint(tmp_path) == newest
+    assert latest_checkpoint(newest) == newest
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    with pytest.raises(InputError, match="not a checkpoint"):
+        DecisionTransformer.from_pretrained(path)
+    small_model().save_pretrained(path)
+    config, weights = path / "config.json", path / "model.safetensors"
+    content, tensors = config.read_text(), weights.read_bytes()
+
+    config.write_text(content.replace('"format_version": 2', '"format_version": 3'))
+    with pytest.raises(InputError, match="has checkpoint format 3, but this version of the code reads 1 to 2"):
+        DecisionTransformer.from_pretrained(path)
+    for damaged in (
+        content.replace('"embed_dim": 16', '"embed_dim": 32'),
+        content.replace('"num_layers": 2', '"num_layers": 0'),
+        content.replace('"evaluations": []', '"evaluations": [{"scores": []}]'),
+        content.replace('"training": null', '"training": [1]'),
+        content.replace('"dataset": null', '"dataset": "Breakout"'),
+        content.replace('"context_length"', '"unknown setting"'),
+        content[:-20],
+        "[]",
+    ):
+        assert damaged != content
+        config.write_text(damaged)
+        with pytest.raises(InputError, match=f"the checkpoint {path} is damaged or from another project"):
+            DecisionTransformer.from_pretrained(path)
+    config.write_text(content)
+    weights.write_bytes(tensors[:-1])
+    with pytest.raises(InputError, match="damaged or from another project"):
+        DecisionTransformer.from_pretrained(path)
