@@ -1,1 +1,1 @@
-"""What a trained model looks at while it plays: attention, saliency, and a page to look at them."""
+"""Attention and saliency of a trained model's decisions, and the figures, video and web page that show them."""

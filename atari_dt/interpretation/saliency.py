@@ -1,7 +1,7 @@
-"""Which pixels of which frame moved the logit of the last action of a context.
+"""Saliency: which pixels of which frame change the logit of a context's last action.
 
-Both maps have a place for each step of the context and each frame of its stack, because the model reads a frame up to
-four times, in four steps' stacks; `by_frame` adds these up.
+Both methods return a map for each frame of each step's stack. A frame occurs in up to four stacks of a context;
+`sum_by_frame` adds its maps.
 """
 
 from __future__ import annotations
@@ -13,100 +13,118 @@ from torch import Tensor
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.training.batches import ContextBatch
 from replay_data import InputError
+from replay_data.episode import LEAD_IN, STACK
 
-SIDE = 84
+FRAME_SIZE = 84  # pixels along a side
 
 
 def gradient_times_input(model: DecisionTransformer, batch: ContextBatch) -> Tensor:
-    """Multiply every pixel with the derivative of the last action's logit by it (Shrikumar et al. 2016).
+    """Multiply every pixel by the derivative of the last action's logit (Shrikumar et al. 2016).
 
-    Positive where a pixel speaks for the action, to first order; black pixels have none.
+    To first order, a positive value means that the pixel raises the logit. Black pixels have value 0.
 
     Args:
-        model: in evaluation mode.
-        batch: B contexts on the model's device; the action that is explained is the last one of each.
+        model: Model in evaluation mode.
+        batch: B contexts on the model's device. The explained action is the last one of each context.
 
     Returns:
-        float32 ``[B, K, 4, 84, 84]``, in logits; 0 on padding.
+        Saliency in logits, float32 ``[B, K, 4, 84, 84]``; 0 on padding.
     """
     states = batch.states.float().requires_grad_()
-    # Each logit depends on its own context alone, so the gradient of the sum is all of theirs.
+    # A logit depends on its own context only, so the gradient of the sum holds the gradient of each logit.
     (gradient,) = torch.autograd.grad(_last_logits(model, model.encode_states(states), batch).sum(), states)
     return gradient * states.detach()
 
 
 @torch.no_grad()
 def occlusion(
-    model: DecisionTransformer, batch: ContextBatch, patch: int = 12, last_steps: int | None = None, at_once: int = 256
+    model: DecisionTransformer,
+    batch: ContextBatch,
+    patch: int = 12,
+    last_steps: int | None = None,
+    batch_size: int = 256,
 ) -> Tensor:
-    """Cover one patch of one frame of one step's stack at a time, and see how far the last action's logit falls.
+    """Cover one patch at a time and measure how far the last action's logit falls (Zeiler & Fergus 2014).
 
-    (Zeiler & Fergus 2014.) A patch is covered with its frame's most frequent grey, which is the background of most
-    games.
+    A patch belongs to one frame of one step's stack. It is filled with the frame's most frequent gray level, which is
+    the background of most games.
 
     Args:
-        model: in evaluation mode.
-        batch: as in `gradient_times_input`.
-        patch: side of a patch in pixels, a divisor of 84.
-        last_steps: cover only these many steps of each context, the newest; all by default.
-        at_once: covered states that go through the model together.
+        model: Model in evaluation mode.
+        batch: B contexts on the model's device. The explained action is the last one of each context.
+        patch: Side of a patch in pixels, a divisor of 84.
+        last_steps: Number of newest steps whose states are covered; all by default.
+        batch_size: Number of covered states in one forward pass.
 
     Returns:
-        float32 ``[B, K, 4, 84 / patch, 84 / patch]``, in logits: positive where the patch spoke for the action; 0 where
-        nothing was covered, and on padding.
+        Drop of the logit, float32 ``[B, K, 4, 84 / patch, 84 / patch]``: positive where the patch raises the logit; 0
+        for steps that were not covered and on padding.
 
     Raises:
-        InputError: if the patch does not divide the frame.
+        InputError: If 84 is not a multiple of ``patch``.
     """
     check_patch(patch)
-    contexts, steps = batch.actions.shape
-    places = SIDE // patch
-    drops = torch.zeros(contexts, steps, 4 * places**2, device=batch.actions.device)
-    # Cover c is of frame c // places²; patches are counted line by line.
-    covers = torch.eye(4 * places**2, dtype=torch.bool, device=drops.device)
-    covers = rearrange(covers, "c (f y x) -> c f y x", f=4, y=places)
-    for context in range(contexts):
-        one = _only(batch, context)
-        num_steps = one.actions.shape[1]
-        tokens = model.encode_states(one.states)
-        logit = _last_logits(model, tokens, one)
+    num_contexts, steps = batch.actions.shape
+    patches = FRAME_SIZE // patch  # along a side
+    drops = torch.zeros(num_contexts, steps, STACK * patches**2, device=batch.actions.device)
+    # Mask c covers frame c // patches²; the patches of a frame are in row-major order.
+    masks = torch.eye(STACK * patches**2, dtype=torch.bool, device=drops.device)
+    masks = rearrange(masks, "c (f y x) -> c f y x", f=STACK, y=patches)
+    for index in range(num_contexts):
+        context = _without_padding(batch, index)
+        num_steps = context.actions.shape[1]
+        tokens = model.encode_states(context.states)
+        logit = _last_logits(model, tokens, context)
         for step in range(0 if last_steps is None else max(0, num_steps - last_steps), num_steps):
-            state = one.states[0, step]
+            state = context.states[0, step]
             background = state.flatten(1).mode().values[:, None, None]
-            for part in torch.arange(len(covers)).split(at_once):
-                covered = repeat(covers[part], "c f y x -> c f (y dy) (x dx)", dy=patch, dx=patch)
-                changed = tokens.expand(len(part), -1, -1).clone()
+            for chunk in torch.arange(len(masks)).split(batch_size):
+                covered = repeat(masks[chunk], "c f y x -> c f (y dy) (x dx)", dy=patch, dx=patch)
+                changed = tokens.expand(len(chunk), -1, -1).clone()
                 changed[:, step] = model.encode_states(torch.where(covered, background, state))
-                drops[context, step, part] = logit - _last_logits(model, changed, one)
-    return rearrange(drops, "b k (f y x) -> b k f y x", f=4, y=places)
+                drops[index, step, chunk] = logit - _last_logits(model, changed, context)
+    return rearrange(drops, "b k (f y x) -> b k f y x", f=STACK, y=patches)
 
 
 def check_patch(patch: int) -> None:
-    """Raise InputError unless patches of that side fill a frame."""
-    if patch < 1 or SIDE % patch:
-        raise InputError(f"patch must be a divisor of {SIDE}, such as 6, 12 or 14, not {patch}")
+    """Raise InputError unless square patches with a side of ``patch`` pixels tile a frame."""
+    if patch < 1 or FRAME_SIZE % patch:
+        raise InputError(f"`patch` must be a divisor of {FRAME_SIZE}, such as 6, 12 or 14, not {patch}")
 
 
-def by_frame(saliency: Tensor) -> Tensor:
-    """Add up what stacks share: ``[..., K, 4, h, w]`` becomes ``[..., K + 3, h, w]``, from the oldest frame on.
+def sum_by_frame(saliency: Tensor) -> Tensor:
+    """Add the maps of each frame over the stacks that contain it.
 
-    The newest frame of step k is at place k + 3.
+    Args:
+        saliency: Maps of stacks, ``[..., K, 4, h, w]``.
+
+    Returns:
+        Maps of frames ``[..., K + 3, h, w]``, oldest first. The newest frame of step k has index k + 3.
     """
     steps = saliency.shape[-4]
-    frames = saliency.new_zeros(*saliency.shape[:-4], steps + 3, *saliency.shape[-2:])
-    for place in range(4):
-        frames[..., place : place + steps, :, :] += saliency[..., place, :, :]
+    frames = saliency.new_zeros(*saliency.shape[:-4], steps + LEAD_IN, *saliency.shape[-2:])
+    for index in range(STACK):
+        frames[..., index : index + steps, :, :] += saliency[..., index, :, :]
     return frames
 
 
-def by_cell(saliency: Tensor, cells: int) -> Tensor:
-    """Add up square cells of pixels: ``[..., 84, 84]`` becomes ``[..., cells, cells]``."""
-    size = SIDE // cells
+def sum_by_cell(saliency: Tensor, cells: int) -> Tensor:
+    """Add the pixels of square cells: ``[..., 84, 84]`` becomes ``[..., cells, cells]``."""
+    size = FRAME_SIZE // cells
     return saliency.unflatten(-2, (cells, size)).unflatten(-1, (cells, size)).sum((-3, -1))
 
 
 def _last_logits(model: DecisionTransformer, tokens: Tensor, batch: ContextBatch) -> Tensor:
-    """The logit of each context's last action, ``[M]``, from state tokens ``[M, K, D]``; one context serves all M."""
+    """Return the logit of each context's last action.
+
+    Args:
+        model: Model in evaluation mode.
+        tokens: State tokens ``[M, K, D]``.
+        batch: M contexts, or one context that is shared by all M.
+
+    Returns:
+        Logits ``[M]``.
+    """
     actions, returns, timesteps = (
         values.expand(len(tokens), -1) for values in (batch.actions, batch.returns_to_go, batch.timesteps)
     )
@@ -116,8 +134,8 @@ def _last_logits(model: DecisionTransformer, tokens: Tensor, batch: ContextBatch
     return logits[contexts, last, actions[contexts, last]]
 
 
-def _only(batch: ContextBatch, context: int) -> ContextBatch:
-    """One context without its padding."""
-    steps = int(batch.attention_mask[context].sum())
+def _without_padding(batch: ContextBatch, index: int) -> ContextBatch:
+    """Return one context as a batch without padding."""
+    steps = int(batch.attention_mask[index].sum())
     tensors = batch.states, batch.actions, batch.returns_to_go, batch.timesteps, batch.attention_mask
-    return ContextBatch(*(tensor[context : context + 1, :steps] for tensor in tensors))
+    return ContextBatch(*(tensor[index : index + 1, :steps] for tensor in tensors))

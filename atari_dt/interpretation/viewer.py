@@ -1,4 +1,4 @@
-"""A page to scrub through an episode with: one HTML file that needs no network."""
+"""The viewer: one HTML file that shows traced episodes step by step, without network access."""
 
 from __future__ import annotations
 
@@ -14,89 +14,91 @@ import numpy as np
 import numpy.typing as npt
 
 from atari_dt.interpretation.attention import token_types
-from atari_dt.interpretation.episode_trace import EpisodeTrace, TracedEvaluation
+from atari_dt.interpretation.episode_trace import EpisodeTrace, Floats, TracedEvaluation
 from atari_dt.rendering.video import STEPS_PER_SECOND
 
-Maps = Mapping[str, npt.NDArray[np.float32]]
+SaliencyMaps = Mapping[str, Floats]
 
-_LEVELS = 15  # of saliency, in each direction
+_SALIENCY_LEVELS = 15  # of each sign
 
 
-def viewer_page(recording: TracedEvaluation, saliency: Sequence[Maps]) -> str:
-    """Pack episodes into the page, with everything that it shows.
+def viewer_page(traced: TracedEvaluation, saliency: Sequence[SaliencyMaps]) -> str:
+    """Return the page with the episodes packed into it.
 
-    Attention weights are kept as 8-bit square roots (at most 0.4% off, less where they are small), probabilities in 16
-    bits, saliency in 31 levels relative to the largest of its step.
+    Attention weights are stored as 8-bit square roots (an error of at most 0.4%, less for small weights), probabilities
+    in 16 bits, and saliency in 31 levels relative to the step's largest value.
 
     Args:
-        recording: what was played.
-        saliency: for each episode its maps by name, each float32 ``[T, K + 3, cells, cells]`` (see
-            `atari_dt.interpretation.saliency.by_frame`).
+        traced: Traced evaluation.
+        saliency: Saliency maps of each episode by method, each float32 ``[T, K + 3, cells, cells]`` (see
+            `atari_dt.interpretation.saliency.sum_by_frame`).
 
     Returns:
         HTML.
     """
-    config, result = recording.model.config, recording.result
+    config = traced.model.config
     data = {
-        "run": str(recording.checkpoint),
-        "about": f"{recording.conditions}, seed {recording.seed}",
+        "run": str(traced.checkpoint),
+        "settings": f"{traced.overrides}, seed {traced.seed}",
         "contextLength": config.context_length,
-        "layers": config.num_layers,
-        "heads": config.num_heads,
-        "kinds": token_types(config.conditioning),
-        "conditioned": recording.conditioned,
-        "actions": recording.dataset.action_meanings,
-        "targets": recording.targets.tolist(),
-        "targetLabels": [recording.target_label(target) for target in recording.targets.tolist()],
-        "played": recording.played,
+        "numLayers": config.num_layers,
+        "numHeads": config.num_heads,
+        "tokenTypes": token_types(config.conditioning),
+        "conditioned": traced.conditioned,
+        "actionMeanings": traced.dataset.action_meanings,
+        "targetReturns": traced.target_returns.tolist(),
+        "targetReturnLabels": [traced.target_label(target) for target in traced.target_returns.tolist()],
+        "playedIndex": traced.played_index,
         "stepsPerSecond": STEPS_PER_SECOND,
-        "saliency": list(saliency[0]),
+        "saliencyMethods": list(saliency[0]),
         "episodes": [
-            {"score": score, "steps": len(episode), "cutOff": recording.cut_off(episode), **_pack(episode, maps)}
-            for episode, maps, score in zip(recording.episodes, saliency, result.scores.tolist(), strict=True)
+            {"score": score, "numSteps": len(episode), "truncated": traced.truncated(episode), **_pack(episode, maps)}
+            for episode, maps, score in zip(traced.episodes, saliency, traced.result.scores.tolist(), strict=True)
         ],
     }
-    title = html.escape(f"{recording.game.name}: what the model attends to")
+    title = html.escape(f"{traced.game.name}: attention and saliency")
     template = resources.files(__package__).joinpath("viewer.html").read_text(encoding="utf-8")
-    # No "<" is left in the data, so that nothing in it can end its element.
-    return template.replace("{{title}}", title).replace(
-        "{{data}}", json.dumps(data, allow_nan=False).replace("<", "\\u003c")
-    )
+    # Escaping every "<" keeps the data from ending its own script element.
+    embedded = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+    return template.replace("{{title}}", title).replace("{{data}}", embedded)
 
 
-def _pack(episode: EpisodeTrace, maps: Maps) -> dict[str, Any]:
-    everything = np.arange(len(episode))
-    newest = episode.returns_to_go[everything, episode.num_steps - 1]
+def _pack(episode: EpisodeTrace, maps: SaliencyMaps) -> dict[str, Any]:
+    """Return the arrays of an episode as base64 text."""
+    returns_to_go = episode.returns_to_go[np.arange(len(episode)), episode.num_steps - 1]
     return {
         "screenSize": episode.screens.shape[1:],
-        "palette": _deflated(episode.palette),
-        "screens": _deflated(_differences(episode.screens)),
-        "frames": _deflated(_differences(episode.states[:, 3])),
-        "actions": _deflated(episode.actions.astype(np.uint8)),
-        "scores": _deflated(episode.scores.astype("<f4")),
-        "returnsToGo": _deflated(newest.astype("<f4")),
-        "attention": _deflated(_square_roots(episode.attention)),
-        "rollout": _deflated(_square_roots(episode.rollout)),
-        "probabilities": _deflated(np.rint(episode.probabilities * 65535).astype("<u2")),
+        "palette": _deflate(episode.palette),
+        "screens": _deflate(_xor_differences(episode.screens)),
+        "frames": _deflate(_xor_differences(episode.states[:, -1])),
+        "actions": _deflate(episode.actions.astype(np.uint8)),
+        "scores": _deflate(episode.scores.astype("<f4")),
+        "returnsToGo": _deflate(returns_to_go.astype("<f4")),
+        "attention": _deflate(_square_roots(episode.attention)),
+        "rollout": _deflate(_square_roots(episode.rollout)),
+        "probabilities": _deflate(np.rint(episode.probabilities * 65535).astype("<u2")),
         "saliency": {
-            name: {"cells": values.shape[-1], "values": _deflated(_levels(values))} for name, values in maps.items()
+            name: {"cells": values.shape[-1], "values": _deflate(_saliency_levels(values))}
+            for name, values in maps.items()
         },
     }
 
 
-def _deflated(array: npt.NDArray[Any]) -> str:
+def _deflate(array: npt.NDArray[Any]) -> str:
     return base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 9)).decode()
 
 
-def _differences(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The first frame, and each other one's exclusive or with the one before: mostly zeros."""
+def _xor_differences(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return the first frame, and the exclusive or of each later frame with the previous one: mostly zeros."""
     return np.concatenate([frames[:1], frames[1:] ^ frames[:-1]])
 
 
-def _square_roots(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+def _square_roots(weights: Floats) -> npt.NDArray[np.uint8]:
     return np.rint(255 * np.sqrt(weights.clip(0, 1))).astype(np.uint8)
 
 
-def _levels(saliency: npt.NDArray[np.float32]) -> npt.NDArray[np.int8]:
-    most = np.abs(saliency).max((1, 2, 3), keepdims=True)
-    return np.rint(np.sign(saliency) * _LEVELS * np.sqrt(np.abs(saliency) / np.maximum(most, 1e-30))).astype(np.int8)
+def _saliency_levels(saliency: Floats) -> npt.NDArray[np.int8]:
+    """Return the signed square roots of saliency, scaled so that each step's largest value has the highest level."""
+    largest = np.abs(saliency).max((1, 2, 3), keepdims=True)
+    roots = np.sqrt(np.abs(saliency) / np.maximum(largest, 1e-30))
+    return np.rint(np.sign(saliency) * _SALIENCY_LEVELS * roots).astype(np.int8)

@@ -1,4 +1,4 @@
-"""Draw text, bars and pictures in units independent of the resolution."""
+"""A drawing surface for text, rectangles and pixel images in units independent of the resolution."""
 
 from __future__ import annotations
 
@@ -15,42 +15,48 @@ PAGE_COLOR, TEXT_COLOR, FAINT_COLOR, LINE_COLOR = "#ffffff", "#1b1f26", "#5d6675
 
 
 class Canvas:
-    """Draws in units that are ``scale`` pixels large."""
+    """Image to draw on, with an even number of pixels along each side, as video codecs require.
 
-    def __init__(self, scale: int):
+    Args:
+        width: Width in units.
+        height: Height in units.
+        scale: Pixels per unit.
+
+    Attributes:
+        image: Image drawn so far.
+    """
+
+    def __init__(self, width: float, height: float, scale: int):
         self._scale = scale
-
-    def start(self, width: float, height: float) -> None:
-        """Begin a picture; both sides even, as video wants them."""
-        size = tuple(2 * math.ceil(side * self._scale / 2) for side in (width, height))
-        self.image = Image.new("RGB", (size[0], size[1]), PAGE_COLOR)
+        columns, rows = (2 * math.ceil(side * scale / 2) for side in (width, height))
+        self.image = Image.new("RGB", (columns, rows), PAGE_COLOR)
         self._draw = ImageDraw.Draw(self.image)
 
-    def text(
+    def draw_text(
         self, x: float, y: float, text: str, size: int, color: str = TEXT_COLOR, bold: bool = False, anchor: str = "la"
     ) -> None:
-        """Write at a place, which is the text's upper left corner unless ``anchor`` says otherwise (see Pillow's)."""
-        place = x * self._scale, y * self._scale
-        self._draw.text(place, text, color, _font(size * self._scale, bold), anchor)
+        """Draw text with its anchor at ``(x, y)``; the default anchor is the upper left corner (Pillow's names)."""
+        position = x * self._scale, y * self._scale
+        self._draw.text(position, text, color, _font(size * self._scale, bold), anchor)
 
-    def width(self, text: str, size: int) -> float:
-        """How wide a text is."""
+    def text_width(self, text: str, size: int) -> float:
+        """Return the width of text in the regular font."""
         return _font(size * self._scale, False).getlength(text) / self._scale
 
-    def bar(self, left: float, top: float, right: float, bottom: float, color: str) -> None:
-        """Fill a rectangle, which is at least a pixel high."""
+    def fill_rectangle(self, left: float, top: float, right: float, bottom: float, color: str) -> None:
+        """Fill a rectangle of at least one pixel."""
         corners = [round(value * self._scale) for value in (left, top, right, bottom)]
         corners[3] = max(corners[1], corners[3] - 1)
         self._draw.rectangle((corners[0], corners[1], max(corners[0], corners[2] - 1), corners[3]), color)
 
-    def picture(self, x: float, y: float, pixels: Pixels) -> None:
-        """Paste a picture, a pixel a unit."""
-        large = pixels.repeat(self._scale, axis=0).repeat(self._scale, axis=1)
-        self.image.paste(Image.fromarray(large), (round(x * self._scale), round(y * self._scale)))
+    def draw_pixels(self, x: float, y: float, pixels: Pixels) -> None:
+        """Draw an image, one unit per pixel, with its upper left corner at ``(x, y)``."""
+        enlarged = pixels.repeat(self._scale, axis=0).repeat(self._scale, axis=1)
+        self.image.paste(Image.fromarray(enlarged), (round(x * self._scale), round(y * self._scale)))
 
 
 @functools.cache
 def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, as it comes with Matplotlib."""
+    """Return DejaVu Sans, which Matplotlib ships."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / name), size)

@@ -32,8 +32,8 @@ def test_what_a_run_attends_to_is_written_and_summed_up(
     page = (out / "viewer.html").read_text(encoding="utf-8")
     assert f"{conditions}, reward units raw, integer returns True, seed 4" in page
     printed = capsys.readouterr().out
-    assert "all tokens alike" in printed
-    assert f"look: {out / 'viewer.html'}" in printed
+    assert "uniform attention" in printed
+    assert f"viewer: {out / 'viewer.html'}" in printed
 
 
 @pytest.mark.parametrize(
@@ -45,10 +45,10 @@ def test_what_a_run_attends_to_is_written_and_summed_up(
         ("{run} --out {tmp}/new --max-steps 1", "--max-steps must be at least 2"),
         ("{run} --out {tmp}/new --return-multiple nan", "must be a finite number"),
         ("{run} --out {tmp}/new --device tpu", "no device 'tpu'"),
-        ("{run} --out {tmp}/new --patch 5", "patch must be a divisor of 84"),
-        ("{run} --out {tmp}/new --layer last", "layer is mean, rollout, or a number from 1"),
-        ("{run} --out {tmp}/new --max-steps 9 --layer 2", "layer 2 is none of the model's 1"),
-        ("{run} --out {tmp}/new --max-steps 9 --step 9", "step must lie between 0 and 8"),
+        ("{run} --out {tmp}/new --patch 5", "--patch must be a divisor of 84"),
+        ("{run} --out {tmp}/new --layer last", "--layer must be mean, rollout or a number from 1"),
+        ("{run} --out {tmp}/new --max-steps 9 --layer 2", "--layer must be at most 1, the model's number of layers, not 2"),
+        ("{run} --out {tmp}/new --max-steps 9 --step 9", "--step must be between 0 and 8"),
     ],
 )
 def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from atari_dt.interpretation.saliency import by_cell, by_frame, gradient_times_input, occlusion
+from atari_dt.interpretation.saliency import gradient_times_input, occlusion, sum_by_cell, sum_by_frame
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.training.batches import ContextBatch
 from replay_data import InputError
@@ -29,16 +29,17 @@ def contexts(lengths: list[int], steps: int, seed: int = 0) -> ContextBatch:
     )
 
 
-def logit(model: DecisionTransformer, batch: ContextBatch, context: int, states: Tensor) -> float:
-    """Of a context's last action, had its states been these."""
-    n = int(batch.attention_mask[context].sum())
+def last_logit(model: DecisionTransformer, batch: ContextBatch, context: int, states: Tensor) -> float:
+    """Compute the logit of a context's last action, with other states."""
+    num_steps = int(batch.attention_mask[context].sum())
     arguments = (batch.actions, batch.returns_to_go, batch.timesteps)
     with torch.inference_mode():
-        output = model(states[None, :n], *(values[context : context + 1, :n] for values in arguments))
-    return float(output.action_logits[0, -1, batch.actions[context, n - 1]])
+        output = model(states[None, :num_steps], *(values[context : context + 1, :num_steps] for values in arguments))
+    return float(output.action_logits[0, -1, batch.actions[context, num_steps - 1]])
 
 
-def seeing_model() -> DecisionTransformer:
+def random_encoder_model() -> DecisionTransformer:
+    """Return a small model whose encoder has weights that are large enough for the pixels to matter."""
     model = small_model()
     for parameter in model.state_encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -46,14 +47,14 @@ def seeing_model() -> DecisionTransformer:
 
 
 @given(st.data(), st.sampled_from(["return", "none"]))
-@settings(max_examples=25)
-def test_maps_point_at_the_one_pixel_that_the_weights_read(data: Any, conditioning: Any) -> None:
-    """The encoder reads one pixel of one frame, and the acting token looks at one step, an earlier one."""
-    kinds = 3 if conditioning == "return" else 2
+@settings(max_examples=25, deadline=None)
+def test_saliency_finds_the_planted_pixel(data: Any, conditioning: Any) -> None:
+    """The encoder reads one pixel of one frame, and the query token attends to one earlier step."""
+    num_types = 3 if conditioning == "return" else 2
     step, steps = data.draw(st.tuples(st.integers(0, 3), st.integers(2, 5)).filter(lambda pair: pair[0] < pair[1] - 1))
     frame, y, x = (data.draw(st.integers(0, most)) for most in (3, 55, 55))
     value = data.draw(st.integers(1, 255))
-    model = planted_model(conditioning, kinds * steps - 2, kinds * step + kinds - 2)
+    model = planted_model(conditioning, num_types * steps - 2, num_types * (step + 1) - 2)
     encoder = model.state_encoder
     block: Any = model.transformer.blocks[0]
     with torch.no_grad():
@@ -68,50 +69,51 @@ def test_maps_point_at_the_one_pixel_that_the_weights_read(data: Any, conditioni
     batch.states[:] = 0
     batch.states[0, step, frame, y, x] = value
     batch.actions[:] = 1
-    expected = logit(model, batch, 0, batch.states[0]) - logit(model, batch, 0, torch.zeros_like(batch.states[0]))
+    black = torch.zeros_like(batch.states[0])
+    expected = last_logit(model, batch, 0, batch.states[0]) - last_logit(model, batch, 0, black)
     assert expected > 0
     gradient = gradient_times_input(model, batch)
     assert gradient.nonzero().tolist() == [[0, step, frame, y, x]]
     drops = occlusion(model, batch, patch=28)
-    place = 0, step, frame, y // 28, x // 28
-    assert drops[place] == pytest.approx(expected, rel=1e-4)
-    drops[place] = 0
+    patch = 0, step, frame, y // 28, x // 28
+    assert drops[patch] == pytest.approx(expected, rel=1e-4)
+    drops[patch] = 0
     assert drops.abs().max() < 1e-6
-    frames = by_frame(gradient)
+    frames = sum_by_frame(gradient)
     assert frames.nonzero().tolist() == [[0, step + frame, y, x]]
-    assert by_cell(frames, 14).nonzero().tolist() == [[0, step + frame, y // 6, x // 6]]
+    assert sum_by_cell(frames, 14).nonzero().tolist() == [[0, step + frame, y // 6, x // 6]]
 
 
-def test_the_gradient_is_that_of_small_changes() -> None:
-    model = seeing_model()
+def test_gradient_matches_finite_differences() -> None:
+    model = random_encoder_model()
     batch = contexts([5, 2], 5)
     saliency = gradient_times_input(model, batch)
     assert saliency.shape == (2, 5, 4, 84, 84)
     assert (saliency[1, 2:] == 0).all()
     for context in range(2):
         for flat in saliency[context].abs().flatten().topk(3).indices:
-            place = np.unravel_index(int(flat), (5, 4, 84, 84))
+            pixel = np.unravel_index(int(flat), (5, 4, 84, 84))
             states = batch.states[context].float()
             changed = [states.clone() for _ in range(2)]
-            changed[0][place] += 2
-            changed[1][place] -= 2
-            above, below = (logit(model, batch, context, each) for each in changed)
-            assert saliency[context][place] == pytest.approx(float(states[place]) * (above - below) / 4, rel=0.05)
+            changed[0][pixel] += 2
+            changed[1][pixel] -= 2
+            above, below = (last_logit(model, batch, context, each) for each in changed)
+            assert saliency[context][pixel] == pytest.approx(float(states[pixel]) * (above - below) / 4, rel=0.05)
 
 
-@pytest.mark.parametrize("at_once", [7, 1000])
-def test_occlusion_is_what_is_lost_without_the_patch(at_once: int) -> None:
-    model = seeing_model()
+@pytest.mark.parametrize("batch_size", [7, 1000])
+def test_occlusion_matches_covering_each_patch(batch_size: int) -> None:
+    model = random_encoder_model()
     batch = contexts([3, 1], 3)
-    batch.states[:, :, :, :30] = 77  # of every frame the most frequent grey
-    drops = occlusion(model, batch, patch=42, at_once=at_once)
+    batch.states[:, :, :, :30] = 77  # the most frequent gray level of every frame
+    drops = occlusion(model, batch, patch=42, batch_size=batch_size)
     assert drops.shape == (2, 3, 4, 2, 2)
     for context, steps in enumerate([3, 1]):
-        whole = logit(model, batch, context, batch.states[context])
+        uncovered = last_logit(model, batch, context, batch.states[context])
         for step, frame, y, x in np.ndindex(steps, 4, 2, 2):
             states = batch.states[context].clone()
             states[step, frame, 42 * y : 42 * y + 42, 42 * x : 42 * x + 42] = 77
-            expected = whole - logit(model, batch, context, states)
+            expected = uncovered - last_logit(model, batch, context, states)
             assert drops[context, step, frame, y, x] == pytest.approx(expected, abs=1e-4)
         assert (drops[context, steps:] == 0).all()
     assert drops.abs().max() > 0.01
@@ -122,23 +124,23 @@ def test_occlusion_is_what_is_lost_without_the_patch(at_once: int) -> None:
 
 
 @pytest.mark.parametrize("patch", [0, -1, 5, 85])
-def test_patches_that_do_not_fit_are_refused(patch: int) -> None:
-    with pytest.raises(InputError, match="patch must be a divisor of 84"):
+def test_patch_that_does_not_tile_the_frame_raises(patch: int) -> None:
+    with pytest.raises(InputError, match="`patch` must be a divisor of 84"):
         occlusion(small_model(), contexts([1], 1), patch)
 
 
 @given(st.integers(1, 6), st.integers(0, 2**31))
-def test_frames_are_the_sums_over_the_stacks_that_hold_them(steps: int, seed: int) -> None:
+def test_sum_by_frame_adds_all_stacks_with_the_frame(steps: int, seed: int) -> None:
     saliency = torch.randn(2, steps, 4, 3, 2, generator=torch.Generator().manual_seed(seed))
-    frames = by_frame(saliency)
+    frames = sum_by_frame(saliency)
     assert frames.shape == (2, steps + 3, 3, 2)
     for frame in range(steps + 3):
-        held = [saliency[:, step, frame - step] for step in range(steps) if 0 <= frame - step < 4]
-        assert torch.allclose(frames[:, frame], sum(held, torch.zeros(2, 3, 2)), atol=1e-6)
+        maps = [saliency[:, step, frame - step] for step in range(steps) if 0 <= frame - step < 4]
+        assert torch.allclose(frames[:, frame], sum(maps, torch.zeros(2, 3, 2)), atol=1e-6)
 
 
-def test_cells_are_sums_of_their_pixels() -> None:
+def test_sum_by_cell_adds_the_pixels_of_each_cell() -> None:
     pixels = torch.randn(3, 84, 84)
-    cells = by_cell(pixels, 14)
+    cells = sum_by_cell(pixels, 14)
     for y, x in np.ndindex(14, 14):
         assert torch.allclose(cells[:, y, x], pixels[:, 6 * y : 6 * y + 6, 6 * x : 6 * x + 6].sum((1, 2)), atol=1e-4)

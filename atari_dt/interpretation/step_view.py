@@ -1,0 +1,223 @@
+"""Pictures of one step of an episode: the frames of its context with their attention and saliency."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from atari_dt.interpretation.attention import token_types
+from atari_dt.interpretation.episode_trace import EpisodeTrace, Floats, TracedEvaluation, format_number
+from atari_dt.interpretation.saliency import FRAME_SIZE
+from atari_dt.rendering.canvas import FAINT_COLOR, LINE_COLOR, PAGE_COLOR, Canvas
+from atari_dt.rendering.video import Pixels
+from replay_data.episode import LEAD_IN, STACK
+
+TOKEN_COLORS = {"return": "#e08a00", "state": "#3b82f6", "action": "#16a34a"}
+
+POSITIVE_COLOR, NEGATIVE_COLOR = "#ff2d75", "#00b8d9"  # saliency that raises and lowers the logit
+
+_MAX_OPACITY = 0.85  # of saliency over a frame
+
+_MAX_COLUMNS = 13  # of the strip
+
+# Lengths in units of the canvas.
+_GAP = 8
+_BARS_HEIGHT, _BAR_WIDTH, _VALUE_HEIGHT = 60, 20, 18
+_LABEL_HEIGHT = 16
+_LINE_HEIGHT, _SWATCH = 18, 10
+_LEGEND_HEIGHT = 2 * _LINE_HEIGHT + _GAP
+_MIN_STRIP_WIDTH = 520  # of the text above the strip
+_TITLE_Y, _RUN_Y, _STATUS_Y, _STRIP_Y = 6, 28, 44, 66
+_TITLE_SIZE, _STATUS_SIZE, _TEXT_SIZE, _FRAME_LABEL_SIZE, _VALUE_SIZE, _NOTE_SIZE = 16, 14, 11, 10, 9, 8
+_STACK_WIDTH = STACK * (FRAME_SIZE + _GAP) + 3 * _GAP
+_PROBABILITY_WIDTH = 240
+_SCREEN_SCALE = 2
+
+_MAX_NAME_LENGTH = 40  # of the run, in characters
+
+_MIN_SHOWN_WEIGHT = 0.0005
+
+
+@dataclass(frozen=True)
+class StepView:
+    """One step of an episode with the attention and saliency to draw.
+
+    Attributes:
+        traced: Traced evaluation.
+        episode: One of its episodes.
+        step: Index of the step in the episode.
+        weights: Attention to the tokens of the context, ``[K, token_types]``.
+        weights_name: Name of the weights, such as ``"attention of layer 1, head 3"``.
+        saliency: Saliency of the frames of the context, ``[K + 3, cells, cells]``.
+    """
+
+    traced: TracedEvaluation
+    episode: EpisodeTrace
+    step: int
+    weights: Floats
+    weights_name: str
+    saliency: Floats
+
+    @property
+    def token_types(self) -> tuple[str, ...]:
+        """Types of a step's tokens."""
+        return token_types(self.traced.model.config.conditioning)
+
+    @property
+    def probabilities(self) -> npt.NDArray[np.float64]:
+        """Action probabilities under the played target return, ``[num_actions]``."""
+        return self.episode.probabilities[self.step, self.traced.played_index]
+
+    @property
+    def action(self) -> str:
+        """Name of the action taken."""
+        return self.traced.dataset.action_meanings[self.episode.actions[self.step]]
+
+
+def step_figure(view: StepView, stacks: dict[str, Floats]) -> Image.Image:
+    """Draw one step: the frames of its context, and the stack of its newest state.
+
+    Args:
+        view: Step to draw.
+        stacks: Saliency maps of the newest state's four frames by name, each ``[4, cells, cells]``.
+    """
+    strip_height, strip_width = _strip_size(len(view.weights))
+    width = max(strip_width, len(stacks) * _STACK_WIDTH) + 2 * _GAP
+    stacks_y = _STRIP_Y + strip_height + _LEGEND_HEIGHT
+    frames_y = stacks_y + _LINE_HEIGHT + 2
+    canvas = Canvas(width, frames_y + FRAME_SIZE + _GAP, scale=2)
+    title = f"{view.traced.game.name}: attention and saliency at step {view.step}"
+    canvas.draw_text(_GAP, _TITLE_Y, title, _TITLE_SIZE, bold=True)
+    _draw_context(canvas, _GAP, view)
+    for i, (name, maps) in enumerate(stacks.items()):
+        x = _GAP + i * _STACK_WIDTH
+        canvas.draw_text(x, stacks_y, f"newest state: {name}", _TEXT_SIZE, FAINT_COLOR)
+        for frame in range(STACK):
+            pixels = overlay(view.episode.states[view.step, frame], maps[frame], np.abs(maps).max())
+            canvas.draw_pixels(x + frame * (FRAME_SIZE + _GAP), frames_y, pixels)
+    return canvas.image
+
+
+def video_frame(view: StepView) -> Pixels:
+    """Draw the screen beside one step's context and action probabilities, uint8 ``[height, width, 3]``, both even."""
+    episode, step = view.episode, view.step
+    screen = episode.palette[episode.screens[step]].repeat(_SCREEN_SCALE, axis=0).repeat(_SCREEN_SCALE, axis=1)
+    screen_height, screen_width = screen.shape[:2]
+    strip_height, strip_width = _strip_size(len(view.weights))
+    actions = view.traced.dataset.action_meanings
+    left, actions_y = screen_width + 3 * _GAP, _STRIP_Y + strip_height + _LEGEND_HEIGHT
+    height = max(screen_height + 5 * _GAP, actions_y + _LINE_HEIGHT * len(actions) + _GAP)
+    canvas = Canvas(left + strip_width + _GAP, height, scale=1)
+    canvas.draw_pixels(_GAP, _GAP, screen)
+    status_y = screen_height + 2 * _GAP
+    canvas.draw_text(_GAP, status_y, f"score {format_number(float(episode.scores[step]))}", _STATUS_SIZE, bold=True)
+    canvas.draw_text(_GAP + screen_width, status_y, f"step {step}", _STATUS_SIZE, anchor="ra")
+    title = f"{view.traced.game.name}: attention and saliency"
+    canvas.draw_text(left, _TITLE_Y, title, _TITLE_SIZE, bold=True)
+    _draw_context(canvas, left, view)
+    bars_x = left + max(canvas.text_width(name, _TEXT_SIZE) for name in actions) + 2 * _GAP
+    for action, (name, probability) in enumerate(zip(actions, view.probabilities, strict=True)):
+        y = actions_y + _LINE_HEIGHT * action
+        canvas.draw_text(left, y, name, _TEXT_SIZE, bold=name == view.action)
+        canvas.fill_rectangle(bars_x, y + 1, bars_x + _PROBABILITY_WIDTH * probability, y + 13, TOKEN_COLORS["state"])
+        canvas.draw_text(bars_x + _PROBABILITY_WIDTH + _GAP, y, f"{probability:.0%}", _TEXT_SIZE)
+    return np.asarray(canvas.image)
+
+
+def overlay(frame: npt.NDArray[np.uint8], cells: Floats, scale: float) -> Pixels:
+    """Blend a saliency map into a gray frame.
+
+    Args:
+        frame: uint8 ``[84, 84]``.
+        cells: Saliency ``[cells, cells]``.
+        scale: Absolute saliency that is drawn with the highest opacity.
+
+    Returns:
+        uint8 ``[84, 84, 3]``.
+    """
+    strength = (np.abs(cells) / max(scale, 1e-30)).clip(0, 1).astype(np.float32)
+    signed = np.stack([np.where(cells > 0, strength, 0), np.where(cells < 0, strength, 0)], axis=-1)
+    alpha = _MAX_OPACITY * cv2.resize(signed, (FRAME_SIZE, FRAME_SIZE), interpolation=cv2.INTER_LINEAR)
+    colors = np.array([_rgb(POSITIVE_COLOR), _rgb(NEGATIVE_COLOR)], dtype=np.float32)
+    background = frame * (1 - alpha[..., 0] - alpha[..., 1])
+    return np.rint(background[..., None] + alpha @ colors).clip(0, 255).astype(np.uint8)
+
+
+def _rgb(color: str) -> tuple[int, int, int]:
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
+
+
+def _strip_size(steps: int) -> tuple[int, int]:
+    """Return height and width of the strip of a context of K steps."""
+    rows, columns = _grid(steps)
+    height = rows * (FRAME_SIZE + _BARS_HEIGHT + _LABEL_HEIGHT + _GAP)
+    return height, max(columns * (FRAME_SIZE + _GAP), _MIN_STRIP_WIDTH)
+
+
+def _grid(steps: int) -> tuple[int, int]:
+    """Return rows and columns of a strip of K frames and the lead-in frames of the oldest state."""
+    rows = math.ceil((steps + LEAD_IN) / _MAX_COLUMNS)
+    return rows, math.ceil((steps + LEAD_IN) / rows)
+
+
+def _draw_context(canvas: Canvas, left: float, view: StepView) -> None:
+    """Draw the run and the step's status, the strip below them, and its legend."""
+    traced, episode, step = view.traced, view.episode, view.step
+    name = traced.name if len(traced.name) <= _MAX_NAME_LENGTH else f"…{traced.name[1 - _MAX_NAME_LENGTH :]}"
+    run = f"{name} · target return {traced.target_label(traced.target_return)}"
+    canvas.draw_text(left, _RUN_Y, run, _TEXT_SIZE, FAINT_COLOR)
+    returns_to_go = format_number(float(episode.returns_to_go[step, episode.num_steps[step] - 1]))
+    score = format_number(float(episode.scores[step]))
+    probability = view.probabilities[episode.actions[step]]
+    status = [f"score {score}", f"return-to-go {returns_to_go}", f"action {view.action} ({probability:.0%})"]
+    if not traced.conditioned:
+        del status[1]
+    canvas.draw_text(left, _STATUS_Y, " · ".join(status), _TEXT_SIZE)
+    _draw_strip(canvas, left, _STRIP_Y, view)
+    legend = (
+        [*((TOKEN_COLORS[name], name) for name in view.token_types), (PAGE_COLOR, f"{view.weights_name}, in %")],
+        [
+            (POSITIVE_COLOR, f"raises the logit of {view.action}"),
+            (NEGATIVE_COLOR, f"lowers the logit of {view.action}"),
+        ],
+    )
+    for line, entries in enumerate(legend):
+        x, y = left, _STRIP_Y + _strip_size(len(view.weights))[0] + _LINE_HEIGHT * line
+        for color, text in entries:
+            canvas.fill_rectangle(x, y + 3, x + _SWATCH, y + 3 + _SWATCH, color)
+            canvas.draw_text(x + _SWATCH + 4, y, text, _TEXT_SIZE)
+            x += canvas.text_width(text, _TEXT_SIZE) + 28
+
+
+def _draw_strip(canvas: Canvas, left: float, top: float, view: StepView) -> None:
+    """Draw the frames of a context with their saliency, each above the attention to its step's tokens."""
+    steps, num_steps = len(view.weights), int(view.episode.num_steps[view.step])
+    rows, columns = _grid(steps)
+    max_weight, max_saliency = view.weights.max(), np.abs(view.saliency).max()
+    for distance in range(min(num_steps + LEAD_IN, view.step + 1)):
+        row, column = divmod(rows * columns - 1 - distance, columns)  # the newest frame comes last
+        x = left + column * (FRAME_SIZE + _GAP)
+        y = top + row * (FRAME_SIZE + _BARS_HEIGHT + _LABEL_HEIGHT + _GAP)
+        frame = view.episode.states[view.step - distance, -1]
+        canvas.draw_pixels(x, y, overlay(frame, view.saliency[num_steps + LEAD_IN - 1 - distance], max_saliency))
+        floor, center = y + FRAME_SIZE + _BARS_HEIGHT, x + FRAME_SIZE / 2
+        label = f"−{distance}" if distance else "now"
+        canvas.draw_text(center, floor + 3, label, _FRAME_LABEL_SIZE, FAINT_COLOR, anchor="ma")
+        if distance >= num_steps:
+            canvas.draw_text(center, floor - 8, "lead-in", _NOTE_SIZE, FAINT_COLOR, anchor="ms")
+            continue
+        bar_x = x + (FRAME_SIZE - len(view.token_types) * _BAR_WIDTH) / 2
+        for token_type, weight in zip(view.token_types, view.weights[num_steps - 1 - distance], strict=True):
+            height = (_BARS_HEIGHT - _VALUE_HEIGHT) * weight / max_weight
+            canvas.fill_rectangle(bar_x + 1, floor - height, bar_x + _BAR_WIDTH - 1, floor, TOKEN_COLORS[token_type])
+            if weight >= _MIN_SHOWN_WEIGHT:
+                percent = f"{100 * weight:.{1 if weight < 0.0995 else 0}f}"
+                text_x = bar_x + _BAR_WIDTH / 2
+                canvas.draw_text(text_x, floor - height - 2, percent, _VALUE_SIZE, FAINT_COLOR, anchor="ms")
+            bar_x += _BAR_WIDTH
+        canvas.fill_rectangle(x, floor, x + FRAME_SIZE, floor + 1, LINE_COLOR)

@@ -1,0 +1,116 @@
+"""Numbers that summarize where a model attends: the content of ``attention.json`` and the printed table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from atari_dt.interpretation.attention import AttentionByDistance, attention_by_distance, token_types
+from atari_dt.interpretation.episode_trace import Floats, TracedEvaluation
+from atari_dt.rendering.tables import align_columns
+from replay_data import InputError
+from replay_data.episode import STACK
+
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True)
+class AttentionSummary:
+    """Attention, saliency and target-return sensitivity, averaged over the full contexts of a traced evaluation.
+
+    Attributes:
+        traced: Traced evaluation.
+        attention: Attention by distance.
+        saliency_by_frame: Mean share of the absolute saliency of each frame, newest first, float64 ``[K + 3]``.
+        greedy_action_differs: Share of the steps whose most likely action differs between the lowest and the highest
+            target return.
+    """
+
+    traced: TracedEvaluation
+    attention: AttentionByDistance
+    saliency_by_frame: Floats
+    greedy_action_differs: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of ``attention.json``: shares of 1, entropy in nats, distances in steps."""
+        traced, config = self.traced, self.traced.model.config
+        return {
+            "format_version": FORMAT_VERSION,
+            "game": traced.game.name,
+            "run": str(traced.checkpoint),
+            "seed": traced.seed,
+            "target_return": traced.target_return if traced.conditioned else None,
+            "scores": traced.result.scores.tolist(),
+            "steps": [len(episode) for episode in traced.episodes],
+            "num_contexts": self.attention.num_contexts,
+            "context_length": config.context_length,
+            "token_types": token_types(config.conditioning),
+            "attention_by_layer_head_distance_token_type": self.attention.weights.tolist(),
+            "entropy_by_layer_head": self.attention.entropy.tolist(),
+            "mean_distance_by_layer_head": self.attention.mean_distance.tolist(),
+            "saliency_by_frame_newest_first": self.saliency_by_frame.tolist(),
+            "lowest_and_highest_target_return": traced.target_returns[[0, -1]].tolist() if traced.conditioned else None,
+            "greedy_action_differs": self.greedy_action_differs,
+        }
+
+    def to_table(self) -> str:
+        """Return a table with the mean of each layer's heads, and uniform attention to compare with."""
+        traced, attention = self.traced, self.attention
+        layers, _, steps, num_types = attention.weights.shape
+        types = token_types(traced.model.config.conditioning)
+        rows = [["", "entropy (nats)", "mean distance (steps)", "newest step", *types]]
+        means = [
+            (f"layer {layer + 1}", attention.entropy[layer].mean(), attention.weights[layer].mean(0))
+            for layer in range(layers)
+        ]
+        uniform = ("uniform attention", np.log(num_types * steps - 1), attention.uniform)
+        for name, entropy, weights in [*means, uniform]:
+            mean_distance = weights.sum(1) @ np.arange(steps)
+            shares = [f"{share:.1%}" for share in (weights[0].sum(), *weights.sum(0))]
+            rows.append([name, f"{entropy:.2f}", f"{mean_distance:.1f}", *shares])
+        newest = self.saliency_by_frame[:STACK].sum()
+        lines = [align_columns(rows), "", f"The newest four frames hold {newest:.1%} of the saliency."]
+        if traced.conditioned:
+            lowest, highest = (traced.target_label(float(target)) for target in traced.target_returns[[0, -1]])
+            lines.append(
+                f"Between target returns {lowest} and {highest}, the most likely action differs in "
+                f"{self.greedy_action_differs:.1%} of the steps."
+            )
+        lines.append(f"({attention.num_contexts:,} contexts of {steps} steps)")
+        return "\n".join(lines)
+
+
+def attention_of_full_contexts(traced: TracedEvaluation) -> AttentionByDistance:
+    """Average attention by distance over all contexts of K steps.
+
+    Raises:
+        InputError: If no episode lasted K steps.
+    """
+    context_length = traced.model.config.context_length
+    weights = [episode.attention[episode.num_steps == context_length] for episode in traced.episodes]
+    if not any(map(len, weights)):
+        raise InputError(
+            f"no episode lasted {context_length} steps, the model's context length; change `seed` or raise `episodes`"
+        )
+    return attention_by_distance(np.concatenate(weights))
+
+
+def summarize_attention(
+    traced: TracedEvaluation, attention: AttentionByDistance, saliency: Sequence[Floats]
+) -> AttentionSummary:
+    """Summarize a traced evaluation.
+
+    Args:
+        traced: Traced evaluation.
+        attention: Its attention by distance; see `attention_of_full_contexts`.
+        saliency: Saliency maps of each episode, float32 ``[T, K + 3, cells, cells]``.
+    """
+    full_contexts = [episode.num_steps == traced.model.config.context_length for episode in traced.episodes]
+    absolute = [np.abs(maps[full]).sum((2, 3)) for maps, full in zip(saliency, full_contexts, strict=True)]
+    shares = np.concatenate([sums / np.maximum(sums.sum(1, keepdims=True), 1e-30) for sums in absolute])
+    greedy = np.concatenate([episode.probabilities[:, [0, -1]].argmax(-1) for episode in traced.episodes])
+    differs = float((greedy[:, 0] != greedy[:, 1]).mean())
+    return AttentionSummary(traced, attention, shares.mean(0)[::-1], differs)

@@ -1,0 +1,231 @@
+"""Play episodes with a trained model and trace every decision."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from atari_dt.config import Conditioning
+from atari_dt.evaluation.evaluator import evaluate_policy, make_dataset_env
+from atari_dt.evaluation.play_config import PlayConfig
+from atari_dt.evaluation.policy import DecisionTransformerPolicy, Sampling
+from atari_dt.evaluation.protocol import EvaluationProtocol
+from atari_dt.evaluation.target_returns import compute_target_returns, require_dataset
+from atari_dt.hardware import find_device, translate_out_of_memory
+from atari_dt.interpretation.attention import attention_from, attention_rollout, by_step_and_token_type, query_positions
+from atari_dt.interpretation.episode_trace import EpisodeTrace, Floats, Ints, TracedEvaluation
+from atari_dt.model.decision_transformer import DecisionTransformer
+from atari_dt.model.pretrained import latest_checkpoint
+from atari_dt.rendering.video import Pixels, screens
+from replay_data import InputError
+
+# Multiples of the dataset's largest return whose action probabilities are traced beside the played target return.
+GRID_MULTIPLES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+
+_RGB_WEIGHTS = np.array([2**16, 2**8, 1], dtype=np.int32)
+
+
+def trace_episodes(
+    run_directory: Path,
+    play: PlayConfig | None = None,
+    *,
+    return_multiple: float | None = None,
+    target_return: float | None = None,
+    show_progress: bool = True,
+) -> TracedEvaluation:
+    """Play episodes with a trained model and trace every decision.
+
+    The episodes are those of an evaluation with the same seed; the logits differ in the last bits.
+
+    Args:
+        run_directory: Run directory or checkpoint.
+        play: How the model plays; by default one episode of at most 2,000 steps.
+        return_multiple: Target return as a multiple of the dataset's largest return; 1 by default.
+        target_return: Target return in the dataset's reward units, instead of a multiple.
+        show_progress: Whether to show a progress bar on standard error.
+
+    Raises:
+        InputError: If the run, ROM or device does not exist, a number is out of range, or the protocol does not fit the
+            model.
+    """
+    play = play or PlayConfig(episodes=1, max_steps=2000)
+    device = find_device(play.device)
+    checkpoint = latest_checkpoint(run_directory)
+    model = DecisionTransformer.from_pretrained(checkpoint).to(device)
+    dataset = require_dataset(model)
+    if play.max_steps < model.config.context_length:
+        raise InputError(f"`max_steps` must be at least {model.config.context_length}, the model's context length")
+    target_returns, played_index = _traced_target_returns(model, return_multiple, target_return)
+    play = dataclasses.replace(play, protocol=play.protocol.resolved(dataset))
+    policy = TracingPolicy(
+        DecisionTransformerPolicy(model, play.episodes, play.protocol, play.sampling, keep_last_step=True),
+        model.config.conditioning,
+        target_returns - target_returns[played_index],
+        played_index,
+    )
+    with translate_out_of_memory(device, "`episodes`"):
+        environment = play.environment(dataset)
+        env = make_dataset_env(dataset, play.episodes, environment)
+        (result,) = evaluate_policy(
+            policy,
+            env,
+            [float(target_returns[played_index])],
+            play.episodes,
+            dataset.reward_clipping,
+            play.seed,
+            show_progress,
+        )
+        traces = []
+        for steps, emulator_seed, episode in zip(policy.episodes, result.emulator_seeds, result.episodes, strict=True):
+            columns = (np.stack(values) for values in zip(*steps, strict=True))
+            screens_and_scores = screens(env.game, environment, int(emulator_seed), episode.actions)
+            traces.append(EpisodeTrace(*[*columns, *_to_palette(screens_and_scores)]))
+    overrides = _describe_overrides(play.protocol, EvaluationProtocol())
+    overrides += _describe_overrides(play.sampling, Sampling())
+    return TracedEvaluation(
+        model,
+        checkpoint,
+        target_returns,
+        played_index,
+        result,
+        tuple(traces),
+        environment,
+        ", ".join(overrides),
+        play.seed,
+    )
+
+
+class StepTrace(NamedTuple):
+    """One step of an `EpisodeTrace`: its fields up to ``probabilities``, without the leading T."""
+
+    state: npt.NDArray[np.uint8]
+    action: np.int64
+    num_steps: np.int64
+    context_actions: Ints
+    returns_to_go: Floats
+    timesteps: Ints
+    attention: Floats
+    rollout: Floats
+    probabilities: npt.NDArray[np.float64]
+
+
+class TracingPolicy:
+    """Policy that traces every decision of a `DecisionTransformerPolicy`.
+
+    Args:
+        policy: Traced policy, with ``keep_last_step``.
+        conditioning: Conditioning of the policy's model.
+        shifts: Differences of R target returns from the played one, float32 ``[R]``; see
+            `DecisionTransformerPolicy.probabilities_under`.
+        played_index: Index of the played target return, whose shift is 0.
+
+    Attributes:
+        episodes: Steps of each episode, in the order in which the episodes began.
+    """
+
+    def __init__(
+        self, policy: DecisionTransformerPolicy, conditioning: Conditioning, shifts: Floats, played_index: int
+    ):
+        self._policy, self._conditioning = policy, conditioning
+        self._other_shifts, self._played_index = np.delete(shifts, played_index), played_index
+        self.episodes: list[list[StepTrace]] = []
+        self._current_episodes: dict[int, list[StepTrace]] = {}  # by environment index
+
+    @property
+    def returns_to_go(self) -> Floats:
+        """Return-to-go of each environment, float32 ``[N]``."""
+        return self._policy.returns_to_go
+
+    def start(self, env_indices: Ints, target_returns: Floats, seeds: Ints) -> None:
+        """Begin an episode in each of the given environments."""
+        self._policy.start(env_indices, target_returns, seeds)
+        for env_index in env_indices:
+            self._current_episodes[env_index] = []
+            self.episodes.append(self._current_episodes[env_index])
+
+    def act(self, env_indices: Ints, states: npt.NDArray[np.uint8], rewards: Floats) -> Ints:
+        """Choose actions with the traced policy, int64 ``[M]``, and trace the decisions."""
+        actions = self._policy.act(env_indices, states, rewards)
+        step = self._policy.last_step
+        assert step is not None
+        positions = query_positions(torch.from_numpy(step.num_steps).to(step.logits.device), self._conditioning)
+        attention, rollout = (
+            by_step_and_token_type(weights.cpu().numpy(), self._conditioning)
+            for weights in (attention_from(step.attentions, positions), attention_rollout(step.attentions, positions))
+        )
+        probabilities = step.probabilities[:, None]
+        if len(self._other_shifts):
+            others = self._policy.probabilities_under(env_indices, self._other_shifts)
+            probabilities = np.insert(others, self._played_index, step.probabilities, axis=1)
+        context_actions = np.pad(step.actions.cpu().numpy(), [(0, 0), (0, 1)])
+        context_actions[np.arange(len(env_indices)), step.num_steps - 1] = actions
+        columns: list[npt.NDArray[Any]] = [  # the fields of `StepTrace`
+            states.copy(),
+            actions,
+            step.num_steps,
+            context_actions,
+            step.returns_to_go.cpu().numpy(),
+            step.timesteps.cpu().numpy(),
+            attention,
+            rollout,
+            probabilities,
+        ]
+        for env_index, *values in zip(env_indices, *columns, strict=True):
+            self._current_episodes[env_index].append(StepTrace(*values))
+        return actions
+
+
+def _traced_target_returns(
+    model: DecisionTransformer, return_multiple: float | None, target_return: float | None
+) -> tuple[Floats, int]:
+    """Return the traced target returns, ascending, and the index of the played one."""
+    dataset = require_dataset(model)
+    if model.config.conditioning == "none":
+        if return_multiple is not None or target_return is not None:
+            raise InputError("behavior cloning has no target return; omit `return_multiple` and `target_return`")
+        return np.zeros(1, dtype=np.float32), 0
+    if target_return is None:
+        (target_return,) = compute_target_returns(dataset, [1.0 if return_multiple is None else return_multiple])
+    elif return_multiple is not None:
+        raise InputError("set either `return_multiple` or `target_return`, not both")
+    with np.errstate(over="ignore"):
+        played = np.float32(target_return)
+    if not np.isfinite(played):
+        raise InputError(f"the target return must be a finite number, not {target_return}")
+    if dataset.max_return is not None and dataset.max_return > 0:
+        grid = compute_target_returns(dataset, GRID_MULTIPLES)
+    else:  # no positive largest return to multiply: a grid centered on the played target return
+        grid = [target_return + (multiple - 1) * max(abs(target_return), 1.0) for multiple in GRID_MULTIPLES]
+    target_returns = np.unique(np.array([*grid, played], dtype=np.float32))
+    return target_returns, int(np.flatnonzero(target_returns == played)[0])
+
+
+def _describe_overrides(settings: Any, defaults: Any) -> list[str]:
+    """Return name and value of each setting that differs from its default."""
+    values = ((field.name, getattr(settings, field.name)) for field in dataclasses.fields(settings))
+    return [f"{name.replace('_', ' ')} {value}" for name, value in values if value != getattr(defaults, name)]
+
+
+def _to_palette(
+    screens_and_scores: Iterable[tuple[Pixels, float]],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
+    """Return the screens before each action as palette env_indices, the palette, and the scores."""
+    index_of_color = np.full(2**24, -1, dtype=np.int16)  # the console has 128 colors, so an index fits 8 bits
+    palette: list[int] = []
+    indexed_screens, scores = [], []
+    for screen, score in screens_and_scores:
+        colors = screen.astype(np.int32) @ _RGB_WEIGHTS
+        if (index_of_color[colors] < 0).any():
+            new = np.setdiff1d(colors, palette)
+            index_of_color[new] = len(palette) + np.arange(len(new))
+            palette.extend(new.tolist())
+        indexed_screens.append(index_of_color[colors].astype(np.uint8))
+        scores.append(score)
+    rgb = np.array([[color >> 16, color >> 8 & 255, color & 255] for color in palette], dtype=np.uint8)
+    return np.stack(indexed_screens[:-1]), rgb, np.array(scores)
