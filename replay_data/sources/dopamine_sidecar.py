@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replay_data.errors import ReplayFormatError, summarize_error
+from replay_data.json_fields import convert, read_field, read_optional_field
 from replay_data.recording import Recording
 
 FORMAT_VERSION = 2
@@ -54,18 +55,14 @@ class RecordedEpisode:
         """Read what `to_json` returned.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: If the content is something else.
+            ValueError, KeyError, TypeError: If the content is something else.
         """
-        details = {str(name): value for name, value in content.items() if name not in _EPISODE_KEYS}
-        for name, value in details.items():
-            if not isinstance(value, int | float):
-                raise TypeError(f"{name} of an episode is {value!r}, not a number")
         return cls(
-            row=int(content["row"]),
-            steps=int(content["steps"]),
-            return_=float(content["return"]),
-            score=float(content["score"]),
-            details=details,
+            row=read_field(content, "row", int),
+            steps=read_field(content, "steps", int),
+            return_=read_field(content, "return", float),
+            score=read_field(content, "score", float),
+            details={name: convert(value, name, float) for name, value in content.items() if name not in _EPISODE_KEYS},
         )
 
 
@@ -105,13 +102,14 @@ class BufferSidecar:
         """Read the content of a file of format version 1 or 2.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError, OverflowError: If the content is something else.
+            ValueError, KeyError, TypeError, OverflowError: If the content is something else.
         """
-        if (version := content.get("format_version", 1)) not in (1, FORMAT_VERSION):
+        version = read_optional_field(content, "format_version", int)
+        if version not in (None, 1, FORMAT_VERSION):
             raise ValueError(f"its format version is {version}; this version of the code reads 1 to {FORMAT_VERSION}")
         sidecar = cls(
             recording=Recording.from_json(content["recording"]),
-            rows=int(content["rows"]),
+            rows=read_field(content, "rows", int),
             episodes=tuple(map(RecordedEpisode.from_json, content["episodes"])),
             clipped_rows=np.array(content["raw_rewards"]["rows"], dtype=np.int64),
             clipped_values=np.array(content["raw_rewards"]["values"], dtype=np.float32),

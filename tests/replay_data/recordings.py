@@ -1,4 +1,4 @@
-"""The recorded runs under tests/data, and small ones that tests write."""
+"""Read the recorded runs under tests/data and write small runs of random episodes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from replay_data import ReplayFormatError
-from replay_data.episode import Episode
+from replay_data.episode import Episode, EpisodeSource
+from replay_data.selection.build import build_store
+from replay_data.selection.methods import Selection, SelectionMethod
+from replay_data.sources import dopamine_stage, dopamine_writer
+from replay_data.sources.dopamine_reader import DopamineLog
 from replay_data.sources.dopamine_writer import DopamineLogWriter
+from replay_data.sources.rl_unplugged import RLUnpluggedRun
 from replay_data.sources.tfrecord import Example, write_record
 from replay_data.storage.gzip_streams import create_gzip
+from replay_data.store_metadata import StoreSource
 from replay_data.trajectory_store import TrajectoryStore
 from tests.conftest import DATA
 
@@ -24,7 +31,7 @@ MEANINGS = ["NOOP", "FIRE", "RIGHT", "LEFT"]
 
 @cache
 def truth() -> list[Episode]:
-    """The 55 whole episodes behind the recorded runs, as they were played (raw rewards up to 7)."""
+    """Return the 55 whole episodes behind the recorded runs, as they were played (raw rewards up to 7)."""
     with np.load(DATA / "dopamine_log" / "truth.npz") as played:
         arrays = {name: played[name] for name in played}
     ends = np.flatnonzero(arrays["terminals"]) + 1
@@ -32,12 +39,44 @@ def truth() -> list[Episode]:
     for start, end in zip([0, *ends[:-1]], ends, strict=True):
         raw = arrays["raw_rewards"][start:end].astype(np.float32)
         actions = arrays["actions"][start:end].astype(np.uint8)
-        episodes.append(Episode(arrays["frames"][start:end], actions, raw.clip(-1, 1), raw, True))
+        episodes.append(Episode(arrays["frames"][start:end], actions, raw.clip(-1, 1), raw, terminated=True))
     return episodes
 
 
+def open_log(path: Path = DATA / "dopamine_log") -> DopamineLog:
+    """Open run 1 of Breakout in Dopamine's format; by default the one that Dopamine wrote."""
+    return DopamineLog(path, "Breakout", 1, len(MEANINGS))
+
+
+def open_shards(path: Path = DATA / "rl_unplugged") -> RLUnpluggedRun:
+    """Open run 1 of Breakout in RL Unplugged's format; by default the one that TensorFlow wrote."""
+    return RLUnpluggedRun(path, "Breakout", 1, len(MEANINGS))
+
+
+def build(
+    out: Path,
+    source: EpisodeSource,
+    method: SelectionMethod,
+    num_workers: int | None = None,
+    verify: bool = False,
+    **options: Any,
+) -> TrajectoryStore:
+    """Build a store of the selected episodes of a run of Breakout."""
+    return build_store(
+        out,
+        source,
+        Selection.of(method, **options),
+        game="Breakout",
+        action_meanings=MEANINGS,
+        store_source=StoreSource("test"),
+        num_workers=num_workers,
+        verify=verify,
+        show_progress=False,
+    )
+
+
 def same(one: Episode, other: Episode, raw_rewards: bool = False) -> bool:
-    """Whether two episodes are the same step for step."""
+    """Return whether two episodes are equal step for step."""
     return (
         one.terminated == other.terminated
         and np.array_equal(one.frames, other.frames)
@@ -48,9 +87,9 @@ def same(one: Episode, other: Episode, raw_rewards: bool = False) -> bool:
 
 
 def indices_in_truth(store: TrajectoryStore) -> list[int]:
-    """Which episode of `truth` each of the store's is, step for step, with all that a store adds to one."""
+    """Return which episode of `truth` each episode of a store is, after comparing every array of the store."""
     indices = []
-    for start, end in zip(store.episode_starts, store.episode_ends, strict=True):
+    for number, (start, end) in enumerate(zip(store.episode_starts, store.episode_ends, strict=True)):
         (index,) = (
             index
             for index, episode in enumerate(truth())
@@ -61,29 +100,40 @@ def indices_in_truth(store: TrajectoryStore) -> list[int]:
         assert np.array_equal(store.rewards[start:end], rewards)
         assert store.returns_to_go[start:end].tolist() == [rewards[step:].sum() for step in range(end - start)]
         assert np.array_equal(store.timesteps[start:end], np.arange(end - start))
-        assert not store.stacked(start)[:3].any()
+        assert not store.state(start)[:3].any()
+        assert store.terminated is not None
+        assert store.terminated[number]
         indices.append(index)
     return indices
 
 
 def random_episode(rng: np.random.Generator, steps: int, *, terminated: bool = True) -> Episode:
-    """An episode of noise, no frame of it black."""
+    """Return an episode of noise without black frames."""
     raw = rng.integers(-3, 4, size=steps).astype(np.float32)
     frames = rng.integers(1, 256, size=(steps, 84, 84), dtype=np.uint8)
     return Episode(frames, rng.integers(0, 4, size=steps, dtype=np.uint8), raw.clip(-1, 1), raw, terminated)
 
 
 def write_log(path: Path, episodes: list[Episode], rows: int, game: str = "Breakout") -> Path:
-    """Write episodes as run 1 of a log with buffers of so many rows; return its replay_logs."""
+    """Write episodes as run 1 of a log with buffers of ``rows`` rows; return its ``replay_logs`` directory.
+
+    Files are not forced onto the disk, which would take most of the time.
+    """
     directory = path / game / "1" / "replay_logs"
-    with DopamineLogWriter(directory, rows) as writer:
-        for episode in episodes:
-            writer.append(episode.frames, episode.actions, episode.rewards, terminated=episode.terminated)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (dopamine_stage, dopamine_writer):
+            patch.setattr(module, "sync", lambda path: None)
+        with DopamineLogWriter(directory, rows) as writer:
+            for episode in episodes:
+                writer.append(episode.frames, episode.actions, episode.rewards, terminated=episode.terminated)
     return directory
 
 
 def circular_memory(episodes: list[Episode], rows: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """What a replay buffer of so many rows holds each time its cursor reaches its last slot, and at the end."""
+    """Yield the content of a replay buffer of ``rows`` rows whenever its cursor reaches the last slot, and at the end.
+
+    This is Dopamine's buffer, written independently of `DopamineLogWriter`.
+    """
     memory: dict[str, npt.NDArray[Any]] = {
         "observation": np.zeros((rows, 84, 84), np.uint8),
         "action": np.zeros(rows, np.int32),
@@ -105,7 +155,7 @@ def circular_memory(episodes: list[Episode], rows: int) -> Iterator[dict[str, np
 
 
 def attempt(read: Callable[[], list[Episode]]) -> tuple[list[Episode], ReplayFormatError | None]:
-    """What ``read`` returns, or how it refused."""
+    """Return the episodes that ``read`` returns, or none and the error that it raises."""
     try:
         return read(), None
     except ReplayFormatError as error:
@@ -113,21 +163,21 @@ def attempt(read: Callable[[], list[Episode]]) -> tuple[list[Episode], ReplayFor
 
 
 def damaged(content: bytes, rng: np.random.Generator) -> bytes:
-    """The content with something gone wrong: bits, bytes or blocks."""
-    at, other = sorted(rng.integers(0, len(content), size=2).tolist())
-    kind = rng.integers(7)
-    if kind == 0:
-        return content[:at]
-    if kind == 1:
-        return content[:at] + content[other:]
-    if kind == 2:
-        return content[:at] + bytes(other - at) + content[other:]
-    if kind == 3:
-        return content[:at] + rng.bytes(3) + content[at:]
-    if kind == 4:
+    """Return the content with random bits, bytes or blocks changed, removed or added."""
+    start, stop = sorted(rng.integers(0, len(content), size=2).tolist())
+    damage = rng.integers(7)
+    if damage == 0:
+        return content[:start]
+    if damage == 1:
+        return content[:start] + content[stop:]
+    if damage == 2:
+        return content[:start] + bytes(stop - start) + content[stop:]
+    if damage == 3:
+        return content[:start] + rng.bytes(3) + content[start:]
+    if damage == 4:
         return content + rng.bytes(20)
     flipped = bytearray(content)
-    for position in rng.integers(0, min(len(content), 30 if kind == 5 else 1 << 60), size=rng.integers(1, 4)):
+    for position in rng.integers(0, min(len(content), 30 if damage == 5 else 1 << 60), size=rng.integers(1, 4)):
         flipped[position] ^= 1 << int(rng.integers(8))
     return bytes(flipped)
 
@@ -141,7 +191,7 @@ def write_shard(file: Path, episodes: list[Episode], clipped_rewards: bool = Tru
             assert episode.raw_rewards is not None
             example = Example()
             feature = example.features.feature
-            last = int(episode.terminated)  # the final frame, with an action and a reward that mean nothing
+            last = int(episode.terminated)  # the final frame, whose action and reward mean nothing
             frames = [*episode.frames, *rng.integers(0, 256, (last, 84, 84), np.uint8)]
             feature["observations"].bytes_list.value.extend(
                 cv2.imencode(".png", frame)[1].tobytes() for frame in frames

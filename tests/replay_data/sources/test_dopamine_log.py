@@ -283,7 +283,7 @@ def test_missing_pieces_are_named(tmp_path: Path) -> None:
     (tmp_path / "Breakout" / "2").touch()
     with pytest.raises(ReplayFormatError, match="2 is a file, not a directory"):
         DopamineLog(tmp_path, "Breakout", 2, 4)
-    with pytest.raises(ReplayFormatError, match=rf"no Breakout in .*; give --path {tmp_path}, which holds it"):
+    with pytest.raises(ReplayFormatError, match=rf"no Breakout in .*; set `path` to {tmp_path}, which holds it"):
         read(directory)
     with pytest.raises(ReplayFormatError, match="holds episode shards; read them with --source rl_unplugged"):
         read(DATA / "rl_unplugged")
