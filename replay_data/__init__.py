@@ -1,4 +1,4 @@
-"""What was played: recordings, the trajectories made of them, the contexts cut from these. No torch, no ALE."""
+"""Recordings in, trajectories on disk, contexts out; without torch and without the emulator."""
 
 from replay_data.contexts import best_episodes, context_bounds, hold_out, window_starts
 from replay_data.errors import InputError, ReplayFormatError

@@ -1,4 +1,4 @@
-"""Which steps form a context: pure index arithmetic, no data."""
+"""Select the steps that form contexts; index arithmetic only, without data."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ IntArray = npt.NDArray[np.int64]
 
 
 def context_bounds(steps: npt.ArrayLike, episode_ends: IntArray, context_length: int) -> tuple[IntArray, IntArray]:
-    """Return the first step and the length of the context that each of ``steps`` stands for.
+    """Return the first step and the length of the context of each of ``steps``.
 
-    As in the original code, every step of the dataset starts a window of K steps, and a window that would cross the
-    end of its episode is pulled back until it ends there. Unlike there, an episode shorter than K does not reach into
-    its neighbour: all its steps stand for the one window that starts with the episode and is shorter than K.
+    As in the original code, every step of the dataset starts a window of K steps, and a window that would cross the end
+    of its episode is moved back until it ends there. Unlike in the original code, a window never contains steps of
+    another episode: all steps of an episode shorter than K have the same context, the whole episode.
 
     Args:
         steps: int ``[M]``, steps of the dataset, each in ``[0, episode_ends[-1])``.
-        episode_ends: int64 ``[E]``, ascending; the exclusive end of each episode.
+        episode_ends: int64 ``[E]``, exclusive end of each episode, ascending.
         context_length: K, at least 1.
 
     Returns:
         ``(starts, lengths)``, both int64 ``[M]``: the context of ``steps[m]`` is the steps
-        ``starts[m] : starts[m] + lengths[m]``; ``lengths[m] == min(K, length of its episode)``.
+        ``starts[m] : starts[m] + lengths[m]``; ``lengths[m]`` is the smaller of K and the length of the episode.
 
     Raises:
-        InputError: if K is less than 1.
-        IndexError: if a step lies outside the dataset.
+        InputError: If K is less than 1.
+        IndexError: If a step is outside the dataset.
     """
     if context_length < 1:
-        raise InputError(f"context length K must be at least 1, not {context_length}")
+        raise InputError(f"`context_length` must be at least 1, not {context_length}")
     steps = np.asarray(steps, dtype=np.int64)
     if steps.size and (steps.min() < 0 or steps.max() >= episode_ends[-1]):
         raise IndexError(f"steps must lie in [0, {episode_ends[-1]}), got {steps.min()} to {steps.max()}")
@@ -43,70 +43,78 @@ def context_bounds(steps: npt.ArrayLike, episode_ends: IntArray, context_length:
 
 
 def hold_out(num_episodes: int, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Choose episodes that are kept from training: ``fraction`` of them (0 to 1, exclusive), at random, at least one.
+    """Choose random validation episodes.
+
+    Args:
+        num_episodes: E.
+        fraction: Fraction of the episodes to hold out, above 0 and below 1; at least one episode is held out.
+        seed: Seed of the choice, which depends on nothing else.
 
     Returns:
-        bool ``[E]``, true for those held out; which ones depends on the seed alone.
+        bool ``[E]``, true for the held-out episodes.
 
     Raises:
-        InputError: if that would leave no episode to train on.
+        InputError: If no episode would remain for training.
     """
-    number = max(1, round(fraction * num_episodes))
-    if number >= num_episodes:
+    num_held_out = max(1, round(fraction * num_episodes))
+    if num_held_out >= num_episodes:
         raise InputError(
-            f"of {num_episodes} episodes, {number} would be held out, and none be left to train on; lower "
-            "validation_fraction or take more data"
+            f"{num_held_out} of {num_episodes} episodes would be held out, which leaves none to train on; lower "
+            "`validation_fraction` or use more data"
         )
-    held = np.zeros(num_episodes, dtype=np.bool_)
-    held[np.random.default_rng(seed).permutation(num_episodes)[:number]] = True
-    return held
+    held_out = np.zeros(num_episodes, dtype=np.bool_)
+    held_out[np.random.default_rng(seed).permutation(num_episodes)[:num_held_out]] = True
+    return held_out
 
 
 def best_episodes(
     episodes: npt.NDArray[np.bool_], returns: npt.NDArray[np.floating], episode_ends: IntArray, percent: float
 ) -> npt.NDArray[np.bool_]:
-    """Of the chosen episodes, keep the best by return, for %BC (Chen et al. 2021, section 5.1).
+    """Keep the candidate episodes with the largest returns, for %BC (Chen et al. 2021, section 5.1).
 
-    As there, the percentage is one of steps: whole episodes are taken, the best first, for as long as they fit into
-    that many.
+    As in the paper, the percentage refers to steps: whole episodes are taken, best first, while they fit.
 
     Args:
-        episodes: bool ``[E]``, true for the chosen ones.
-        returns: float ``[E]``, of each episode; of equal ones the earlier comes first.
-        episode_ends: int64 ``[E]``, ascending; the exclusive end of each episode.
-        percent: of the chosen episodes' steps, above 0 and at most 100.
+        episodes: bool ``[E]``, true for the candidates.
+        returns: float ``[E]``, return of each episode; among equal returns, the earlier episode comes first.
+        episode_ends: int64 ``[E]``, exclusive end of each episode, ascending.
+        percent: Percentage of the candidates' steps to keep, above 0 and at most 100.
 
     Returns:
-        bool ``[E]``, true for those kept.
+        bool ``[E]``, true for the kept episodes.
 
     Raises:
-        InputError: if the best episode alone has more steps than that.
+        InputError: If the best episode alone has more steps.
     """
     lengths = np.diff(episode_ends, prepend=0)
     ranked = np.flatnonzero(episodes)[np.argsort(-returns[episodes], kind="stable")]
     steps = np.cumsum(lengths[ranked])
-    number = np.searchsorted(100 * steps, percent * steps[-1], side="right")
-    if number == 0:
+    num_kept = np.searchsorted(100 * steps, percent * steps[-1], side="right")
+    if num_kept == 0:
         raise InputError(
             f"the best episode alone has {steps[0]:,} of {steps[-1]:,} steps, more than {percent:g}%; raise "
-            "top_percent or take more data"
+            "`top_percent` or use more data"
         )
     kept = np.zeros_like(episodes)
-    kept[ranked[:number]] = True
+    kept[ranked[:num_kept]] = True
     return kept
 
 
 def window_starts(episodes: npt.NDArray[np.bool_], episode_ends: IntArray, stride: int = 1) -> IntArray:
-    """Return the steps, int64 ``[M]``, that lie a multiple of ``stride`` after the start of a chosen episode.
+    """Return the first steps of windows of some episodes.
 
-    With a stride of 1 these are all windows of the episodes; with K, the fewest whose contexts cover every step.
+    With a stride of 1, every step starts a window. With a stride of K, the windows are the fewest whose contexts cover
+    every step.
 
     Args:
-        episodes: bool ``[E]``, true for the chosen ones.
-        episode_ends: int64 ``[E]``, ascending; the exclusive end of each episode.
-        stride: steps between two windows.
+        episodes: bool ``[E]``, true for the episodes to use.
+        episode_ends: int64 ``[E]``, exclusive end of each episode, ascending.
+        stride: Number of steps between the starts of two windows.
+
+    Returns:
+        int64 ``[M]``, the steps at multiples of ``stride`` after the start of an episode, ascending.
     """
     starts = np.concatenate([[0], episode_ends[:-1]])
     lengths = episode_ends - starts
-    within = np.arange(episode_ends[-1]) - np.repeat(starts, lengths)
-    return np.flatnonzero(np.repeat(episodes, lengths) & (within % stride == 0))
+    steps_in_episode = np.arange(episode_ends[-1]) - np.repeat(starts, lengths)
+    return np.flatnonzero(np.repeat(episodes, lengths) & (steps_in_episode % stride == 0))

@@ -1,17 +1,17 @@
-"""The exceptions for what a user can fix."""
+"""Exceptions about problems that the user can fix."""
 
 
 class InputError(Exception):
-    """Bad input: the message says what is wrong, where, and what to do about it.
+    """Bad input. The message is one sentence: what is wrong, in which file, and what to do.
 
-    Commands print the message as one sentence and exit with status 1; any other exception is a bug and keeps its
-    traceback. A parameter is named in backticks, as in "`num_steps` must be at least 1": commands print it as their own
-    option, ``--num-steps``.
+    Commands print the message and exit with status 1; any other exception is a bug and keeps its traceback. The message
+    names parameters in backticks, as in "`num_steps` must be at least 1"; commands print them as their flags,
+    ``--num-steps``.
     """
 
 
 class ReplayFormatError(InputError):
-    """Recorded data is damaged or not in its documented format; the message names the file and the row or record."""
+    """Recorded data is damaged or not in its documented format. The message names the file and the row or record."""
 
 
 def summarize_error(error: BaseException) -> str:

@@ -1,30 +1,30 @@
-"""Who played a recording, and how."""
+"""How a recording was made."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
-Scalar: TypeAlias = str | int | float | bool | None
+from replay_data.json_fields import Scalar, convert, read_field, read_list, read_mapping, read_scalars
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Who played a recording, and how: ``recording.json``, and part of every buffer's sidecar.
+    """Player, environment and settings of a recording: ``recording.json``, and part of every buffer's sidecar.
 
     Attributes:
-        agent: name of the player, such as ``"scripted"`` or ``"q_learning"``.
-        game: name of the game.
-        num_steps: rows of the log, padding included.
-        seed: of the player and the environments.
-        sticky_actions: probability with which the game repeats the previous action.
-        max_frames: emulator frames after which an episode is truncated.
-        action_meanings: name of each action index.
-        rom_sha256: hexadecimal digest of the ROM.
-        settings: of the player, by name.
-        versions: of the software, by package.
+        agent: Name of the player, such as ``"scripted"`` or ``"q_learning"``.
+        game: Name of the game.
+        num_steps: Number of rows of the log, padding included.
+        seed: Seed of the player and the environments.
+        sticky_actions: Probability with which the environment repeats the previous action.
+        max_frames: Number of emulator frames after which an episode is truncated.
+        action_meanings: Name of each action index.
+        rom_sha256: SHA-256 of the ROM, hexadecimal.
+        settings: Settings of the player, by name.
+        versions: Version of each software package, by name.
     """
 
     agent: str
@@ -39,37 +39,38 @@ class Recording:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def flat(self) -> dict[str, object]:
-        """Return every field by name, the settings among them."""
+        """Return all fields by name, with the settings beside the other fields."""
         fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "settings"}
         return {**fields, **self.settings}
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
+        """Return the content that `from_json` reads."""
         return {**dataclasses.asdict(self), "action_meanings": list(self.action_meanings)}
 
     @classmethod
     def from_json(cls, content: Any) -> Recording:
-        """Read what `to_json` returned, or a recording of format version 1, whose settings are not nested.
+        """Read the content that `to_json` returned, or a recording of format version 1, where settings are not nested.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: if it is something else.
+            ValueError, KeyError, TypeError: If the content is something else.
         """
-        settings = content.get("settings")
-        if settings is None:
-            known = {each.name for each in dataclasses.fields(cls)}
-            settings = {_SETTINGS_OF_VERSION_1.get(k, k): v for k, v in content.items() if k not in known}
-        return cls(
-            agent=str(content["agent"]),
-            game=str(content["game"]),
-            num_steps=int(content["num_steps"]),
-            seed=int(content["seed"]),
-            sticky_actions=float(content["sticky_actions"]),
-            max_frames=int(content["max_frames"]),
-            action_meanings=tuple(map(str, content["action_meanings"])),
-            rom_sha256=str(content["rom_sha256"]),
-            settings=dict(settings),
-            versions=dict(content.get("versions", {})),
+        recording = cls(
+            agent=read_field(content, "agent", str),
+            game=read_field(content, "game", str),
+            num_steps=read_field(content, "num_steps", int),
+            seed=read_field(content, "seed", int),
+            sticky_actions=read_field(content, "sticky_actions", float),
+            max_frames=read_field(content, "max_frames", int),
+            action_meanings=read_list(content, "action_meanings", str),
+            rom_sha256=read_field(content, "rom_sha256", str),
+            versions=read_mapping(content, "versions", lambda name, version: convert(version, name, str)),
         )
+        if "settings" not in content:
+            content = {"settings": _settings_of_version_1(content)}
+        return dataclasses.replace(recording, settings=read_scalars(content, "settings"))
 
 
-_SETTINGS_OF_VERSION_1 = {"num_games": "num_envs"}
+def _settings_of_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    fields = {each.name for each in dataclasses.fields(Recording)}
+    new_names = {"num_games": "num_envs"}
+    return {new_names.get(name, name): value for name, value in content.items() if name not in fields}

@@ -1,6 +1,7 @@
-"""What a trajectory store's ``metadata.json`` holds: `StoreMetadata`, format version 2.
+"""Read and write ``metadata.json``, which describes a trajectory store.
 
-Version 1 lacks the array ``terminated`` and spells three keys of ``source`` differently; it is still read.
+`StoreMetadata` is that file, format version 2. Version 1, which is still read, lacks the array ``terminated``, and its
+``source`` has other keys (`_source_of_version_1`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from replay_data.errors import InputError
-from replay_data.recording import Recording, Scalar
+from replay_data.errors import InputError, summarize_error
+from replay_data.json_fields import (
+    Scalar,
+    convert,
+    read_field,
+    read_list,
+    read_mapping,
+    read_object,
+    read_optional_field,
+    read_scalars,
+)
+from replay_data.recording import Recording
 
 FORMAT_VERSION = 2
 
@@ -40,30 +51,47 @@ class ArrayInfo:
     """One ``.npy`` file of a store.
 
     Attributes:
-        dtype: NumPy's name of the type.
-        shape: of the array.
-        sha256: hexadecimal digest of its values, header excluded.
+        dtype: NumPy's name of the dtype.
+        shape: Shape of the array.
+        sha256: SHA-256 of the values, without the file's header, hexadecimal.
     """
 
     dtype: str
     shape: tuple[int, ...]
     sha256: str
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the content that `from_json` reads."""
+        return {"dtype": self.dtype, "shape": list(self.shape), "sha256": self.sha256}
+
+    @classmethod
+    def from_json(cls, content: Any) -> ArrayInfo:
+        """Read the content that `to_json` returned.
+
+        Raises:
+            ValueError, KeyError, TypeError: If the content is something else.
+        """
+        return cls(
+            dtype=read_field(content, "dtype", str),
+            shape=read_list(content, "shape", int),
+            sha256=read_field(content, "sha256", str),
+        )
+
 
 @dataclass(frozen=True)
 class StoreSource:
-    """Where the episodes of a store come from.
+    """Origin of the episodes of a store.
 
     Attributes:
-        format: source format: ``"dopamine"``, ``"rl_unplugged"``, or ``"scripted"`` for a store that scripted players
-            filled directly.
-        run: number of the recorded run; None where there is none.
-        selection: the selection method under ``"method"``, and the options it used.
-        recording: who played, where this project recorded it; None otherwise.
-        verified: whether checksums vouch for everything that was read; None where there are none.
-        episodes_per_shard: number of episodes taken from each shard, by its index; empty where there are no shards.
-        original_done_idxs: the original code's ``done_idxs`` where they differ from the ends of episodes; None otherwise.
-        details: what is specific to the source format, such as the seed of scripted players.
+        format: Source format: ``"dopamine"``, ``"rl_unplugged"``, or ``"scripted"`` for a store that scripted players
+            wrote directly.
+        run: Number of the recorded run, or None if the source has no runs.
+        selection: Selection method under ``"method"``, and the options that it used.
+        recording: How the recording was made, or None if this project did not record it.
+        verified: Whether checksums cover all data that was read, or None if the source has no checksums.
+        episodes_per_shard: Number of episodes taken from each shard, by its index; empty if the source has no shards.
+        original_done_idxs: ``done_idxs`` of the original code where they differ from the ends of episodes, else None.
+        details: Fields that only one source format has, such as the seed of scripted players.
     """
 
     format: str
@@ -76,69 +104,80 @@ class StoreSource:
     details: Mapping[str, Scalar] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
+        """Return the content that `from_json` reads."""
         content: dict[str, Any] = {
             "format": self.format,
             "run": self.run,
             "selection": dict(self.selection),
-            "recording": self.recording and self.recording.to_json(),
+            "recording": None if self.recording is None else self.recording.to_json(),
             "verified": self.verified,
             "episodes_per_shard": {str(index): count for index, count in self.episodes_per_shard.items()},
-            "original_done_idxs": self.original_done_idxs and list(self.original_done_idxs),
+            "original_done_idxs": None if self.original_done_idxs is None else list(self.original_done_idxs),
             "details": dict(self.details),
         }
         return {name: value for name, value in content.items() if value is not None and value != {}}
 
     @classmethod
     def from_json(cls, content: Any) -> StoreSource:
-        """Read what `to_json` returned, or the ``source`` of a store of format version 1.
+        """Read the content that `to_json` returned, or the ``source`` of a store of format version 1.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: if it is something else.
+            ValueError, KeyError, TypeError: If the content is something else.
         """
+        content = read_object(content)
         if "format" not in content:
             content = _source_of_version_1(content)
-        done_idxs = content.get("original_done_idxs")
+        counts = read_mapping(content, "episodes_per_shard", lambda index, count: convert(count, index, int))
+        has_recording = content.get("recording") is not None
+        has_done_idxs = content.get("original_done_idxs") is not None
         return cls(
-            format=str(content["format"]),
-            run=None if content.get("run") is None else int(content["run"]),
-            selection=dict(content.get("selection", {})),
-            recording=Recording.from_json(content["recording"]) if content.get("recording") else None,
-            verified=content.get("verified"),
-            episodes_per_shard={int(i): int(count) for i, count in content.get("episodes_per_shard", {}).items()},
-            original_done_idxs=None if done_idxs is None else tuple(map(int, done_idxs)),
-            details=dict(content.get("details", {})),
+            format=read_field(content, "format", str),
+            run=read_optional_field(content, "run", int),
+            selection=read_scalars(content, "selection"),
+            recording=Recording.from_json(content["recording"]) if has_recording else None,
+            verified=read_optional_field(content, "verified", bool),
+            episodes_per_shard={int(index): count for index, count in counts.items()},
+            original_done_idxs=read_list(content, "original_done_idxs", int) if has_done_idxs else None,
+            details=read_scalars(content, "details"),
         )
 
 
-def _source_of_version_1(content: Any) -> dict[str, Any]:
-    """Return a ``source`` with the keys of version 2: ``format``, ``selection.method``, ``episodes_per_shard``."""
-    names = {"kind": "format", "episodes_per_part": "episodes_per_shard"}
-    renamed = {names.get(name, name): value for name, value in content.items()}
-    if "selection" in renamed:
-        renamed["selection"] = {"method" if k == "kind" else k: v for k, v in renamed["selection"].items()}
-    known = {each.name for each in dataclasses.fields(StoreSource)}
-    details = {name: renamed.pop(name) for name in list(renamed) if name not in known}
-    return {**renamed, "details": details}
+def _source_of_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a ``source`` of format version 1 with the keys of version 2.
+
+    Three keys have new names (``format``, ``selection.method``, ``episodes_per_shard``). Fields without a name of their
+    own, which were beside the others, go to ``details``. Version 1 allowed any JSON there.
+    """
+    new_names = {"kind": "format", "episodes_per_part": "episodes_per_shard"}
+    fields = {each.name for each in dataclasses.fields(StoreSource)}
+    source: dict[str, Any] = {"format": "unknown", "details": {}}
+    for name, value in content.items():
+        if (new_name := new_names.get(name, name)) in fields - {"details"}:
+            source[new_name] = value
+        else:
+            source["details"][name] = json.dumps(value) if isinstance(value, (dict, list)) else value
+    if isinstance(selection := source.get("selection"), dict):
+        source["selection"] = {"method" if name == "kind" else name: value for name, value in selection.items()}
+    return source
 
 
 @dataclass(frozen=True)
 class StoreMetadata:
-    """What a trajectory store says about itself.
+    """Description of a trajectory store of N steps in E episodes.
 
     Attributes:
-        game: name of the game, such as ``"Breakout"``.
-        action_meanings: name of each action index.
-        reward_clipping: whether the rewards are clipped to [-1, 1].
-        sticky_actions: probability with which the game repeated the previous action; None where it is not known.
-        source: where the episodes come from.
+        game: Name of the game, such as ``"Breakout"``.
+        action_meanings: Name of each action index.
+        reward_clipping: Whether the rewards are clipped to [-1, 1].
+        sticky_actions: Probability with which the environment repeated the previous action, or None if it is unknown.
+        source: Origin of the episodes.
         steps: N.
         episodes: E.
-        max_return: largest return (sum of rewards) of an episode.
-        mean_return: mean return of the episodes.
-        arrays: the store's files, by name without ``.npy``.
-        max_score: largest sum of raw rewards, in the game's points; None where the source has no raw rewards.
-        mean_score: mean of these sums; likewise.
+        max_return: Largest return (sum of rewards) of an episode.
+        mean_return: Mean return of the episodes.
+        arrays: Files of the store, by name without ``.npy``.
+        max_score: Largest sum of raw rewards of an episode, in the game's points, or None without raw rewards.
+        mean_score: Mean sum of raw rewards of the episodes, in the game's points, or None without raw rewards.
     """
 
     game: str
@@ -156,16 +195,22 @@ class StoreMetadata:
 
     @property
     def digest(self) -> str:
-        """One SHA-256 over the digests of all arrays a policy is trained on: the same data, the same digest.
+        """SHA-256 over the SHA-256 of all arrays that training uses: equal data gives an equal digest.
 
-        ``terminated`` is left out, so that a store keeps the digest it had in format version 1.
+        It leaves out ``terminated``, so that a store keeps the digest that it had in format version 1.
         """
         digests = {name: array.sha256 for name, array in self.arrays.items() if name != "terminated"}
         return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``metadata.json``."""
-        content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(self), "source": self.source.to_json()}
+        content = {
+            "format_version": FORMAT_VERSION,
+            **vars(self),
+            "action_meanings": list(self.action_meanings),
+            "source": self.source.to_json(),
+            "arrays": {name: array.to_json() for name, array in self.arrays.items()},
+        }
         return {name: value for name, value in content.items() if value is not None or name == "sticky_actions"}
 
     @classmethod
@@ -173,64 +218,46 @@ class StoreMetadata:
         """Read the content of ``metadata.json``, of format version 1 or 2.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: if it is something else.
+            ValueError, KeyError, TypeError: If the content is something else.
         """
-        for key, types in _TYPES.items():
-            if not isinstance(content[key], types) or (types is not bool and isinstance(content[key], bool)):
-                raise TypeError(f"{key} is {content[key]!r}")
         return cls(
-            game=content["game"],
-            action_meanings=tuple(map(str, content["action_meanings"])),
-            reward_clipping=content["reward_clipping"],
-            sticky_actions=content["sticky_actions"],
+            game=read_field(content, "game", str),
+            action_meanings=read_list(content, "action_meanings", str),
+            reward_clipping=read_field(content, "reward_clipping", bool),
+            sticky_actions=None if content["sticky_actions"] is None else read_field(content, "sticky_actions", float),
             source=StoreSource.from_json(content["source"]),
-            steps=content["steps"],
-            episodes=content["episodes"],
-            max_return=content["max_return"],
-            mean_return=content["mean_return"],
-            arrays={
-                name: ArrayInfo(str(array["dtype"]), tuple(map(int, array["shape"])), str(array["sha256"]))
-                for name, array in content["arrays"].items()
-            },
-            max_score=content.get("max_score"),
-            mean_score=content.get("mean_score"),
+            steps=read_field(content, "steps", int),
+            episodes=read_field(content, "episodes", int),
+            max_return=read_field(content, "max_return", float),
+            mean_return=read_field(content, "mean_return", float),
+            arrays=read_mapping(content, "arrays", lambda _, array: ArrayInfo.from_json(array)),
+            max_score=read_optional_field(content, "max_score", float),
+            mean_score=read_optional_field(content, "mean_score", float),
         )
-
-
-_TYPES: dict[str, type | tuple[type, ...]] = {
-    "game": str,
-    "action_meanings": list,
-    "reward_clipping": bool,
-    "sticky_actions": (int, float, type(None)),
-    "source": dict,
-    "steps": int,
-    "episodes": int,
-    "max_return": (int, float),
-    "mean_return": (int, float),
-    "arrays": dict,
-}
 
 
 def read_metadata(path: Path) -> StoreMetadata:
     """Read the metadata of the store at ``path``.
 
     Raises:
-        InputError: if there is no store, its metadata is damaged, or it has an unknown format version.
+        InputError: If there is no store, its metadata is damaged, or it has an unknown format version.
     """
     if not path.is_dir():
         raise InputError(f"no trajectory store at {path}; make one with scripts/collect_replay.py or build_dataset.py")
-    if not (path / "metadata.json").is_file():
+    file = path / "metadata.json"
+    if not file.is_file():
         raise InputError(
             f"{path} is not a trajectory store (it has no metadata.json); make one with scripts/collect_replay.py or "
             "build_dataset.py"
         )
     try:
-        content = json.loads((path / "metadata.json").read_text())
-        version = content["format_version"]
+        content = json.loads(file.read_bytes())
+        version = read_field(content, "format_version", int)
         if version in (1, FORMAT_VERSION):
             return StoreMetadata.from_json(content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise mismatch_error(path, f"metadata.json cannot be read ({type(error).__name__}: {error})") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"{file.name} cannot be read ({type(error).__name__}: {summarize_error(error)})"
+        raise mismatch_error(path, reason) from error
     raise InputError(
         f"{path} has store format {version}, but this version of the code reads 1 to {FORMAT_VERSION}; build the store "
         "again"
@@ -238,5 +265,5 @@ def read_metadata(path: Path) -> StoreMetadata:
 
 
 def mismatch_error(path: Path, reason: str) -> InputError:
-    """Return the error to raise where a store's files contradict its metadata."""
+    """Return the error for a store whose files contradict its metadata."""
     return InputError(f"the store at {path} does not match its metadata: {reason}; build or copy it again")

@@ -21,26 +21,27 @@ from replay_data.store_metadata import DTYPES, ArrayInfo, StoreMetadata, StoreSo
 
 
 class StoreWriter:
-    """Writes a store episode by episode; used as a context manager, so that it is there whole or not at all.
+    """Writes a trajectory store atomically, episode by episode; a context manager.
 
-    Everything goes to a hidden directory beside ``path``, which gets its name when the ``with`` block ends well and
-    is removed when it does not.
+    The store is written to a hidden directory beside ``path``. That is renamed to ``path`` when the ``with`` block
+    succeeds, and removed when it raises.
 
     Args:
-        path: directory to create.
-        game: name of the game, such as ``"Breakout"``.
-        action_meanings: name of each action index, such as ``["NOOP", "FIRE", "RIGHT", "LEFT"]``.
-        reward_clipping: whether the rewards are clipped to [-1, 1].
-        sticky_actions: probability with which the game repeated the previous action (Machado et al. 2018), or None
-            where it is not known.
-        source: where the episodes come from, anything JSON can hold: kind, protocol, selection, seed, versions.
+        path: Directory to create.
+        game: Name of the game, such as ``"Breakout"``.
+        action_meanings: Name of each action index, such as ``["NOOP", "FIRE", "RIGHT", "LEFT"]``.
+        reward_clipping: Whether the rewards are clipped to [-1, 1].
+        sticky_actions: Probability with which the environment repeated the previous action (Machado et al. 2018), or
+            None if it is unknown.
+        source: Origin of the episodes.
 
     Attributes:
-        source: likewise; it can be added to until the block ends.
-        steps, episodes: how many were appended.
+        source: Origin of the episodes; it may be replaced until the ``with`` block ends.
+        steps: Number of steps appended so far.
+        episodes: Number of episodes appended so far.
 
     Raises:
-        InputError: if ``path`` exists.
+        InputError: If ``path`` exists or cannot be created.
     """
 
     def __init__(
@@ -56,9 +57,9 @@ class StoreWriter:
         self.path = Path(path)
         if os.path.lexists(self.path):
             raise InputError(f"{self.path} exists already; choose another directory or delete it first")
-        above = next(parent for parent in self.path.absolute().parents if parent.exists())
-        if not above.is_dir():
-            raise InputError(f"{self.path} cannot be made, since {above} is a file; choose another directory")
+        parent = next(parent for parent in self.path.absolute().parents if parent.exists())
+        if not parent.is_dir():
+            raise InputError(f"{self.path} cannot be created because {parent} is a file; choose another directory")
         self._game, self._action_meanings = game, tuple(action_meanings)
         self._reward_clipping, self._sticky_actions = reward_clipping, sticky_actions
         self.source = source
@@ -74,7 +75,7 @@ class StoreWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with contextlib.ExitStack() as stack:
             stack.push(self._directory)
@@ -98,20 +99,20 @@ class StoreWriter:
     ) -> None:
         """Append one whole episode of T ≥ 1 steps.
 
-        Args:
-            frames: uint8 ``[T, 84, 84]``; frame t is what was seen when action t was chosen.
-            actions: integers ``[T]``.
-            rewards: numbers ``[T]``; what followed action t, clipped to [-1, 1] if the store says so.
-            raw_rewards: numbers ``[T]``; the same before clipping. Given for all episodes or for none.
-            terminated: whether the game was over after the last step; false where a time limit truncated the episode.
-            lead_in: uint8 ``[3, 84, 84]``, what the first frame stacks hold before frame 0; zeros by default.
-            timesteps: integers ``[T]``; 0 … T-1 by default.
-            returns_to_go: numbers ``[T]``; the sums of the rewards from each step on by default.
+        ``lead_in``, ``timesteps`` and ``returns_to_go`` are for the paper's own draw, which computes them differently.
 
-        The last three are for data whose makers counted otherwise (the paper's own selection).
+        Args:
+            frames: uint8 ``[T, 84, 84]``, the newest frame when each action was chosen.
+            actions: Integers ``[T]``.
+            rewards: Numbers ``[T]``, the reward after each action, clipped to [-1, 1] if the store says so.
+            raw_rewards: Numbers ``[T]``, the rewards before clipping; for all episodes of a store or for none.
+            terminated: Whether the game was over after the last step; false if a time limit truncated the episode.
+            lead_in: uint8 ``[3, 84, 84]``, the frames before frame 0 in the first states; zeros by default.
+            timesteps: Integers ``[T]``; 0 … T-1 by default.
+            returns_to_go: Numbers ``[T]``; the sums of the rewards from each step to the last by default.
 
         Raises:
-            InputError: if the arrays contradict each other or the store; the store is then as it was before.
+            InputError: If the arrays contradict each other or the store, which then stays as it was.
         """
         episode = f"episode {self.episodes}"
         actions, rewards = np.asarray(actions), np.asarray(rewards, dtype=np.float32)
@@ -131,7 +132,7 @@ class StoreWriter:
                 f"{len(self._action_meanings)}"
             )
         if self.episodes and (raw_rewards is not None) != ("raw_rewards" in self._arrays):
-            raise InputError(f"{episode}: raw rewards must be given for all episodes or for none")
+            raise InputError(f"{episode}: a store has raw rewards for all episodes or for none")
         _check_rewards(episode, "rewards", rewards, steps)
         if self._reward_clipping and np.abs(rewards).max() > 1:
             raise InputError(f"{episode}: rewards reach {np.abs(rewards).max():g} in a store of clipped rewards")
@@ -140,7 +141,9 @@ class StoreWriter:
             _check_rewards(episode, "raw rewards", raw, steps)
             expected = np.clip(raw, -1, 1) if self._reward_clipping else raw
             if (rewards != expected).any():
-                raise InputError(f"{episode}: rewards are not what the raw rewards give")
+                raise InputError(
+                    f"{episode}: rewards differ from the{' clipped' if self._reward_clipping else ''} raw rewards"
+                )
 
         if returns_to_go is None:
             returns_to_go = np.cumsum(rewards[::-1], dtype=np.float64)[::-1]
@@ -149,7 +152,7 @@ class StoreWriter:
         if timesteps is None:
             timesteps = np.arange(steps)
         if lead_in.shape != (LEAD_IN, *FRAME_SHAPE) or len(timesteps) != steps or len(returns_to_go) != steps:
-            raise InputError(f"{episode}: lead-in frames, timesteps or returns-to-go are not those of {steps} steps")
+            raise InputError(f"{episode}: lead-in frames, timesteps or returns-to-go do not fit {steps} steps")
         first_frame = self.steps + LEAD_IN * (self.episodes + 1)
         self._write("frames", lead_in)
         self._write("frames", frames)
@@ -168,7 +171,7 @@ class StoreWriter:
         self._returns.append(float(returns_to_go[0]))
 
     def discard_raw_rewards(self) -> None:
-        """Forget the raw rewards that were given; for a source that turns out to know only clipped ones."""
+        """Remove the raw rewards of all episodes, for a source that turns out to have clipped rewards only."""
         if (array := self._arrays.pop("raw_rewards", None)) is not None:
             array.discard()
         self._scores.clear()
@@ -181,7 +184,7 @@ class StoreWriter:
     def _finish(self) -> None:
         """Complete every file and write the metadata last."""
         if not self.episodes:
-            raise InputError(f"nothing to write to {self.path}: not one episode was given")
+            raise InputError(f"nothing to write to {self.path}: the source has no episode")
         metadata = StoreMetadata(
             game=self._game,
             action_meanings=self._action_meanings,
@@ -200,7 +203,7 @@ class StoreWriter:
 
 
 class _ArrayFile:
-    """A ``.npy`` file that grows along its first axis and knows the SHA-256 of its values."""
+    """Writes a ``.npy`` file piece by piece along its first axis, and computes the SHA-256 of its values."""
 
     def __init__(self, path: Path, dtype: Any):
         self._path, self._dtype = path, np.dtype(dtype)
@@ -220,17 +223,17 @@ class _ArrayFile:
         self._shape = (self._shape[0] + len(values), *self._shape[1:])
 
     def _write_header(self) -> None:
-        # NumPy pads the header so that the first axis can grow to any length without moving the data.
+        # NumPy pads the header, so the first axis can grow to any length without moving the data.
         header = {"descr": self._dtype.str, "fortran_order": False, "shape": self._shape}
         np.lib.format.write_array_header_1_0(self._file, header)
 
     def finish(self) -> ArrayInfo:
-        """Complete the header; return what the metadata says about this array."""
+        """Complete the header and return the metadata of the array."""
         assert self._shape is not None
         self._file.seek(0)
         self._write_header()
         if self._file.tell() != self._header_size:
-            raise RuntimeError(f"NumPy wrote a header of another size to {self._path}")
+            raise RuntimeError(f"NumPy changed the size of the header of {self._path}")
         self._file.close()
         return ArrayInfo(self._dtype.name, self._shape, self._sha256.hexdigest())
 
@@ -239,7 +242,7 @@ class _ArrayFile:
         self._path.unlink()
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # flushing fails on a full disk; the file is about to be removed
+        with contextlib.suppress(OSError):  # flushing fails on a full disk, but the file is removed anyway
             self._file.close()
 
 

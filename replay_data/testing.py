@@ -1,4 +1,4 @@
-"""Stores of random data, for tests and benchmarks."""
+"""Trajectory stores of random data, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from replay_data.episode import FRAME_SHAPE
 from replay_data.store_metadata import StoreSource
 from replay_data.store_writer import StoreWriter
 from replay_data.trajectory_store import TrajectoryStore
@@ -15,17 +16,26 @@ ACTION_MEANINGS = ("NOOP", "FIRE", "RIGHT", "LEFT")
 
 
 def write_random_store(
-    path: Path, episode_lengths: Sequence[int], *, seed: int = 0, game: str = "Breakout", largest_reward: int = 7
+    path: Path,
+    episode_lengths: Sequence[int],
+    *,
+    seed: int = 0,
+    game: str = "Breakout",
+    largest_reward: int = 7,
+    repeat_frames: bool = False,
 ) -> TrajectoryStore:
-    """Write a store of episodes of noise, with four actions.
+    """Write a store of random episodes that terminate, with four actions.
 
     Args:
-        path: directory to create.
-        episode_lengths: number of steps of each episode, all of them ended by the game.
-        seed: the same seed gives the same bytes.
-        game: name of the game.
-        largest_reward: raw rewards are integers from its negative to it, and rewards are these clipped to [-1, 1].
+        path: Directory to create.
+        episode_lengths: Number of steps of each episode.
+        seed: Seed of the data; the same seed gives the same bytes.
+        game: Name of the game.
+        largest_reward: Largest raw reward. Raw rewards are random integers from ``-largest_reward`` to
+            ``largest_reward``; rewards are clipped to [-1, 1].
+        repeat_frames: Whether all episodes begin with the same random frames, which is much faster.
     """
+    largest_length = max(episode_lengths)
     rng = np.random.default_rng(seed)
     with StoreWriter(
         path,
@@ -37,7 +47,9 @@ def write_random_store(
     ) as writer:
         for length in episode_lengths:
             raw_rewards = rng.integers(-largest_reward, largest_reward + 1, size=length).astype(np.float32)
-            frames = rng.integers(0, 256, size=(length, 84, 84), dtype=np.uint8)
+            if not repeat_frames or not writer.episodes:
+                num_frames = largest_length if repeat_frames else length
+                frames = rng.integers(0, 256, size=(num_frames, *FRAME_SHAPE), dtype=np.uint8)
             actions = rng.integers(0, len(ACTION_MEANINGS), size=length)
-            writer.append(frames, actions, raw_rewards.clip(-1, 1), raw_rewards, terminated=True)
+            writer.append(frames[:length], actions, raw_rewards.clip(-1, 1), raw_rewards, terminated=True)
     return TrajectoryStore.open(path)

@@ -1,24 +1,28 @@
-"""Trajectories on disk: a directory of memory-mapped ``.npy`` files and a ``metadata.json`` that is written last.
+"""Read trajectories from disk: a directory of memory-mapped ``.npy`` files, and ``metadata.json``.
 
 =================  =======  ================  ==================================================================
 file               dtype    shape             content
 =================  =======  ================  ==================================================================
-frames.npy         uint8    ``[F, 84, 84]``   each episode's three lead-in frames, then one frame a step
+frames.npy         uint8    ``[F, 84, 84]``   three lead-in frames per episode, then one frame per step
 frame_index.npy    int64    ``[N]``           row of ``frames`` that holds the step's newest frame
-actions.npy        uint8    ``[N]``           index into ``metadata["action_meanings"]``
-rewards.npy        float32  ``[N]``           as training sees them: clipped to [-1, 1] if ``reward_clipping``
-raw_rewards.npy    float32  ``[N]``           the game's own points; absent where the source has none
-returns_to_go.npy  float32  ``[N]``           undiscounted sum of ``rewards`` from the step to its episode's end
+actions.npy        uint8    ``[N]``           index into ``metadata.action_meanings``
+rewards.npy        float32  ``[N]``           rewards for training, clipped to [-1, 1] if ``reward_clipping``
+raw_rewards.npy    float32  ``[N]``           the game's points; missing if the source has none
+returns_to_go.npy  float32  ``[N]``           undiscounted sum of ``rewards`` from the step to the episode's end
 timesteps.npy      int32    ``[N]``           0 at the first step of each episode, then 1, 2, …
 episode_ends.npy   int64    ``[E]``           exclusive end of each episode, in steps
+terminated.npy     bool     ``[E]``           whether the game was over; false if a time limit truncated the episode
 =================  =======  ================  ==================================================================
 
-N steps, E episodes, F = N + 3E frames. Because every episode brings its own lead-in frames (zeros before a true
-start), the frame stack of a step is ``frames[i - 3 : i + 1]`` and a context of K steps is one contiguous slice of
-K + 3 frames, without any boundary case.
+A store has N steps, E episodes and F = N + 3E frames. Every episode has its own lead-in frames, which are zeros before
+the start of a game. So the state of a step is ``frames[i - 3 : i + 1]``, where i is its ``frame_index``, and a context
+of K steps is one contiguous slice of K + 3 frames, without special cases at the borders of episodes.
 
-A store of the paper's own draw (``metadata["source"]["selection"]["kind"] == "original"``) holds the original code's
-lead-in frames, timesteps and returns-to-go instead (docs/protocol.md).
+``metadata.json`` (`replay_data.store_metadata`) is written last: without it there is no store. Stores of format
+version 1 have no ``terminated.npy``.
+
+A store with the paper's draw (``metadata.source.selection["method"] == "original"``) has the lead-in frames, timesteps
+and returns-to-go of the original code instead (docs/protocol.md).
 """
 
 from __future__ import annotations
@@ -33,20 +37,27 @@ import numpy as np
 import numpy.typing as npt
 
 from replay_data.episode import FRAME_SHAPE, LEAD_IN
-from replay_data.errors import InputError
+from replay_data.errors import InputError, summarize_error
 from replay_data.store_metadata import DTYPES, OPTIONAL_ARRAYS, ArrayInfo, StoreMetadata, mismatch_error, read_metadata
 
 
 class TrajectoryStore:
-    """N steps of E episodes, read from disk as they are needed.
+    """N steps of E episodes, read from disk on demand.
+
+    The arrays are read-only memory maps with the shapes and dtypes of this module's table.
 
     Attributes:
-        path: the directory.
-        metadata: what ``metadata.json`` holds: game, action meanings, source, sticky actions, reward clipping,
-            steps, episodes, max and mean return (and score), and shape, dtype and SHA-256 of every array.
-        frames, frame_index, actions, rewards, returns_to_go, timesteps, episode_ends: read-only memory maps of the
-            shapes and dtypes in this module's table.
-        raw_rewards: likewise, or None where the source has none.
+        path: Directory of the store.
+        metadata: Content of ``metadata.json``.
+        frames: uint8 ``[F, 84, 84]``.
+        frame_index: int64 ``[N]``.
+        actions: uint8 ``[N]``.
+        rewards: float32 ``[N]``.
+        raw_rewards: float32 ``[N]``, or None if the source has none.
+        returns_to_go: float32 ``[N]``.
+        timesteps: int32 ``[N]``.
+        episode_ends: int64 ``[E]``.
+        terminated: bool ``[E]``, or None in a store of format version 1.
     """
 
     def __init__(self, path: Path, metadata: StoreMetadata, arrays: Mapping[str, npt.NDArray[Any]]):
@@ -66,12 +77,10 @@ class TrajectoryStore:
     def open(cls, path: str | os.PathLike[str]) -> TrajectoryStore:
         """Open the store at ``path`` without reading its frames.
 
-        All arrays but the frames are compared with their SHA-256 (a few MB per 500,000 steps); `verify` reads the
-        frames too.
+        The SHA-256 of all other arrays (a few MB per 500,000 steps) is checked; `verify` checks that of the frames.
 
         Raises:
-            InputError: if there is no store, or it is of another format version, or its arrays do not match its
-                metadata.
+            InputError: If there is no store, it has an unknown format version, or its arrays do not match its metadata.
         """
         path = Path(path)
         metadata = read_metadata(path)
@@ -89,17 +98,17 @@ class TrajectoryStore:
 
     @property
     def game(self) -> str:
-        """The game's name, such as ``"Breakout"``."""
+        """Name of the game, such as ``"Breakout"``."""
         return self.metadata.game
 
     @property
     def num_actions(self) -> int:
-        """Size of the action set that ``actions`` index."""
+        """Number of actions in the game's action set."""
         return len(self.metadata.action_meanings)
 
     @property
     def num_episodes(self) -> int:
-        """E."""
+        """Number of episodes, E."""
         return len(self.episode_ends)
 
     @property
@@ -114,42 +123,48 @@ class TrajectoryStore:
 
     @property
     def digest(self) -> str:
-        """One SHA-256 over the data a policy is trained on (see `StoreMetadata.digest`)."""
+        """SHA-256 over all data that training uses (`StoreMetadata.digest`)."""
         return self.metadata.digest
 
     def state(self, step: int) -> npt.NDArray[np.uint8]:
-        """The state of a step: its four latest frames, uint8 ``[4, 84, 84]``, oldest first."""
+        """Return the state at a step: uint8 ``[4, 84, 84]``, the last four frames, oldest first."""
         newest = self.frame_index[step]
         return self.frames[newest - LEAD_IN : newest + 1]
 
     def verify(self) -> None:
-        """Read the frames and compare them with their SHA-256.
+        """Check the SHA-256 of the frames.
 
         Raises:
-            InputError: if they differ.
+            InputError: If the frames are damaged.
         """
         digest = hashlib.sha256()
         for start in range(0, len(self.frames), 4096):
             digest.update(self.frames[start : start + 4096].data)
         if digest.hexdigest() != self.metadata.arrays["frames"].sha256:
             raise InputError(
-                f"{self.path / 'frames.npy'} is damaged (its SHA-256 differs); make or copy the store again"
+                f"{self.path / 'frames.npy'} is damaged (its SHA-256 differs); build or copy the store again"
             )
 
     def _check_consistency(self) -> None:
-        """Raise InputError unless the index arrays describe whole episodes inside ``frames``."""
+        """Check that the arrays describe whole episodes, and that the metadata fits them; raise InputError if not."""
         steps, ends = len(self.actions), self.episode_ends
-        arrays: list[Any] = [self.frame_index, self.rewards, self.returns_to_go, self.timesteps]
-        if self.raw_rewards is not None:
-            arrays.append(self.raw_rewards)
-        same_length = all(len(array) == steps for array in arrays)
-        if not (same_length and len(ends) and ends[-1] == steps and ends[0] > 0 and (np.diff(ends) > 0).all()):
+        arrays_per_step: list[Any] = [
+            self.frame_index,
+            self.rewards,
+            self.raw_rewards,
+            self.returns_to_go,
+            self.timesteps,
+        ]
+        same_steps = all(len(array) == steps for array in arrays_per_step if array is not None)
+        same_episodes = self.terminated is None or len(self.terminated) == len(ends)
+        ascending = len(ends) > 0 and ends[0] > 0 and (np.diff(ends) > 0).all()
+        if not (same_steps and same_episodes and ascending and ends[-1] == steps):
             raise mismatch_error(self.path, "its arrays do not describe the same episodes")
         if steps != self.metadata.steps or len(ends) != self.metadata.episodes:
-            raise mismatch_error(self.path, f"{steps} steps in {len(ends)} episodes are there")
-        within = np.ones(steps - 1, dtype=bool)
-        within[ends[:-1] - 1] = False
-        contiguous = (np.diff(self.frame_index)[within] == 1).all()
+            raise mismatch_error(self.path, f"it has {steps} steps in {len(ends)} episodes")
+        continues = np.ones(steps - 1, dtype=bool)
+        continues[ends[:-1] - 1] = False
+        contiguous = (np.diff(self.frame_index)[continues] == 1).all()
         if not contiguous or self.frame_index.min() < LEAD_IN or self.frame_index.max() >= len(self.frames):
             raise mismatch_error(self.path, "frame_index does not lead through frames episode by episode")
         if self.actions.max() >= self.num_actions:
@@ -163,24 +178,21 @@ class TrajectoryStore:
         ):
             if not np.isclose(stated, value, rtol=1e-4, atol=1e-4):
                 raise mismatch_error(self.path, f"its {name} is {value:g}, not {stated:g}")
-        if self.terminated is not None and len(self.terminated) != len(ends):
-            raise mismatch_error(self.path, f"terminated has {len(self.terminated)} entries for {len(ends)} episodes")
 
 
 def _open_array(path: Path, name: str, dtype: Any, stated: ArrayInfo | None) -> npt.NDArray[Any]:
+    """Open an array as a memory map and compare it with what the metadata says about it."""
     file = path / f"{name}.npy"
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
-        found = {"dtype": array.dtype.name, "shape": list(array.shape)}
         if stated is None:
             raise ValueError("the metadata does not mention it")
-        expected = {"dtype": np.dtype(dtype).name, "shape": list(stated.shape)}
     except (OSError, ValueError, EOFError, TypeError, KeyError) as error:
-        raise mismatch_error(path, f"{file.name} cannot be read ({error})") from error
-    if found != expected or (name == "frames" and array.shape[1:] != FRAME_SHAPE):
-        raise mismatch_error(
-            path, f"{file.name} is {found['dtype']} {found['shape']} instead of {expected['dtype']} {expected['shape']}"
-        )
+        raise mismatch_error(path, f"{file.name} cannot be read ({summarize_error(error)})") from error
+    shape = (*stated.shape[:1], *(FRAME_SHAPE if name == "frames" else ()))
+    if array.dtype != dtype or array.shape != stated.shape or array.shape != shape or not shape:
+        found, expected = f"{array.dtype} {list(array.shape)}", f"{np.dtype(dtype)} {list(shape)}"
+        raise mismatch_error(path, f"{file.name} is {found} instead of {expected}")
     if name != "frames" and hashlib.sha256(array.data).hexdigest() != stated.sha256:
         raise mismatch_error(path, f"the SHA-256 of {file.name} differs")
     return array

@@ -15,7 +15,8 @@ LINES = 400
 
 # From the bottom up. Packages on one layer do not import each other.
 LAYERS = (
-    {"replay_data.errors", "replay_data.recording", "replay_data.progress"},
+    {"replay_data.errors", "replay_data.json_fields", "replay_data.progress"},
+    {"replay_data.recording"},
     {"replay_data.storage"},
     {"replay_data.episode"},
     {"replay_data.sources"},

@@ -1,3 +1,5 @@
+"""Index arithmetic of contexts, against step-by-step computations."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from replay_data import InputError, best_episodes, context_bounds, hold_out, win
 
 
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=8), context_length=st.integers(1, 15))
-def test_bounds_equal_a_step_by_step_recount(lengths: list[int], context_length: int) -> None:
+def test_context_bounds_equal_a_step_by_step_computation(lengths: list[int], context_length: int) -> None:
     ends = np.cumsum(lengths)
     episodes = [list(range(end - length, end)) for end, length in zip(ends, lengths, strict=True)]
     starts, sizes = context_bounds(np.arange(ends[-1]), ends, context_length)
@@ -16,20 +18,20 @@ def test_bounds_equal_a_step_by_step_recount(lengths: list[int], context_length:
         window = [step]
         while len(window) < context_length and window[-1] + 1 in episode:
             window.append(window[-1] + 1)
-        while len(window) < context_length and window[0] - 1 in episode:  # pulled back to end inside its episode
+        while len(window) < context_length and window[0] - 1 in episode:  # moved back to end with its episode
             window.insert(0, window[0] - 1)
         assert (starts[step], sizes[step]) == (window[0], len(window))
 
 
-def test_any_shape_of_request() -> None:
+def test_context_bounds_keep_the_order_of_the_steps() -> None:
     starts, sizes = context_bounds([4, 0, 4], np.array([3, 10]), 4)
     assert starts.tolist() == [4, 0, 4]
     assert sizes.tolist() == [4, 3, 4]
 
 
 @pytest.mark.parametrize("context_length", [0, -1])
-def test_context_length_below_one_is_refused(context_length: int) -> None:
-    with pytest.raises(InputError, match="at least 1"):
+def test_context_length_below_1_is_refused(context_length: int) -> None:
+    with pytest.raises(InputError, match="`context_length` must be at least 1"):
         context_bounds([0], np.array([3]), context_length)
 
 
@@ -45,46 +47,47 @@ def test_steps_outside_the_dataset_are_refused(step: int) -> None:
     fraction=st.floats(0.001, 0.5),
     seed=st.integers(0, 2**63 - 1),
 )
-def test_held_out_episodes_and_the_others_share_no_step(
+def test_held_out_and_training_episodes_share_no_step(
     lengths: list[int], context_length: int, fraction: float, seed: int
 ) -> None:
     ends = np.cumsum(lengths)
-    held = hold_out(len(lengths), fraction, seed)
-    assert held.sum() == max(1, round(fraction * len(lengths)))
-    assert (held == hold_out(len(lengths), fraction, seed)).all()
+    held_out = hold_out(len(lengths), fraction, seed)
+    assert held_out.sum() == max(1, round(fraction * len(lengths)))
+    assert (held_out == hold_out(len(lengths), fraction, seed)).all()
     steps = [list(range(end - length, end)) for end, length in zip(ends, lengths, strict=True)]
-    for chosen in (held, ~held):
-        expected = [n for episode, kept in zip(steps, chosen, strict=True) if kept for n in episode]
-        assert window_starts(chosen, ends).tolist() == expected
-        starts, sizes = context_bounds(window_starts(chosen, ends, context_length), ends, context_length)
+    for episodes in (held_out, ~held_out):
+        expected = [n for episode, included in zip(steps, episodes, strict=True) if included for n in episode]
+        assert window_starts(episodes, ends).tolist() == expected
+        starts, sizes = context_bounds(window_starts(episodes, ends, context_length), ends, context_length)
         covered = {n for start, size in zip(starts, sizes, strict=True) for n in range(start, start + size)}
         assert covered == set(expected)
-        assert len(starts) == sum(-(-len(e) // context_length) for e, kept in zip(steps, chosen, strict=True) if kept)
+        included_steps = [len(episode) for episode, included in zip(steps, episodes, strict=True) if included]
+        assert len(starts) == sum(-(-length // context_length) for length in included_steps)
 
 
 @pytest.mark.parametrize("episodes", [1, 2])
-def test_something_is_left_to_train_on(episodes: int) -> None:
-    with pytest.raises(InputError, match="none be left to train on"):
+def test_hold_out_leaves_episodes_to_train_on(episodes: int) -> None:
+    with pytest.raises(InputError, match="leaves none to train on; lower `validation_fraction`"):
         hold_out(episodes, 0.9, 0)
 
 
 @given(st.data())
-def test_the_best_episodes_are_taken_one_by_one_while_they_fit(data: st.DataObject) -> None:
+def test_best_episodes_are_taken_one_by_one_while_they_fit(data: st.DataObject) -> None:
     lengths = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=40))
     returns = data.draw(st.lists(st.integers(-3, 3), min_size=len(lengths), max_size=len(lengths)))
-    chosen = data.draw(st.lists(st.booleans(), min_size=len(lengths), max_size=len(lengths)).filter(any))
+    candidates = data.draw(st.lists(st.booleans(), min_size=len(lengths), max_size=len(lengths)).filter(any))
     percent = data.draw(st.integers(1, 100))
-    left = [number for number, is_chosen in enumerate(chosen) if is_chosen]
-    budget = percent * sum(lengths[number] for number in left)  # in hundredths of a step
+    remaining = [index for index, is_candidate in enumerate(candidates) if is_candidate]
+    budget = percent * sum(lengths[index] for index in remaining)  # in hundredths of a step
     expected: list[int] = []
-    while left:
-        best = max(left, key=lambda number: returns[number])  # the first of equal ones
+    while remaining:
+        best = max(remaining, key=lambda index: returns[index])  # the first of equal returns
         budget -= 100 * lengths[best]
         if budget < 0:
             break
         expected.append(best)
-        left.remove(best)
-    arguments = np.array(chosen), np.array(returns, dtype=np.float32), np.cumsum(lengths), percent
+        remaining.remove(best)
+    arguments = np.array(candidates), np.array(returns, dtype=np.float32), np.cumsum(lengths), percent
     if not expected:
         with pytest.raises(InputError, match="the best episode alone has"):
             best_episodes(*arguments)
@@ -92,4 +95,4 @@ def test_the_best_episodes_are_taken_one_by_one_while_they_fit(data: st.DataObje
     kept = best_episodes(*arguments)
     assert np.flatnonzero(kept).tolist() == sorted(expected)
     if percent == 100:
-        assert kept.tolist() == chosen
+        assert kept.tolist() == candidates

@@ -1,3 +1,5 @@
+"""Writing and reading trajectory stores."""
+
 import json
 import os
 import subprocess
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from replay_data import InputError, StoreWriter, TrajectoryStore
 from replay_data.store_metadata import StoreSource
 from replay_data.testing import write_random_store
+from tests.conftest import DATA
 
 ABOUT: dict[str, Any] = {
     "game": "Breakout",
@@ -37,18 +40,20 @@ def episode(length: int = 5, **changes: Any) -> dict[str, Any]:
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5), seed=st.integers(0, 2**31))
-def test_what_was_written_is_read(tmp_path: Path, lengths: list[int], seed: int) -> None:
+def test_store_returns_the_written_episodes(tmp_path: Path, lengths: list[int], seed: int) -> None:
     path = tmp_path / f"{seed}-{'-'.join(map(str, lengths))}"
     if path.exists():
         return
     rng = np.random.default_rng(seed)
-    episodes = []
+    episodes: list[Any] = []
+    terminated: list[bool] = []
     with StoreWriter(path, **ABOUT) as writer:
         for length in lengths:
             raw = rng.normal(0, 2, length).astype(np.float32)
             frames = rng.integers(0, 256, (length, 84, 84), dtype=np.uint8)
             episodes.append((frames, rng.integers(0, 4, length), raw.clip(-1, 1), raw))
-            writer.append(*episodes[-1], terminated=True)
+            terminated.append(bool(rng.integers(2)))
+            writer.append(*episodes[-1], terminated=terminated[-1])
     store = TrajectoryStore.open(path)
     store.verify()
 
@@ -68,12 +73,15 @@ def test_what_was_written_is_read(tmp_path: Path, lengths: list[int], seed: int)
     returns = [float(rewards.sum()) for _, _, rewards, _ in episodes]
     scores = [float(raw.sum()) for _, _, _, raw in episodes]
     assert store.episode_ends.tolist() == np.cumsum(lengths).tolist()
+    assert store.terminated is not None
+    assert store.terminated.dtype == np.bool_
+    assert store.terminated.tolist() == terminated
     assert store.episode_returns == pytest.approx(returns, abs=1e-5)
     assert store.metadata.max_return == pytest.approx(max(returns), abs=1e-5)
     assert store.metadata.mean_return == pytest.approx(np.mean(returns), abs=1e-5)
     assert store.metadata.max_score == pytest.approx(max(scores), abs=1e-5)
     assert store.metadata.mean_score == pytest.approx(np.mean(scores), abs=1e-5)
-    # Independent of the reader: NumPy itself reads the files.
+    # Independent of the reader: NumPy reads the files.
     assert np.load(path / "frames.npy").shape == (sum(lengths) + 3 * len(lengths), 84, 84)
 
 
@@ -89,11 +97,11 @@ def test_what_was_written_is_read(tmp_path: Path, lengths: list[int], seed: int)
         ({"rewards": np.zeros(4)}, "5 finite numbers"),
         ({"rewards": np.array([0, 0, 0, 0, np.nan])}, "NaN"),
         ({"rewards": np.array([0, 0, 0, 0, 2.0]), "raw_rewards": None}, "clipped"),
-        ({"raw_rewards": np.array([0, 0, 0, 0, 4.0])}, "not what the raw rewards give"),
+        ({"raw_rewards": np.array([0, 0, 0, 0, 4.0])}, "rewards differ from the clipped raw rewards"),
         ({"raw_rewards": np.zeros(6)}, "5 finite numbers"),
     ],
 )
-def test_an_episode_that_contradicts_itself_is_refused_and_leaves_no_trace(
+def test_contradictory_episode_is_refused_and_not_written(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with StoreWriter(tmp_path / "store", **ABOUT) as writer:
@@ -103,7 +111,7 @@ def test_an_episode_that_contradicts_itself_is_refused_and_leaves_no_trace(
     assert len(TrajectoryStore.open(tmp_path / "store")) == 5
 
 
-def test_an_episode_without_steps_or_raw_rewards_is_refused(tmp_path: Path) -> None:
+def test_episode_without_steps_or_raw_rewards_is_refused(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "store", **ABOUT) as writer:
         with pytest.raises(InputError, match="no steps"):
             writer.append(**episode(0))
@@ -112,7 +120,7 @@ def test_an_episode_without_steps_or_raw_rewards_is_refused(tmp_path: Path) -> N
             writer.append(**episode(raw_rewards=None))
 
 
-def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
+def test_error_in_the_block_leaves_no_files(tmp_path: Path) -> None:
     def fail() -> None:
         with StoreWriter(tmp_path / "store", **ABOUT) as writer:
             writer.append(**episode())
@@ -120,19 +128,19 @@ def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         fail()
-    with pytest.raises(InputError, match="not one episode"), StoreWriter(tmp_path / "store", **ABOUT):
+    with pytest.raises(InputError, match="the source has no episode"), StoreWriter(tmp_path / "store", **ABOUT):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_store_is_never_overwritten(tmp_path: Path) -> None:
+def test_existing_store_is_not_overwritten(tmp_path: Path) -> None:
     write_random_store(tmp_path / "store", [3])
     with pytest.raises(InputError, match="exists already"):
         StoreWriter(tmp_path / "store", **ABOUT)
 
 
-@pytest.mark.parametrize("name", ["frames", "frame_index", "actions", "raw_rewards", "episode_ends"])
-def test_a_truncated_array_is_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["frames", "frame_index", "actions", "raw_rewards", "episode_ends", "terminated"])
+def test_truncated_array_is_refused(tmp_path: Path, name: str) -> None:
     write_random_store(tmp_path / "store", [3, 4])
     file = tmp_path / "store" / f"{name}.npy"
     file.write_bytes(file.read_bytes()[:-1])
@@ -140,8 +148,8 @@ def test_a_truncated_array_is_refused(tmp_path: Path, name: str) -> None:
         TrajectoryStore.open(tmp_path / "store")
 
 
-@pytest.mark.parametrize("name", ["actions", "rewards", "returns_to_go", "timesteps", "episode_ends"])
-def test_a_changed_array_is_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["actions", "rewards", "returns_to_go", "timesteps", "episode_ends", "terminated"])
+def test_changed_array_is_refused(tmp_path: Path, name: str) -> None:
     write_random_store(tmp_path / "store", [3, 4])
     file = tmp_path / "store" / f"{name}.npy"
     content = bytearray(file.read_bytes())
@@ -151,7 +159,7 @@ def test_a_changed_array_is_refused(tmp_path: Path, name: str) -> None:
         TrajectoryStore.open(tmp_path / "store")
 
 
-def test_damaged_frames_are_found(tmp_path: Path) -> None:
+def test_verify_finds_damaged_frames(tmp_path: Path) -> None:
     write_random_store(tmp_path / "store", [3, 4])
     file = tmp_path / "store" / "frames.npy"
     content = bytearray(file.read_bytes())
@@ -164,18 +172,16 @@ def test_damaged_frames_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 99}, "format 99"),
-        ({"steps": 8}, "7 steps in 2 episodes are there"),
+        ({"steps": 8}, "it has 7 steps in 2 episodes"),
+        ({"episodes": 3}, "it has 7 steps in 2 episodes"),
         ({"action_meanings": ["NOOP"]}, "has no meaning"),
-        ({"arrays": {}}, "frames.npy cannot be read"),
-        ({"arrays": None}, "arrays is None"),
-        ({"action_meanings": None}, "action_meanings is None"),
-        ({"max_return": "x"}, "max_return is 'x'"),
+        ({"arrays": {}}, "frames.npy cannot be read .the metadata does not mention it"),
         ({"max_return": 400}, "its max_return is"),
         ({"mean_return": 400}, "its mean_return is"),
+        ({"mean_return": float("nan")}, "its mean_return is"),
     ],
 )
-def test_metadata_that_does_not_match_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_metadata_that_contradicts_the_arrays_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     write_random_store(tmp_path / "store", [3, 4])
     file = tmp_path / "store" / "metadata.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
@@ -183,7 +189,70 @@ def test_metadata_that_does_not_match_is_refused(tmp_path: Path, change: dict[st
         TrajectoryStore.open(tmp_path / "store")
 
 
-def test_clipped_rewards_must_be_clipped(tmp_path: Path) -> None:
+def replace_array(path: Path, name: str, array: Any) -> None:
+    """Replace an array of a store and what the metadata says about it."""
+    np.save(path / f"{name}.npy", array)
+    file = path / "metadata.json"
+    metadata = json.loads(file.read_text())
+    info = {"dtype": array.dtype.name, "shape": list(array.shape), "sha256": sha256(array.tobytes()).hexdigest()}
+    file.write_text(json.dumps(metadata | {"arrays": metadata["arrays"] | {name: info}}))
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("terminated", np.ones(3, np.bool_), "do not describe the same episodes"),
+        ("terminated", np.ones(2, np.uint8), r"terminated.npy is uint8 \[2\] instead of bool \[2\]"),
+        ("rewards", np.zeros(6, np.float32), "do not describe the same episodes"),
+        ("raw_rewards", np.zeros(8, np.float32), "do not describe the same episodes"),
+        ("episode_ends", np.array([3, 6]), "do not describe the same episodes"),
+        ("episode_ends", np.array([8, 7]), "do not describe the same episodes"),
+        ("episode_ends", np.array([], np.int64), "do not describe the same episodes"),
+        ("episode_ends", np.array(7), r"episode_ends.npy is int64 \[\] instead of int64 \[\]"),
+        ("actions", np.zeros((7, 1), np.uint8), r"actions.npy is uint8 \[7, 1\] instead of uint8 \[7\]"),
+        ("frame_index", np.arange(7), "frame_index does not lead through frames"),
+        ("frame_index", np.arange(3, 10)[::-1].copy(), "frame_index does not lead through frames"),
+    ],
+)
+def test_arrays_that_contradict_each_other_are_refused(tmp_path: Path, name: str, array: Any, message: str) -> None:
+    write_random_store(tmp_path / "store", [3, 4])
+    replace_array(tmp_path / "store", name, array)
+    with pytest.raises(InputError, match=message):
+        TrajectoryStore.open(tmp_path / "store")
+
+
+def test_version_1_store_opens_with_its_digest(tmp_path: Path) -> None:
+    store = TrajectoryStore.open(DATA / "version_1" / "store")
+    store.verify()
+    assert store.terminated is None
+    assert store.digest == json.loads((DATA / "version_1" / "run" / "config.json").read_text())["data_digest"]
+    assert store.metadata.source == StoreSource(
+        "scripted",
+        selection={"method": "all"},
+        details={
+            "seed": 7,
+            "skills": "(i + 1/2) * golden ratio mod 1 for episode i",
+            "max_frames": 108000,
+            "ale_py": "0.12.1",
+        },
+    )
+
+
+def test_version_2_store_of_the_same_episodes_has_the_same_digest(tmp_path: Path) -> None:
+    old = TrajectoryStore.open(DATA / "version_1" / "store")
+    assert old.raw_rewards is not None
+    with StoreWriter(tmp_path / "store", **ABOUT) as writer:
+        for start, end in zip(old.episode_starts, old.episode_ends, strict=True):
+            frames = old.frames[old.frame_index[start] : old.frame_index[end - 1] + 1]
+            steps = slice(start, end)
+            writer.append(frames, old.actions[steps], old.rewards[steps], old.raw_rewards[steps], terminated=True)
+    new = TrajectoryStore.open(tmp_path / "store")
+    assert json.loads((tmp_path / "store" / "metadata.json").read_text())["format_version"] == 2
+    assert new.terminated is not None
+    assert new.digest == old.digest
+
+
+def test_clipped_rewards_outside_their_range_are_refused(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "store", **ABOUT | {"reward_clipping": False}) as writer:
         writer.append(**episode(rewards=np.full(5, 4.0), raw_rewards=np.full(5, 4.0)))
     file = tmp_path / "store" / "metadata.json"
@@ -192,7 +261,7 @@ def test_clipped_rewards_must_be_clipped(tmp_path: Path) -> None:
         TrajectoryStore.open(tmp_path / "store")
 
 
-def test_two_writers_of_one_store_do_not_mix(tmp_path: Path) -> None:
+def test_second_writer_of_the_same_store_fails(tmp_path: Path) -> None:
     def write_late() -> None:
         with StoreWriter(tmp_path / "store", **ABOUT) as writer:
             writer.append(**episode())
@@ -200,7 +269,7 @@ def test_two_writers_of_one_store_do_not_mix(tmp_path: Path) -> None:
 
     def write_elsewhere() -> None:
         program = (
-            "import sys; from pathlib import Path; from tests.conftest import write_store;"
+            "import sys; from pathlib import Path; from replay_data.testing import write_random_store;"
             "write_random_store(Path(sys.argv[1]), [3])"
         )
         subprocess.run([sys.executable, "-c", program, str(tmp_path / "store")], check=True)
@@ -211,7 +280,7 @@ def test_two_writers_of_one_store_do_not_mix(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
-def test_a_leftover_of_a_killed_writer_is_no_obstacle(tmp_path: Path) -> None:
+def test_leftover_of_a_killed_writer_is_removed(tmp_path: Path) -> None:
     leftover = tmp_path / f".store.partial-{os.getpid()}"
     leftover.mkdir()
     (leftover / "frames.npy").write_text("half")
@@ -219,22 +288,16 @@ def test_a_leftover_of_a_killed_writer_is_no_obstacle(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
-def test_other_directories_are_not_stores(tmp_path: Path) -> None:
+def test_directories_without_metadata_are_not_stores(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no trajectory store at"):
         TrajectoryStore.open(tmp_path / "nowhere")
     with pytest.raises(InputError, match="not a trajectory store"):
-        TrajectoryStore.open(tmp_path)
-    (tmp_path / "metadata.json").write_text("{")
-    with pytest.raises(InputError, match=r"metadata.json cannot be read"):
-        TrajectoryStore.open(tmp_path)
-    (tmp_path / "metadata.json").write_text('{"format_version": 1, "game": "Pong"}')
-    with pytest.raises(InputError, match="action_meanings"):
         TrajectoryStore.open(tmp_path)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of resident memory from /proc")
 def test_half_a_million_steps_open_within_200_mb(tmp_path: Path) -> None:
-    """Frames are a sparse file of the right size, so that the test is cheap; everything else is real."""
+    """The frames are a sparse file of the right size, which keeps the test cheap; all other arrays are complete."""
     steps, episodes = 500_000, 500
     small = write_random_store(tmp_path / "small", [1])
     metadata = small.metadata.to_json() | {"steps": steps, "episodes": episodes, "max_return": 0, "mean_return": 0}
@@ -248,12 +311,14 @@ def test_half_a_million_steps_open_within_200_mb(tmp_path: Path) -> None:
         "returns_to_go": np.zeros(steps, np.float32),
         "timesteps": (step % per_episode).astype(np.int32),
         "episode_ends": np.arange(1, episodes + 1) * per_episode,
+        "terminated": np.ones(episodes, np.bool_),
     }
     big = tmp_path / "big"
     big.mkdir()
     for name, array in arrays.items():
         np.save(big / f"{name}.npy", array)
-        metadata["arrays"][name] = {"shape": list(array.shape), "sha256": sha256(array.tobytes()).hexdigest()}
+        digest = sha256(array.tobytes()).hexdigest()
+        metadata["arrays"][name] |= {"shape": list(array.shape), "sha256": digest}
     shape = (steps + 3 * episodes, 84, 84)
     metadata["arrays"]["frames"]["shape"] = list(shape)
     np.lib.format.open_memmap(big / "frames.npy", mode="w+", dtype=np.uint8, shape=shape).flush()

@@ -1,0 +1,103 @@
+"""Read typed fields of JSON objects that come from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
+
+Scalar: TypeAlias = str | int | float | bool | None
+
+T = TypeVar("T", str, int, float, bool)
+V = TypeVar("V")
+
+
+def read_object(content: Any) -> dict[str, Any]:
+    """Return ``content`` if it is an object.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if not isinstance(content, dict):
+        raise TypeError(f"{_describe(content)} is where an object should be")
+    return content
+
+
+def read_field(content: Any, name: str, field_type: type[T]) -> T:
+    """Return a field of an object; an integer counts as a float, a boolean as neither.
+
+    Raises:
+        TypeError: If ``content`` is not an object, or the field has another type.
+        KeyError: If the field is missing.
+        ValueError: If the field is too large for a float.
+    """
+    return convert(read_object(content)[name], name, field_type)
+
+
+def read_optional_field(content: Any, name: str, field_type: type[T]) -> T | None:
+    """Return a field of an object as `read_field` does, or None if it is missing or null."""
+    value = read_object(content).get(name)
+    return None if value is None else convert(value, name, field_type)
+
+
+def read_list(content: Any, name: str, item_type: type[T]) -> tuple[T, ...]:
+    """Return a list of an object.
+
+    Raises:
+        TypeError: If ``content`` is not an object, or the field is not a list of ``item_type``.
+        KeyError: If the field is missing.
+    """
+    items = read_object(content)[name]
+    if not isinstance(items, list):
+        raise TypeError(f"{name} is {_describe(items)}, not a list")
+    return tuple(convert(item, f"an item of {name}", item_type) for item in items)
+
+
+def read_mapping(content: Any, name: str, read_value: Callable[[str, Any], V]) -> dict[str, V]:
+    """Return an object inside an object, empty if it is missing.
+
+    Args:
+        content: Object that has the field.
+        name: Name of the field.
+        read_value: Function from the name and the value of an entry to the value to return.
+
+    Raises:
+        TypeError: If ``content`` or the field is not an object.
+    """
+    field = read_object(content).get(name, {})
+    if not isinstance(field, dict):
+        raise TypeError(f"{name} is {_describe(field)}, not an object")
+    return {key: read_value(key, value) for key, value in field.items()}
+
+
+def read_scalars(content: Any, name: str) -> dict[str, Scalar]:
+    """Return an object whose values are strings, numbers, booleans or null, empty if it is missing.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+
+    def read_scalar(key: str, value: Any) -> Scalar:
+        if value is not None and not isinstance(value, (str, int, float)):
+            raise TypeError(f"{key} of {name} is {_describe(value)}, not a scalar")
+        return value
+
+    return read_mapping(content, name, read_scalar)
+
+
+def convert(value: Any, name: str, value_type: type[T]) -> T:
+    """Return a value as ``value_type``, or raise as `read_field` does."""
+    if value_type is float and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            return value_type(value)
+        except OverflowError as error:
+            raise ValueError(f"{name} is too large") from error
+    if not isinstance(value, value_type) or (isinstance(value, bool) and value_type is not bool):
+        raise TypeError(f"{name} is {_describe(value)}, not of type {value_type.__name__}")
+    return value
+
+
+def _describe(value: Any) -> str:
+    """Return a JSON value for an error message, without the content of lists and objects, which may be large."""
+    if isinstance(value, list):
+        return "a list"
+    return "an object" if isinstance(value, dict) else repr(value)
