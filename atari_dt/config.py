@@ -82,7 +82,7 @@ class TrainingConfig:
     epochs: int = 5
     """Passes over the dataset; each step of it starts one context per epoch."""
     max_updates: int | None = None
-    """Largest number of updates; training stops there if the epochs are not over yet."""
+    """Largest number of updates; training stops after it even if epochs remain."""
     batch_size: int = 128
     """Contexts per update, summed over all processes."""
     learning_rate: float = 6e-4
