@@ -1,4 +1,4 @@
-"""Replay logs against the ones that Dopamine wrote, a circular memory, and damage of every kind."""
+"""Dopamine logs: read what Dopamine wrote, write what its circular buffer holds, and refuse damaged files."""
 
 from __future__ import annotations
 
@@ -14,18 +14,27 @@ from hypothesis import strategies as st
 
 from replay_data import InputError, ReplayFormatError
 from replay_data.episode import Episode
-from replay_data.sources import dopamine_files, dopamine_reader, episode_splitter
+from replay_data.sources import dopamine_rows, episode_splitter
 from replay_data.sources.dopamine_format import ELEMENTS
 from replay_data.sources.dopamine_reader import DopamineLog
 from replay_data.sources.dopamine_writer import DopamineLogWriter
 from tests.conftest import DATA
-from tests.replay_data.recordings import attempt, circular_memory, damaged, random_episode, same, truth, write_log
+from tests.replay_data.recordings import (
+    attempt,
+    circular_memory,
+    damaged,
+    open_log,
+    random_episode,
+    same,
+    truth,
+    write_log,
+)
 
 
 def read(path: Path) -> list[Episode]:
-    """Every whole episode of a log, all checksums compared."""
+    """Return every whole episode of a log, and compare all checksums."""
     episodes = []
-    for buffer in DopamineLog(path, "Breakout", 1, 4).shards.values():
+    for buffer in open_log(path).shards.values():
         episodes += list(buffer.episodes())
         buffer.check()
         buffer.close()
@@ -33,18 +42,19 @@ def read(path: Path) -> list[Episode]:
 
 
 def copy_log(path: Path) -> Path:
-    """A copy of the recorded log's replay_logs that can be spoiled."""
+    """Copy the recorded log and return the copy's ``replay_logs`` directory."""
     shutil.copytree(DATA / "dopamine_log" / "Breakout", path / "Breakout")
     return path / "Breakout" / "1" / "replay_logs"
 
 
 def rewrite(directory: Path, element: str, array: Any) -> None:
+    """Replace one file of buffer 46."""
     with gzip.open(directory / f"{element}_ckpt.46.gz", "wb") as file:
         np.save(file, array)
 
 
-def test_recorded_log_is_the_truth() -> None:
-    log = DopamineLog(DATA / "dopamine_log", "Breakout", 1, 4)
+def test_a_log_that_dopamine_wrote_is_read() -> None:
+    log = open_log()
     assert list(log.shards) == [45, 46, 47, 48, 49]
     assert [buffer.fresh for buffer in log.shards.values()] == [5999] * 5
     episodes = read(DATA / "dopamine_log")
@@ -52,12 +62,12 @@ def test_recorded_log_is_the_truth() -> None:
     assert all(same(episode, played) for episode, played in zip(episodes, truth(), strict=True))
 
 
-def test_an_episode_is_carried_only_where_the_next_buffer_goes_on(tmp_path: Path) -> None:
+def test_an_episode_continues_only_in_the_next_buffer(tmp_path: Path) -> None:
     directory = copy_log(tmp_path)
     for file in directory.glob("*.47.gz"):
         file.unlink()
     played = truth()
-    # Buffer 46 ends, and 48 begins, in an episode that buffer 47 holds a part of.
+    # Buffer 46 ends, and buffer 48 begins, in an episode that continues in buffer 47.
     starts = np.cumsum([0, *(len(episode) + 3 for episode in played)])
     kept = [
         episode
@@ -70,19 +80,20 @@ def test_an_episode_is_carried_only_where_the_next_buffer_goes_on(tmp_path: Path
 
 
 @pytest.mark.parametrize("add_count", [None, 12_000])
-def test_a_log_without_add_counts_is_read_as_the_public_ones(tmp_path: Path, add_count: int | None) -> None:
+def test_a_log_without_add_counts_is_read_as_a_public_one(tmp_path: Path, add_count: int | None) -> None:
     directory = copy_log(tmp_path)
     for count in directory.glob("add_count*"):
         count.unlink()
     if add_count is None:
         assert len(read(tmp_path)) == 55
-    else:  # a count that no buffer before or after it agrees with: all its rows are fresh, nothing is carried
+    else:  # a count that contradicts its neighbors: all rows are fresh, and no episode continues
         rewrite(directory, "add_count", np.array(add_count))
         assert len(read(tmp_path)) < 55
 
 
-def load(directory: Path, name: str, number: int) -> Any:
-    with gzip.open(directory / f"{name}_ckpt.{number}.gz") as file:
+def load(directory: Path, name: str, index: int) -> Any:
+    """Return the array in a file of buffer ``index``."""
+    with gzip.open(directory / f"{name}_ckpt.{index}.gz") as file:
         return np.load(file)
 
 
@@ -93,34 +104,33 @@ def load(directory: Path, name: str, number: int) -> Any:
     chunk=st.integers(1, 40),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_what_is_written_is_a_circular_memory_and_reads_back(
+def test_a_written_log_is_a_circular_memory_and_reads_back(
     tmp_path_factory: pytest.TempPathFactory, lengths: list[tuple[int, bool, bool]], rows: int, chunk: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    episodes = [random_episode(rng, steps, terminated=terminal) for steps, terminal, _ in lengths]
+    episodes = [random_episode(rng, steps, terminated=terminated) for steps, terminated, _ in lengths]
     for index, (_, _, black) in enumerate(lengths):
-        if black and (
-            index == 0 or episodes[index - 1].terminated
-        ):  # a first step that looks like one more padding row
+        # A first step that looks like one more padding row.
+        if black and (index == 0 or episodes[index - 1].terminated):
             episodes[index].frames[0] = episodes[index].actions[0] = episodes[index].rewards[0] = 0
-            if not episodes[index].terminated:  # which padding after a cut must not follow directly
+            if not episodes[index].terminated:  # it must not touch the padding that shows the truncation
                 episodes[index].actions[-1] = 1
     path = tmp_path_factory.mktemp("log")
     directory = write_log(path, episodes, rows)
 
-    # The last episode's end is known only from its terminal; a cut one waits for padding that never came.
+    # The end of a truncated last episode is unknown: the padding of a next episode never came.
     whole = episodes if episodes[-1].terminated else episodes[:-1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dopamine_files, "CHUNK_ROWS", chunk)
+        patch.setattr(dopamine_rows, "CHUNK_ROWS", chunk)
         found = read(path)
     assert [len(episode) for episode in found] == [len(episode) for episode in whole]
     assert all(same(episode, played) for episode, played in zip(found, whole, strict=True))
 
-    numbers = list(DopamineLog(path, "Breakout", 1, 4).shards)
-    if len(numbers) > 1:  # without one of the buffers: fewer episodes, none of them cut or twice
+    indices = list(open_log(path).shards)
+    if len(indices) > 1:  # without one of the buffers: fewer episodes, each of them whole and only once
         removed = tmp_path_factory.mktemp("removed")
         shutil.copytree(path / "Breakout", removed / "Breakout")
-        for file in (removed / "Breakout" / "1" / "replay_logs").glob(f"*.{rng.choice(numbers)}.gz"):
+        for file in (removed / "Breakout" / "1" / "replay_logs").glob(f"*.{rng.choice(indices)}.gz"):
             file.unlink()
         rest = iter(whole)
         assert all(any(same(episode, played) for played in rest) for episode in read(removed))
@@ -129,19 +139,19 @@ def test_what_is_written_is_a_circular_memory_and_reads_back(
     added = int(saved[-1]["add_count"])
     saved = saved[: -1 if added % rows == rows - 1 else None]
     names = ["$store$_observation", "$store$_action", "$store$_reward", "$store$_terminal", "add_count"]
-    for number, expected in enumerate(saved):
-        arrays = {name: load(directory, name, number) for name in names}
+    for index, expected in enumerate(saved):
+        arrays = {name: load(directory, name, index) for name in names}
         cursor = int(arrays["add_count"]) % rows
-        if number < len(saved) - 1 or added % rows:
+        if index < len(saved) - 1 or added % rows:
             assert arrays["add_count"] == expected["add_count"]
-        fresh = [*range(cursor), rows - 1] if number else [*range(cursor)]  # and the link row
+        fresh = [*range(cursor), rows - 1] if index else [*range(cursor)]  # and the link row
         for name in names[:-1]:
             memory = expected[name.removeprefix("$store$_")]
             assert arrays[name].dtype == memory.dtype
             assert arrays[name].shape == memory.shape
-            if number < len(saved) - 1 or added % rows:
-                assert np.array_equal(arrays[name][fresh], memory[fresh]), (name, number)
-        invalid = load(directory, "invalid_range", number)
+            if index < len(saved) - 1 or added % rows:
+                assert np.array_equal(arrays[name][fresh], memory[fresh]), (name, index)
+        invalid = load(directory, "invalid_range", index)
         assert invalid.tolist() == [(cursor - 1 + offset) % rows for offset in range(5)]
     assert not list(directory.glob(".*"))
 
@@ -149,15 +159,15 @@ def test_what_is_written_is_a_circular_memory_and_reads_back(
 def test_black_frames_are_steps_unless_they_are_padding(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     episodes = [random_episode(rng, 20, terminated=index != 2) for index in range(5)]
-    for index, stop in enumerate((2, 4, 8, 1, 0)):  # a fade to black while the player does nothing
-        black = slice(10, 10 + stop)
+    for index, num_black in enumerate((2, 4, 8, 1, 0)):  # the game fades to black, and the player does nothing
+        black = slice(10, 10 + num_black)
         episodes[index].frames[black] = 0
         episodes[index].actions[black] = 0
         episodes[index].rewards[black] = 0
-    episodes[3].frames[0] = episodes[3].actions[0] = episodes[3].rewards[0] = 0  # black from the start, after a cut
+    episodes[3].frames[0] = episodes[3].actions[0] = episodes[3].rewards[0] = 0  # after a truncated one
     write_log(tmp_path, episodes, 1000)
     found = read(tmp_path)
-    # Four black rows after a cut cannot be told from a game that fades to black: no padding is seen there.
+    # Four black rows after a truncated episode cannot be told from a game that fades to black. No padding is found.
     assert [len(episode) for episode in found] == [20, 20, 20 + 3 + 20, 20]
     episodes[3].actions[0] = 1
     write_log(tmp_path / "other", episodes, 1000)
@@ -168,45 +178,35 @@ def test_more_than_fifty_buffers_are_read(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     episodes = [random_episode(rng, 3) for _ in range(61)]
     write_log(tmp_path, episodes, 6)
-    log = DopamineLog(tmp_path, "Breakout", 1, 4)
+    log = open_log(tmp_path)
     assert log.num_shards == len(log.shards) > 60
     assert len(read(tmp_path)) == 61
 
 
-def test_reading_stops_where_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    directory = write_log(tmp_path, [random_episode(rng, 47) for _ in range(40)], 2001)
-    file = directory / "$store$_observation_ckpt.0.gz"
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    (buffer,) = DopamineLog(tmp_path, "Breakout", 1, 4).shards.values()
-    assert len(list(buffer.visit(5))) == len(list(buffer.visit(5))) == 5  # the half that is there is enough
-    with pytest.raises(ReplayFormatError, match=r"observation_ckpt\.0\.gz is damaged at row \d+ or after"):
-        buffer.check()  # a file of few rows is read to its checksum
-    monkeypatch.setattr(dopamine_reader, "CHECKED_ROWS", 2000)
-    buffer.close()
-    assert len(list(buffer.visit(10))) == 10
-    assert buffer.check() is False
-    with pytest.raises(ReplayFormatError, match="cut off"):
-        buffer.check(everything=True)
-    buffer.close()
-
-
-def test_visits_end_before_row_100_000_and_at_the_last_terminal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reading_continues_at_any_row(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     episodes = [random_episode(rng, 7) for _ in range(10)]
     write_log(tmp_path, episodes, 500)
-    (buffer,) = DopamineLog(tmp_path, "Breakout", 1, 4).shards.values()
-    assert [len(list(buffer.visit(4))) for _ in range(3)] == [4, 4, 0]
+    (buffer,) = open_log(tmp_path).shards.values()
+    assert buffer.terminal_rows(500).tolist() == list(range(9, 100, 10))
+    rewards = np.concatenate([[0, 0, 0, *episode.rewards] for episode in episodes])
+    assert np.array_equal(buffer.rewards(100), rewards)
+
+    assert not list(buffer.episodes_to(9))  # the first episode ends with row 9
+    found = list(buffer.episodes_to(20))
+    assert buffer.position == 20
+    found += buffer.episodes_to(35)
+    assert len(found) == 3
+    found += buffer.episodes_to(100)
+    assert all(same(*pair) for pair in zip(found, episodes, strict=True))
+
     buffer.close()
-    monkeypatch.setattr(
-        dopamine_reader, "PAPER_CAPACITY", 40
-    )  # rows 0 to 39 hold four episodes, and the fourth ends in row 39
-    (buffer,) = DopamineLog(tmp_path, "Breakout", 1, 4).shards.values()
-    assert len(list(buffer.visit(3))) == 3
-    assert not list(buffer.visit(1))
-    assert buffer.exhausted
+    assert buffer.position == 0
+    rows = [buffer.read_to(4), buffer.read_to(33)]
+    assert [each.first_row for each in rows] == [0, 4]
+    assert np.array_equal(np.concatenate([each.rewards for each in rows]), rewards[:33])
+    assert np.array_equal(buffer.frames(30, 34)[3:], episodes[3].frames[:1])  # wherever the reader stands
+    assert buffer.position == 33
     buffer.close()
 
 
@@ -214,7 +214,7 @@ def test_damage_is_named_or_harmless(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     episodes = [random_episode(rng, int(steps)) for steps in rng.integers(3, 20, size=12)]
     for episode in episodes:
-        episode.frames[:, 4:] = 7  # quick to read
+        episode.frames[:, 4:] = 7  # small files are quick to read
     directory = write_log(tmp_path, episodes, 60)
     files = sorted(file for file in directory.iterdir() if "invalid_range" not in file.name)
     assert len(files) == 15
@@ -253,13 +253,13 @@ def test_damage_is_named_or_harmless(tmp_path: Path) -> None:
         ("add_count", np.array({"a": 1}, dtype=object), r"add_count_ckpt\.46\.gz is damaged"),
     ],
 )
-def test_files_of_another_kind_are_refused(tmp_path: Path, element: str, array: Any, message: str) -> None:
+def test_files_of_another_format_are_refused(tmp_path: Path, element: str, array: Any, message: str) -> None:
     rewrite(copy_log(tmp_path), element, array)
     with pytest.raises(ReplayFormatError, match=message):
         read(tmp_path)
 
 
-def test_missing_pieces_are_named(tmp_path: Path) -> None:
+def test_missing_directories_and_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ReplayFormatError, match=r"no directory .*nowhere"):
         read(tmp_path / "nowhere")
     with pytest.raises(ReplayFormatError, match=r"no Breakout in .*it is empty"):
@@ -272,7 +272,7 @@ def test_missing_pieces_are_named(tmp_path: Path) -> None:
     directory = tmp_path / "Breakout" / "1" / "replay_logs"
     with pytest.raises(ReplayFormatError, match=r"holds no replay log"):
         read(tmp_path)
-    (directory / "$store$_action_ckpt.03.gz").touch()  # no number of a buffer
+    (directory / "$store$_action_ckpt.03.gz").touch()  # no index of a buffer
     with pytest.raises(ReplayFormatError, match="holds no replay log"):
         read(tmp_path)
     (directory / "$store$_action_ckpt.3.gz").touch()
@@ -285,21 +285,21 @@ def test_missing_pieces_are_named(tmp_path: Path) -> None:
         DopamineLog(tmp_path, "Breakout", 2, 4)
     with pytest.raises(ReplayFormatError, match=rf"no Breakout in .*; set `path` to {tmp_path}, which holds it"):
         read(directory)
-    with pytest.raises(ReplayFormatError, match="holds episode shards; read them with --source rl_unplugged"):
+    with pytest.raises(ReplayFormatError, match="holds episode shards; read them with `source` rl_unplugged"):
         read(DATA / "rl_unplugged")
 
 
-def test_a_log_without_ends_is_refused_before_it_fills_the_memory(
+def test_a_log_without_episode_ends_is_refused_before_it_fills_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(episode_splitter, "MAX_EPISODE_ROWS", 100)
-    monkeypatch.setattr(dopamine_files, "CHUNK_ROWS", 40)
+    monkeypatch.setattr(dopamine_rows, "CHUNK_ROWS", 40)
     write_log(tmp_path, [random_episode(np.random.default_rng(0), 300)], 1000)
     with pytest.raises(ReplayFormatError, match="no episode has ended for 100 rows"):
         read(tmp_path)
 
 
-def test_writer_refuses_and_leaves_whole_buffers(tmp_path: Path) -> None:
+def test_the_writer_refuses_invalid_arrays_and_leaves_complete_buffers(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     episodes = [random_episode(rng, 10) for _ in range(5)]
     with pytest.raises(InputError, match="at least 5 rows"):
@@ -309,9 +309,9 @@ def test_writer_refuses_and_leaves_whole_buffers(tmp_path: Path) -> None:
         writer.append(episode.frames, episode.actions, episode.rewards, terminated=True)
     writer.__exit__(RuntimeError, RuntimeError("power cut"), None)
     assert sorted(file.name for file in (tmp_path / "log").iterdir()) == sorted(
-        f"{name}_ckpt.{number}.gz"
+        f"{name}_ckpt.{index}.gz"
         for name in (*(f"$store$_{element}" for element in ELEMENTS), "add_count", "invalid_range")
-        for number in range(3)  # of 65 rows
+        for index in range(3)  # of 65 rows
     )
     with pytest.raises(InputError, match="holds a replay log already"):
         DopamineLogWriter(tmp_path / "log", 20)

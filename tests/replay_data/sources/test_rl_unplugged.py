@@ -1,4 +1,4 @@
-"""Episode shards against the ones that TensorFlow wrote, records of other kinds, and damage."""
+"""RL Unplugged shards: read what TensorFlow wrote, and refuse other records and damaged files."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ import pytest
 
 from replay_data import ReplayFormatError
 from replay_data.episode import Episode
-from replay_data.sources import rl_unplugged as module
 from replay_data.sources import tfrecord
-from replay_data.sources.rl_unplugged import RLUnpluggedRun, ShardRecord, shard_name
+from replay_data.sources.rl_unplugged import RLUnpluggedRun, shard_name
+from replay_data.sources.rl_unplugged_record import ShardRecord
 from replay_data.sources.tfrecord import read_records, write_record
 from replay_data.storage.gzip_streams import create_gzip, open_gzip
 from tests.conftest import DATA
-from tests.replay_data.recordings import attempt, damaged, random_episode, same, truth, write_shard
+from tests.replay_data.recordings import attempt, damaged, open_shards, random_episode, same, truth, write_shard
 
 
 def read(path: Path) -> list[Episode]:
+    """Return every episode of a run, and compare all checksums."""
     episodes: list[Episode] = []
-    for shard in RLUnpluggedRun(path, "Breakout", 1, 4).shards.values():
+    for shard in open_shards(path).shards.values():
         episodes += shard.episodes()
         shard.check()
         shard.close()
     return episodes
 
 
-def test_recorded_shards_are_the_truth() -> None:
-    run = RLUnpluggedRun(DATA / "rl_unplugged", "Breakout", 1, 4)
+def test_shards_that_tensorflow_wrote_are_read() -> None:
+    run = open_shards()
     assert (list(run.shards), run.num_shards) == ([0, 1], 2)
     episodes = read(DATA / "rl_unplugged")
     assert len(episodes) == 12
@@ -53,29 +54,14 @@ def test_records_read_back_and_carry_their_checksums() -> None:
     assert list(read_records(file)) == [b"123456789", b""]
 
 
-def test_a_cut_episode_keeps_its_last_step(tmp_path: Path) -> None:
+def test_a_truncated_episode_keeps_its_last_step(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     episodes = [random_episode(rng, 5, terminated=False), random_episode(rng, 1), random_episode(rng, 9)]
     write_shard(tmp_path / "Breakout" / shard_name(1, 0, 1), episodes)
     assert all(same(one, other, True) for one, other in zip(read(tmp_path), episodes, strict=True))
 
 
-def test_a_visit_passes_ends_of_games_and_stops_at_row_100_000(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    episodes = [random_episode(rng, 7, terminated=index != 1) for index in range(8)]  # ten rows of a log each
-    write_shard(tmp_path / "Breakout" / shard_name(1, 0, 1), episodes)
-    (shard,) = RLUnpluggedRun(tmp_path, "Breakout", 1, 4).shards.values()
-    assert [len(list(shard.visit(3))) for _ in range(2)] == [4, 3]
-    assert not list(shard.visit(3))
-    assert shard.exhausted
-    shard._records = iter([b"damage that nobody can reach any more"])
-    assert not list(shard.visit(1))
-    shard.close()
-    monkeypatch.setattr(module, "PAPER_CAPACITY", 70)
-    assert [len(list(shard.visit(3))) for _ in range(2)] == [4, 0]
-
-
-def test_rewards_come_from_whichever_field_there_is() -> None:
+def test_rewards_come_from_either_feature() -> None:
     raw = np.array([0, 7, -3], np.float32)
     record = ShardRecord.parse(example(unclipped_rewards=raw, discounts=[1, 1, 1]))
     assert record.raw_rewards is not None
@@ -85,8 +71,8 @@ def test_rewards_come_from_whichever_field_there_is() -> None:
 
 
 def example(steps: int = 3, **features: Any) -> bytes:
-    """A serialised episode of black frames; None leaves a feature out."""
-    made = tfrecord.Example()
+    """Return a serialized episode of black frames; a feature that is None is left out."""
+    episode = tfrecord.Example()
     png = cv2.imencode(".png", np.zeros((84, 84), np.uint8))[1].tobytes()
     defaults: dict[str, Any] = {
         "observations": [png] * steps,
@@ -96,9 +82,9 @@ def example(steps: int = 3, **features: Any) -> bytes:
     for name, values in (defaults | features).items():
         if values is None:
             continue
-        kind = {"observations": "bytes_list", "actions": "int64_list"}.get(name, "float_list")
-        getattr(made.features.feature[name], kind).value.extend(values)
-    return bytes(made.SerializeToString())
+        list_type = {"observations": "bytes_list", "actions": "int64_list"}.get(name, "float_list")
+        getattr(episode.features.feature[name], list_type).value.extend(values)
+    return bytes(episode.SerializeToString())
 
 
 COLOR = cv2.imencode(".png", np.zeros((84, 84, 3), np.uint8))[1].tobytes()
@@ -110,9 +96,9 @@ REWARDS: dict[str, Any] = {"unclipped_rewards": [0, 0, 0]}
     ("features", "message"),
     [
         (b"not a protocol buffer", "it is not a tf.train.Example"),
-        (b"", r"as long as each other and not empty: 0 observations"),
+        (b"", r"have the same length and not be empty: 0 observations"),
         ({}, "it has no rewards"),
-        ({**REWARDS, "actions": [0, 0]}, r"as long as each other .*: 3 observations, 2 actions, 3 discounts"),
+        ({**REWARDS, "actions": [0, 0]}, r"have the same length .*: 3 observations, 2 actions, 3 discounts"),
         ({**REWARDS, "observations": None}, "0 observations, 3 actions"),
         ({"unclipped_rewards": [0, 0]}, "2 unclipped_rewards"),
         ({"unclipped_rewards": [0, np.nan, 0]}, "are not its rewards clipped"),
@@ -121,13 +107,13 @@ REWARDS: dict[str, Any] = {"unclipped_rewards": [0, 0, 0]}
         ({"steps": 1, "unclipped_rewards": [0]}, "it has no step, only a final frame"),
         ({**REWARDS, "actions": [0, 4, 0]}, "its actions run from 0 to 4, not from 0 to 3"),
         ({**REWARDS, "actions": [-1, 0, 0]}, "its actions run from -1 to 0"),
-        ({**REWARDS, "observations": [b"", b"", b""]}, "frame 0 is not a grey 84×84 PNG"),
-        ({**REWARDS, "observations": [COLOR] * 3}, "frame 0 is not a grey"),
-        ({**REWARDS, "observations": [SMALL] * 3}, "frame 0 is not a grey"),
-        ({**REWARDS, "observations": [COLOR[:40]] * 3}, "frame 0 is not a grey"),
+        ({**REWARDS, "observations": [b"", b"", b""]}, "frame 0 is not a gray 84×84 PNG"),
+        ({**REWARDS, "observations": [COLOR] * 3}, "frame 0 is not a gray"),
+        ({**REWARDS, "observations": [SMALL] * 3}, "frame 0 is not a gray"),
+        ({**REWARDS, "observations": [COLOR[:40]] * 3}, "frame 0 is not a gray"),
     ],
 )
-def test_records_of_another_kind_are_refused(tmp_path: Path, features: dict[str, Any] | bytes, message: str) -> None:
+def test_records_of_another_format_are_refused(tmp_path: Path, features: dict[str, Any] | bytes, message: str) -> None:
     file = tmp_path / "Breakout" / shard_name(1, 0, 1)
     file.parent.mkdir()
     with create_gzip(file) as stream:
@@ -137,7 +123,7 @@ def test_records_of_another_kind_are_refused(tmp_path: Path, features: dict[str,
         read(tmp_path)
 
 
-def test_a_record_longer_than_the_file_is_refused_without_its_memory(tmp_path: Path) -> None:
+def test_a_record_longer_than_the_file_allocates_no_memory(tmp_path: Path) -> None:
     file = tmp_path / "Breakout" / shard_name(1, 0, 1)
     file.parent.mkdir()
     with create_gzip(file) as stream:
@@ -161,7 +147,7 @@ def test_damage_is_named_or_harmless(tmp_path: Path) -> None:
     for index in range(400):
         if index % 2:
             file.write_bytes(damaged(content, rng))
-        else:  # beneath gzip, where only the records' own checksums stand guard
+        else:  # inside gzip, where only the records' own checksums find damage
             with create_gzip(file) as stream:
                 stream.write(damaged(plain, rng))
         found, error = attempt(lambda: read(tmp_path))
@@ -170,7 +156,7 @@ def test_damage_is_named_or_harmless(tmp_path: Path) -> None:
             refused += 1
         elif index % 2:
             assert len(found) == len(episodes)
-        # A cut between two records leaves a shorter file that is whole.
+        # A file that ends between two records is a shorter, valid file.
         assert all(same(one, other, True) for one, other in zip(found, episodes, strict=False))
     assert refused > 300
 
@@ -187,24 +173,21 @@ def test_a_shard_without_episodes_is_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_a_shard_that_failed_goes_on_failing(tmp_path: Path) -> None:
+def test_an_error_ends_the_reading_of_a_shard(tmp_path: Path) -> None:
     file = tmp_path / "Breakout" / shard_name(1, 0, 1)
     write_shard(file, [random_episode(np.random.default_rng(0), 5)])
     with open_gzip(file) as stream:
         content = stream.read()
     with create_gzip(file) as stream:
         stream.write(content + content[:-1] + b"?" + content)
-    (shard,) = RLUnpluggedRun(tmp_path, "Breakout", 1, 4).shards.values()
-    assert len(list(shard.visit(1))) == 1
+    (shard,) = open_shards(tmp_path).shards.values()
+    assert shard.read_record() is not None
     for _ in range(2):
         with pytest.raises(ReplayFormatError, match="damaged at record 1"):
-            list(shard.visit(1))
-    assert shard.check()
-    with pytest.raises(ReplayFormatError, match="damaged at record 1"):
-        shard.check(everything=True)
+            shard.read_record()
 
 
-def test_missing_pieces_are_named(tmp_path: Path) -> None:
+def test_missing_directories_and_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ReplayFormatError, match=r"no Breakout in .*it is empty"):
         read(tmp_path)
     (tmp_path / "Breakout").mkdir()
