@@ -111,9 +111,9 @@ def main(
     write_evaluation(out / "evaluation", evaluation, video_targets=[RETURN_MULTIPLES.index(1.0)])
 
     print("4/4 Interpretation: a web page shows what the model attends to while it plays.")
-    shown = VisualizationConfig(video=False)
+    visualization = VisualizationConfig(video=False)
     play_and_visualize(
-        out / "run", out / "attention", shown, PlayConfig(episodes=1, max_steps=min(max_steps, 2000), seed=seed)
+        out / "run", out / "attention", visualization, PlayConfig(episodes=1, max_steps=min(max_steps, 2000), seed=seed)
     )
 
     atomic_write(out / "quickstart.png", quickstart_figure(evaluation, read_metrics(out / "run")))

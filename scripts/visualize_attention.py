@@ -29,8 +29,7 @@ class Options:
     config: tyro.conf.OmitArgPrefixes[VisualizationConfig] = field(default_factory=VisualizationConfig)
     """What the figures, the video and the page show."""
     protocol: ProtocolName = "dopamine"
-    """`dopamine`: play as the dataset was collected; `original`: play as the original code evaluates. Each protocol
-    option below overrides one setting."""
+    """`dopamine`: as the dataset was collected; `original`: as in the original code. Options below override it."""
     play: tyro.conf.OmitArgPrefixes[PlayConfig] = field(default_factory=lambda: PlayConfig(episodes=1, max_steps=2000))
     """How the model plays. The page takes 2 KB per step for the quickstart's model, 13 KB for the paper's largest."""
 

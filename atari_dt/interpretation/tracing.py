@@ -215,7 +215,7 @@ def _describe_overrides(settings: Any, defaults: Any) -> list[str]:
 def _to_palette(
     screens_and_scores: Iterable[tuple[Pixels, float]],
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
-    """Return the screens before each action as palette env_indices, the palette, and the scores."""
+    """Return the screens before each action as palette indices, the palette, and the scores."""
     index_of_color = np.full(2**24, -1, dtype=np.int16)  # the console has 128 colors, so an index fits 8 bits
     palette: list[int] = []
     indexed_screens, scores = [], []

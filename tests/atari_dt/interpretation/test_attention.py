@@ -267,7 +267,10 @@ def check_episode(
     protocol: EvaluationProtocol,
     sampling: Sampling,
 ) -> None:
+    """Compare every step of a trace with forward passes of its context, one of them under all target returns."""
     types = token_types(model.config.conditioning)
+    # Truncation to integers does not commute with a fractional shift.
+    checked = np.flatnonzero(shifts == shifts.astype(int)) if protocol.integer_returns else np.arange(len(shifts))
     batch = episode.batch(np.arange(len(episode)), torch.device("cpu"))
     for t in range(len(episode)):
         num_steps = min(t + 1, 5)
@@ -291,13 +294,11 @@ def check_episode(
             assert np.allclose(row[:, : query + 1], weights[0, :, query, : query + 1], atol=1e-5)
             assert (row[:, query + 1 :] == 0).all()
         assert episode.rollout[t].sum() == pytest.approx(1, abs=1e-5)
-        for i, shift in enumerate(shifts):
-            if protocol.integer_returns and shift != int(shift):
-                continue  # truncation to integers does not commute with a fractional shift
-            shifted = context[0], context[1], context[2] + torch.tensor(shift), context[3]
-            with torch.inference_mode():
-                other = sampling.probabilities(model(*shifted).action_logits[:, -1])
-            assert np.allclose(other[0], episode.probabilities[t, i], atol=1e-4)
+        states, actions, returns, timesteps = (values.repeat_interleave(len(checked), 0) for values in context)
+        with torch.inference_mode():
+            output = model(states, actions, returns + torch.from_numpy(shifts[checked, None]), timesteps)
+        probabilities = sampling.probabilities(output.action_logits[:, -1])
+        assert np.allclose(probabilities, episode.probabilities[t, checked], atol=1e-4)
 
 
 def test_keep_last_step_changes_no_probability() -> None:

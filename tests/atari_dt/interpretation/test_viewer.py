@@ -272,7 +272,7 @@ def test_viewer_controls(browser: Any, viewer: Viewer, messages: list[str]) -> N
         widths = page.eval_on_selector_all("#actions b", "all => all.map(bar => parseFloat(bar.style.width) / 100)")
         assert widths == pytest.approx(numbers)
         probabilities.append(numbers)
-    assert page.inner_text("#target-return-label") == "target return 80 (2×), not played"
+    assert page.inner_text("#target-return-label") == "target return 80 (2×), hypothetical"
     assert probabilities[1] != probabilities[0] != probabilities[2]
     page.click("#reset-target")
     assert page.inner_text("#target-return-label") == "target return 40 (1×), as played"
