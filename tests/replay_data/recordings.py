@@ -89,7 +89,7 @@ def same(one: Episode, other: Episode, raw_rewards: bool = False) -> bool:
 def indices_in_truth(store: TrajectoryStore) -> list[int]:
     """Return which episode of `truth` each episode of a store is, after comparing every array of the store."""
     indices = []
-    for number, (start, end) in enumerate(zip(store.episode_starts, store.episode_ends, strict=True)):
+    for position, (start, end) in enumerate(zip(store.episode_starts, store.episode_ends, strict=True)):
         (index,) = (
             index
             for index, episode in enumerate(truth())
@@ -102,7 +102,7 @@ def indices_in_truth(store: TrajectoryStore) -> list[int]:
         assert np.array_equal(store.timesteps[start:end], np.arange(end - start))
         assert not store.state(start)[:3].any()
         assert store.terminated is not None
-        assert store.terminated[number]
+        assert store.terminated[position]
         indices.append(index)
     return indices
 

@@ -58,12 +58,12 @@ def test_build_dataset_makes_the_papers_draw(
         ("--source dopamine --path {log} --game Pong --out {tmp}/new", "no Pong in {log}; it holds Br"),
         ("--source dopamine --path {log} --game Brekout --out {tmp}/new", "did you mean Breakout"),
         ("--source dopamine --path {log} --run 2 --out {tmp}/new", "no 2 in {log}/Breakout; it holds 1"),
-        ("--source rl_unplugged --path {log} --out {tmp}/new", "it holds a Dopamine log (--source dop"),
+        ("--source rl_unplugged --path {log} --out {tmp}/new", "it holds a Dopamine log, which --source dop"),
         ("--source dopamine --path {log} --out {store}", "{store} exists already"),
         ("--source dopamine --path {log} --out {tmp}/new", "of 500,000 steps in the buffers"),
         ("--source dopamine --path {log} --num-steps 999999999 --out {tmp}/new", "{tmp}/new needs 7056.0"),
         ("--source dopamine --path {log} --num-workers 0 --out {tmp}/new", "--num-workers is 0"),
-        ("--source dopamine --path {log} --selection all --seed 1 --out {tmp}/new", "--seed means noth"),
+        ("--source dopamine --path {log} --selection all --seed 1 --out {tmp}/new", "--seed has no effect"),
     ],
 )
 def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str) -> None:

@@ -227,10 +227,8 @@ def test_buffer_visits_end_before_row_100_000_and_at_the_last_terminal(
     # Rows 0 to 39 hold four episodes. The fourth one ends in row 39.
     monkeypatch.setattr(paper_draw, "PAPER_CAPACITY", 40)
     visits = BufferVisits(buffer)
-    assert len(list(visits.visit(3))) == 3
-    assert not visits.exhausted
-    assert not list(visits.visit(1))
-    assert visits.exhausted
+    assert (len(list(visits.visit(3))), visits.exhausted) == (3, False)
+    assert (len(list(visits.visit(1))), visits.exhausted) == (0, True)
     buffer.close()
 
 

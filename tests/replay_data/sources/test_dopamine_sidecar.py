@@ -66,7 +66,8 @@ def test_a_log_with_a_version_1_sidecar_is_read() -> None:
 def test_version_2_is_written_and_read_back(tmp_path: Path) -> None:
     recording = Recording("numbered", "Breakout", 30, 0, 0.25, 80, ("NOOP", "FIRE"), "0" * 64, {"epochs": 2})
     rng = np.random.default_rng(0)
-    episodes = [random_episode(rng, steps) for steps in (5, 6, 7)]
+    episodes = [random_episode(rng, steps) for steps in (5, 6, 7)]  # the third one ends in buffer 1
+    raw_rewards = [episode.raw_rewards for episode in episodes if episode.raw_rewards is not None]
     with DopamineLogWriter(tmp_path, 20, recording=recording) as writer:
         for index, episode in enumerate(episodes):
             writer.append(
@@ -84,16 +85,16 @@ def test_version_2_is_written_and_read_back(tmp_path: Path) -> None:
             "row": row,
             "steps": len(episode),
             "return": episode.rewards.sum(),
-            "score": episode.raw_rewards.sum() if episode.raw_rewards is not None else None,
+            "score": raw.sum(),
             "index": index,
         }
-        for index, (row, episode) in enumerate(zip((7, 16), episodes, strict=False))  # the third ends in buffer 1
+        for index, (row, episode, raw) in enumerate(zip((7, 16), episodes, raw_rewards, strict=False))
     ]
     sidecar = BufferSidecar.read(tmp_path, 0)
     assert sidecar is not None
     assert sidecar.recording == recording
     assert sidecar.to_json() == content
-    raw = np.concatenate([np.zeros(3, np.float32), episodes[0].raw_rewards])  # type: ignore[list-item]
+    raw = np.concatenate([np.zeros(3, np.float32), raw_rewards[0]])
     assert np.array_equal(sidecar.raw_rewards(raw.clip(-1, 1), 0), raw)
     assert np.array_equal(sidecar.raw_rewards(raw[4:].clip(-1, 1), 4), raw[4:])
 
