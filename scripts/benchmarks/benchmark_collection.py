@@ -1,4 +1,4 @@
-"""Measure how fast the learning player plays and records, and where its time goes, beside a plain PyTorch loop."""
+"""Measure how fast the PQN player plays and records, where its time goes, and how fast a plain PyTorch loop plays."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from replay_data.sources.dopamine_format import NUM_BUFFERS
 from replay_data.storage.processes import ignore_signals
 
 T = TypeVar("T")
-PARTS = ("emulator", "network", "learner", "recorder")
+COMPONENTS = ("emulator", "network", "learner", "recorder")
 
 
 def main(
@@ -41,105 +41,106 @@ def main(
     rounds: int = 2,
     learning: tyro.conf.OmitArgPrefixes[PQNConfig] = PQNConfig(),  # noqa: B008
 ) -> None:
-    """Take turns: the emulators alone, a plain loop, and the player with its recorder; each in a process of its own.
+    """Measure the environments alone, a plain loop, and the player with its recorder, each in a process of its own.
 
     Args:
-        game: What is played.
-        num_steps: Steps to play in each turn.
-        rounds: How often each has its turn; the middle is reported.
-        learning: How the player learns.
+        game: Name of the game.
+        num_steps: Number of steps of each measurement.
+        rounds: Number of measurements of each contestant; the medians are reported.
+        learning: Config of the player.
     """
-    found, device = find_game(game), find_device(learning.device)
+    played_game, device = find_game(game), find_device(learning.device)
     dtype = find_precision(learning.precision, device)
     updates = max(2, num_steps // (learning.num_envs * learning.steps_per_update))
-    emulator, plain, ours, shares, size = [], [], [], [], 0.0
+    env_speeds, plain_speeds, player_speeds, shares, bytes_per_row = [], [], [], [], 0.0
     for _ in range(rounds):
-        emulator.append(alone(play_at_random, found, learning, updates))
-        plain.append(alone(play_plainly, found, learning, updates))
-        os.environ["OMP_WAIT_POLICY"] = "passive"  # as collect_replay.py sets it
-        speed, parts, size = alone(play_and_record, found, learning, updates)
+        env_speeds.append(call_in_new_process(play_randomly, played_game, learning, updates))
+        plain_speeds.append(call_in_new_process(play_plain_loop, played_game, learning, updates))
+        os.environ["OMP_WAIT_POLICY"] = "passive"  # as in collect_replay.py
+        speed, shares_of_round, bytes_per_row = call_in_new_process(play_and_record, played_game, learning, updates)
         del os.environ["OMP_WAIT_POLICY"]
-        ours.append(speed)
-        shares.append(parts)
-    sizes = f"{learning.num_envs} games, {learning.epochs} epochs in minibatches of {learning.minibatch_size}"
+        player_speeds.append(speed)
+        shares.append(shares_of_round)
+    sizes = f"{learning.num_envs} environments, {learning.epochs} epochs in minibatches of {learning.minibatch_size}"
     print(f"{game}, {sizes}, {dtype}")
-    print(f"a large matrix product  {matmul_peak(device, dtype) / 1e9:,.0f} GFLOP/s")
-    print(f"emulators alone         {np.median(emulator):,.0f} steps/s")
-    print(f"a plain loop            {np.median(plain):,.0f} steps/s")
-    print(f"the player, recording   {np.median(ours):,.0f} steps/s, {size:.0f} bytes a row")
-    ratios = [a / b for a, b in zip(ours, plain, strict=True)]
-    print(f"against the plain loop  {np.median(ratios):.2f} times")
-    for part, share in zip((*PARTS, "writer (beside them)"), np.median(shares, axis=0), strict=True):
-        print(f"{part:23s} {share:.0%}")
+    print(f"large matrix product    {matmul_peak(device, dtype) / 1e9:,.0f} GFLOP/s")
+    print(f"environments alone      {np.median(env_speeds):,.0f} steps/s")
+    print(f"plain loop              {np.median(plain_speeds):,.0f} steps/s")
+    print(f"player with recorder    {np.median(player_speeds):,.0f} steps/s, {bytes_per_row:.0f} bytes per row")
+    ratios = [speed / plain_speed for speed, plain_speed in zip(player_speeds, plain_speeds, strict=True)]
+    print(f"player / plain loop     {np.median(ratios):.2f}")
+    for component, share in zip((*COMPONENTS, "writer (in parallel)"), np.median(shares, axis=0), strict=True):
+        print(f"{component:23s} {share:.0%}")
 
 
-def alone(contestant: Callable[[Game, PQNConfig, int], T], *arguments: Any) -> T:
-    """Call it in a process of its own, with the environment's variables as they are now."""
-    with ignore_signals():  # by the process, which inherits it; the parent ends it by SIGTERM
+def call_in_new_process(contestant: Callable[[Game, PQNConfig, int], T], *arguments: Any) -> T:
+    """Call a contestant in a process of its own, which inherits the current environment variables."""
+    with ignore_signals():  # inherited by the process, which the parent ends with SIGTERM
         pool = multiprocessing.get_context("spawn").Pool(1, signal.signal, (signal.SIGTERM, signal.SIG_DFL))
     with pool:
         return pool.apply(contestant, arguments)
 
 
-def play_at_random(game: Game, learning: PQNConfig, updates: int) -> float:
-    """Steps/s of the emulators, with random actions and nothing else."""
-    games, rng = AleVectorEnv(game, learning.num_envs, EnvironmentConfig(), autoreset=True), np.random.default_rng(0)
-    games.reset(np.arange(learning.num_envs))
+def play_randomly(game: Game, learning: PQNConfig, updates: int) -> float:
+    """Return the steps/s of the environments alone, with uniformly random actions."""
+    env, rng = AleVectorEnv(game, learning.num_envs, EnvironmentConfig(), autoreset=True), np.random.default_rng(0)
+    env.reset(np.arange(learning.num_envs))
     steps = updates * learning.steps_per_update
-    actions = rng.integers(len(games.action_meanings), size=(steps, learning.num_envs))
+    actions = rng.integers(len(env.action_meanings), size=(steps, learning.num_envs))
     start = time.perf_counter()
-    for step in actions:
-        games.step(step)
+    for actions_of_step in actions:
+        env.step(actions_of_step)
     return actions.size / (time.perf_counter() - start)
 
 
 def play_and_record(game: Game, learning: PQNConfig, updates: int) -> tuple[float, list[float], float]:
-    """Steps/s of the player while it records, the shares of its time, and bytes a row."""
+    """Return the steps/s of the player while it records, the shares of its time, and the bytes per row of the log."""
     environment, steps = EnvironmentConfig(), learning.num_envs * learning.steps_per_update
     player = PQNPlayer(game, environment, updates * steps, learning, seed=0)
     times, shares = [], []
 
-    class Timed:
+    class TimedPlayer:
         state, restore = player.state, player.restore
 
         def play(self) -> Generator[Rollout, None, None]:
-            for part in player.play():
+            for rollout in player.play():
                 times.append(time.perf_counter())
-                shares.append([part.metrics[f"{name}_share"] for name in PARTS])
-                yield part
+                shares.append([rollout.metrics[f"{name}_share"] for name in COMPONENTS])
+                yield rollout
 
     with tempfile.TemporaryDirectory() as directory:
-        recorded = record(
+        buffers = record(
             game,
-            Timed,
+            TimedPlayer,
             Path(directory),
             agent="q_learning",
-            num_steps=updates * steps // 2,  # the episodes that are open at the end are not in it
+            num_steps=updates * steps // 2,  # the log lacks the episodes that have not ended
             environment=environment,
             seed=0,
             settings={},
             show_progress=False,
         )
-        size = disk_usage(Path(directory) / game.name / "1" / "replay_logs", recorded)[1]
+        bytes_per_row = disk_usage(Path(directory) / game.name / "1" / "replay_logs", buffers)[1]
         events = EventAccumulator(str(Path(directory) / game.name / "1" / "tensorboard"))
         events.Reload()
-        writer = events.Scalars("writer_share")[-1].value
-    assert len(recorded) == NUM_BUFFERS
+        writer_share = events.Scalars("writer_share")[-1].value
+    assert len(buffers) == NUM_BUFFERS
     speed = (len(times) - 1) * steps / (times[-1] - times[0])
-    return speed, [*np.mean(shares[1:], axis=0).tolist(), writer], size
+    return speed, [*np.mean(shares[1:], axis=0).tolist(), writer_share], bytes_per_row
 
 
-def play_plainly(game: Game, learning: PQNConfig, updates: int) -> float:
-    """Steps/s of the same algorithm, written down with PyTorch's modules, autocast and RAdam; nothing is recorded."""
+def play_plain_loop(game: Game, learning: PQNConfig, updates: int) -> float:
+    """Return the steps/s of the same algorithm with PyTorch's modules, autocast and RAdam, without a recorder."""
     device = find_device(learning.device)
     dtype = find_precision(learning.precision, device)
-    count, length = learning.num_envs, learning.steps_per_update
-    games = AleVectorEnv(game, count, EnvironmentConfig(), autoreset=True)
+    num_envs, num_steps = learning.num_envs, learning.steps_per_update
+    env = AleVectorEnv(game, num_envs, EnvironmentConfig(), autoreset=True)
+    num_actions = len(env.action_meanings)
     network = nn.Sequential(
         *(nn.Conv2d(4, 32, 8, 4), nn.LayerNorm([32, 20, 20]), nn.ReLU()),
         *(nn.Conv2d(32, 64, 4, 2), nn.LayerNorm([64, 9, 9]), nn.ReLU()),
         *(nn.Conv2d(64, 64, 3), nn.LayerNorm([64, 7, 7]), nn.ReLU(), nn.Flatten()),
-        *(nn.Linear(3136, 512), nn.LayerNorm(512), nn.ReLU(), nn.Linear(512, len(games.action_meanings))),
+        *(nn.Linear(3136, 512), nn.LayerNorm(512), nn.ReLU(), nn.Linear(512, num_actions)),
     ).to(device)
     optimizer = torch.optim.RAdam(network.parameters(), lr=learning.learning_rate)
 
@@ -147,39 +148,40 @@ def play_plainly(game: Game, learning: PQNConfig, updates: int) -> float:
         with autocast(device, dtype):
             return network(states / 255).float()
 
-    states = torch.from_numpy(games.reset(np.arange(count))).to(device)
-    since = 0.0
+    states = torch.from_numpy(env.reset(np.arange(num_envs))).to(device)
+    start = 0.0
     for update in range(updates):
         if update == 1:
-            since = time.perf_counter()
-        seen, actions, best, rewards, terminal = [], [], [], [], []
-        for _ in range(length):
+            start = time.perf_counter()  # the first update warms up
+        rollout_states, rollout_actions, max_values, rewards, done = [], [], [], [], []
+        for _ in range(num_steps):
             with torch.no_grad():
-                largest, greedy = values(states).max(1)
-            explore = torch.rand(count, device=device) < 0.05
-            chosen = torch.where(explore, torch.randint(len(games.action_meanings), (count,), device=device), greedy)
-            seen.append(states)
-            actions.append(chosen)
-            best.append(largest)
-            found, points, ended = games.step(chosen.cpu().numpy())
-            states = torch.from_numpy(found).to(device)
-            rewards.append(torch.from_numpy(points.clip(-1, 1)).to(device))
-            terminal.append(torch.from_numpy(ended).to(device))
+                max_value, greedy_actions = values(states).max(1)
+            explore = torch.rand(num_envs, device=device) < 0.05
+            random_actions = torch.randint(num_actions, (num_envs,), device=device)
+            actions = torch.where(explore, random_actions, greedy_actions)
+            rollout_states.append(states)
+            rollout_actions.append(actions)
+            max_values.append(max_value)
+            next_states, raw_rewards, done_of_step = env.step(actions.cpu().numpy())
+            states = torch.from_numpy(next_states).to(device)
+            rewards.append(torch.from_numpy(raw_rewards.clip(-1, 1)).to(device))
+            done.append(torch.from_numpy(done_of_step).to(device))
         with torch.no_grad():
-            best.append(values(states).amax(1))
-        over = torch.stack(terminal)
-        arguments = (over, torch.zeros_like(over), learning.discount, learning.trace_decay)
-        returns = lambda_returns(torch.stack(rewards), torch.stack(best), *arguments).flatten()
-        all_states, all_actions = torch.cat(seen), torch.cat(actions)
+            max_values.append(values(states).amax(1))
+        all_done = torch.stack(done)
+        arguments = (all_done, torch.zeros_like(all_done), learning.discount, learning.trace_decay)
+        returns = lambda_returns(torch.stack(rewards), torch.stack(max_values), *arguments).flatten()
+        all_states, all_actions = torch.cat(rollout_states), torch.cat(rollout_actions)
         for _ in range(learning.epochs):
-            for batch in torch.randperm(count * length, device=device).split(learning.minibatch_size):
+            for batch in torch.randperm(num_envs * num_steps, device=device).split(learning.minibatch_size):
                 chosen_values = values(all_states[batch]).gather(1, all_actions[batch, None]).squeeze(1)
                 loss = F.mse_loss(chosen_values, returns[batch])
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(network.parameters(), learning.grad_norm_clip)
                 optimizer.step()
-    return (updates - 1) * count * length / (time.perf_counter() - since)
+    return (updates - 1) * num_envs * num_steps / (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

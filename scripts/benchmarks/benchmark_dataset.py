@@ -1,4 +1,4 @@
-"""Measure what it costs to make a store from a replay log, beside the original code's loader on the same log."""
+"""Measure how long it takes to build a store from a replay log, and compare with the original code's loader."""
 
 import gzip
 import subprocess
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmark_tools import check_original, measure_in_new_process
 
 from atari_dt.collection.scripted import play_episode
 from atari_dt.command_line import run
@@ -21,7 +22,7 @@ from replay_data.sources.dopamine_format import NUM_BUFFERS
 from replay_data.sources.dopamine_writer import DopamineLogWriter
 from replay_data.storage.gzip_streams import open_gzip
 
-# What the loader imports but does not use (the emulator, image libraries) may be missing.
+# Modules that the loader imports but does not use (the emulator, image libraries) may be missing.
 ORIGINAL = """
 import importlib, sys, types, unittest.mock
 sys.path.insert(0, sys.argv[1])
@@ -38,21 +39,20 @@ _, actions, _, done_idxs, rtg, timesteps = create_dataset(50, int(sys.argv[3]), 
 numpy.savez(sys.argv[4], actions=actions, done_idxs=done_idxs, rtg=rtg, timesteps=timesteps)
 """
 
-PREFIX = """
-import pathlib, re, sys, time
-from replay_data.dopamine_log import DopamineLog
-buffer, found = DopamineLog(pathlib.Path(sys.argv[1]), "Breakout", 1, 4).shards[49], 0
-start = time.perf_counter()
-for episode in buffer.episodes():
-    found += len(episode)
-    if found >= int(sys.argv[2]):
-        break
-seconds = time.perf_counter() - start
-peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
-print(f"read        {found:,} steps of one buffer in {seconds:.2f} s, {peak / 1024:.0f} MB at most")
+OPEN_LAST_BUFFER = """
+import pathlib
+from replay_data.sources.dopamine_reader import DopamineLog
+buffer, result = DopamineLog(pathlib.Path(sys.argv[1]), "Breakout", 1, 4).shards[49], 0
 """
 
-# A process of its own, since a child's peak counts what its parent held when it was forked.
+READ_FIRST_STEPS = """
+for episode in buffer.episodes():
+    result += len(episode)
+    if result >= int(sys.argv[2]):
+        break
+"""
+
+# In a process of its own, because the peak of a child includes its parent's memory when it was forked.
 MEASURE = """
 import resource, subprocess, sys, time
 start = time.perf_counter()
@@ -68,18 +68,17 @@ def main(
     original: Path | None = None,
     original_python: Path = Path(sys.executable),
 ) -> None:
-    """Write a log of 50 buffers to a temporary directory, make stores of it, and measure (Linux only).
+    """Write a log of 50 buffers to a temporary directory, build stores from it, and measure (Linux only).
 
-    The log repeats a few episodes of scripted Breakout, so it compresses as a real one does.
+    The log repeats a few episodes of scripted Breakout, so it compresses like a real one.
 
     Args:
-        num_steps: Steps to select.
-        rows: Rows of a buffer: 1,000,000 in the public data; the original code needs 100,000 at least.
-        original: A checkout of github.com/kzl/decision-transformer, whose loader is run on the same log.
-        original_python: A Python that has its dependencies (dopamine-rl, tensorflow, torch).
+        num_steps: Number of steps to select.
+        rows: Number of rows of a buffer: 1,000,000 in the public data; the original code needs at least 100,000.
+        original: Checkout of github.com/kzl/decision-transformer, whose loader reads the same log.
+        original_python: Python interpreter with its dependencies (dopamine-rl, tensorflow, torch).
     """
-    if original is not None and not (original / "atari" / "create_dataset.py").is_file():
-        raise InputError(f"{original} is no checkout of the original code: it has no atari/create_dataset.py")
+    check_original(original, "create_dataset.py")
     with tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
         write_log(scratch / "Breakout" / "1" / "replay_logs", rows)
@@ -88,35 +87,38 @@ def main(
         script = Path(__file__).parents[1] / "build_dataset.py"
         options = ["--source", "dopamine", "--path", directory, "--num-steps", str(num_steps)]
         seconds, peak = {}, {}
-        for kind in ("corrected", "original"):
-            command = [sys.executable, str(script), *options, "--selection", kind, "--out", str(scratch / kind)]
-            seconds[kind], peak[kind] = measure(kind, command)
+        for method in ("corrected", "original"):
+            command = [sys.executable, str(script), *options, "--selection", method, "--out", str(scratch / method)]
+            seconds[method], peak[method] = measure(method, command)
         frames = scratch / "Breakout" / "1" / "replay_logs" / "$store$_observation_ckpt.49.gz"
         print(f"gunzip      {speed(open_gzip, frames):.1f} GB/s of frames, zlib {speed(gzip.open, frames):.1f} GB/s")
         for steps in (10_000, rows):
-            subprocess.run([sys.executable, "-c", PREFIX, directory, str(steps)], check=True)
+            result = measure_in_new_process(OPEN_LAST_BUFFER, READ_FIRST_STEPS, directory, str(steps))
+            num_read, read_seconds, read_peak = result
+            memory = f"peak {read_peak / 2**20:.0f} MB"
+            print(f"read        {num_read:,} steps of one buffer in {read_seconds:.2f} s, {memory}")
         if original is None:
             return
-        arguments = [str(original / "atari"), directory, str(num_steps), str(scratch / "theirs.npz")]
+        arguments = [str(original / "atari"), directory, str(num_steps), str(scratch / "original.npz")]
         command = [str(original_python), "-c", ORIGINAL, *arguments]
-        theirs_seconds, theirs_peak = measure("their loader", command)
-        for kind in seconds:
-            faster, smaller = theirs_seconds / seconds[kind], theirs_peak / peak[kind]
-            print(f"{kind:11s} {faster:.1f} times faster than theirs, 1/{smaller:.1f} of the memory")
+        original_seconds, original_peak = measure("their loader", command)
+        for method in seconds:
+            speedup, memory_ratio = original_seconds / seconds[method], original_peak / peak[method]
+            print(f"{method:11s} {speedup:.1f} times faster than their loader, 1/{memory_ratio:.1f} of the memory")
         store = TrajectoryStore.open(scratch / "original")
-        with np.load(scratch / "theirs.npz") as theirs:
+        with np.load(scratch / "original.npz") as arrays:
             pairs: dict[str, tuple[Any, Any]] = {
-                "actions": (store.actions, theirs["actions"]),
-                "done_idxs": (store.episode_ends, theirs["done_idxs"]),
-                "rtg": (store.returns_to_go, theirs["rtg"]),
-                "timesteps": (store.timesteps, theirs["timesteps"][:-1]),
+                "actions": (store.actions, arrays["actions"]),
+                "done_idxs": (store.episode_ends, arrays["done_idxs"]),
+                "rtg": (store.returns_to_go, arrays["rtg"]),
+                "timesteps": (store.timesteps, arrays["timesteps"][:-1]),
             }
-            for name, (ours, their) in pairs.items():
-                print(f"{name:11s} {'equal' if np.array_equal(ours, their) else 'DIFFERENT'}")
+            for name, (array, original_array) in pairs.items():
+                print(f"{name:11s} {'equal' if np.array_equal(array, original_array) else 'DIFFERENT'}")
 
 
 def write_log(path: Path, rows: int) -> None:
-    """Write 50 buffers: eight episodes of scripted Breakout, again and again in random order."""
+    """Write 50 buffers that repeat eight episodes of scripted Breakout in random order."""
     game, config, rng = find_game("Breakout"), EnvironmentConfig(), np.random.default_rng(0)
     episodes = [play_episode(game, config, skill, seed) for seed, skill in enumerate(np.linspace(0.2, 1, 8))]
     total = NUM_BUFFERS * rows
@@ -129,28 +131,28 @@ def write_log(path: Path, rows: int) -> None:
             episode = episodes[rng.integers(len(episodes))]
             if writer.add_count + len(episode) + 3 >= total:
                 break
-            before = writer.add_count
+            previous_count = writer.add_count
             writer.append(episode.frames, episode.actions, episode.rewards, terminated=episode.terminated)
-            bar.update(writer.add_count - before)
+            bar.update(writer.add_count - previous_count)
     print(f"write log   {total / (time.perf_counter() - start):,.0f} rows/s")
 
 
 def speed(open_file: Callable[[Path], Any], path: Path) -> float:
-    """GB/s of uncompressed bytes."""
+    """Return the speed of decompression, in GB/s of uncompressed bytes."""
     block, size, start = bytearray(1 << 23), 0, time.perf_counter()
     with open_file(path) as file:
-        while got := file.readinto(block):
-            size += got
+        while num_bytes := file.readinto(block):
+            size += num_bytes
     return size / (time.perf_counter() - start) / 1e9
 
 
 def measure(name: str, command: list[str]) -> tuple[float, float]:
-    """Run a command; print and return its wall seconds and its peak resident memory in bytes."""
+    """Run a command; print and return its wall time in seconds and its peak of resident memory in bytes."""
     result = subprocess.run([sys.executable, "-c", MEASURE, *command], capture_output=True, text=True)
     if result.returncode:
         raise InputError(f"{name} ended with status {result.returncode}: {result.stderr[-600:]}")
     seconds, peak = map(float, result.stdout.split()[-2:])
-    print(f"{name:11s} {seconds:.1f} s, {peak / 1e9:.2f} GB at most")
+    print(f"{name:11s} {seconds:.1f} s, peak {peak / 1e9:.2f} GB")
     return seconds, peak
 
 
