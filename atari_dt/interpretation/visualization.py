@@ -63,7 +63,7 @@ class VisualizationConfig:
         if self.head != "mean" and not _is_number(self.head):
             raise InputError(f"`head` must be mean or a number from 1, not {self.head!r}")
         if self.head != "mean" and not _is_number(self.layer):
-            raise InputError(f"`head` {self.head} needs a number as the `layer`, not {self.layer}")
+            raise InputError(f"`head` is {self.head}, so `layer` must be a number from 1, not {self.layer}")
 
     def check(self, model: ModelConfig) -> None:
         """Raise InputError unless the model has the layer and the head."""

@@ -173,7 +173,7 @@ def test_step_layer_and_head_change_the_figure(traced: TracedEvaluation, tmp_pat
         ({"layer": "0"}, "`layer` must be mean, rollout or a number from 1, not '0'"),
         ({"layer": "²"}, "`layer` must be mean, rollout or a number from 1"),
         ({"layer": "1", "head": "all"}, "`head` must be mean or a number from 1, not 'all'"),
-        ({"head": "1"}, "`head` 1 needs a number as the `layer`, not mean"),
+        ({"head": "1"}, "`head` is 1, so `layer` must be a number from 1, not mean"),
         ({"patch": 5}, "`patch` must be a divisor of 84"),
     ],
 )
