@@ -14,7 +14,7 @@ from atari_dt.config import PQNConfig
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.games.catalogue import find_game
 from replay_data import InputError
-from replay_data.recording import Scalar
+from replay_data.json_fields import Scalar
 from replay_data.storage.atomic import atomic_write
 
 

@@ -1,4 +1,4 @@
-"""What several tests share: small stores, and small models."""
+"""Fixtures that several tests share: small trajectory stores, and seeded random numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-os.environ["OMP_NUM_THREADS"] = "1"  # two test processes share two cores, and so do the commands that they start
+os.environ["OMP_NUM_THREADS"] = "1"  # two test processes and their commands share two cores
 
 import torch
 
@@ -21,13 +21,13 @@ DATA = Path(__file__).parent / "data"
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
-    """Episodes both shorter and longer than the contexts that tests cut from them."""
+    """A store of episodes that are shorter and longer than the contexts in the tests."""
     return write_random_store(tmp_path_factory.mktemp("stores") / "store", [7, 1, 30, 12, 3, 50])
 
 
 @pytest.fixture(scope="session")
 def readable_store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
-    """Episodes in which the brightness of the newest frame says the action."""
+    """A store in which the brightness of the newest frame determines the action."""
     path = tmp_path_factory.mktemp("stores") / "readable"
     rng = np.random.default_rng(0)
     with StoreWriter(
@@ -48,4 +48,4 @@ def readable_store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # a test may have changed it
+    torch.set_num_threads(1)  # a previous test may have changed it

@@ -25,6 +25,7 @@ Refuse: TypeAlias = Callable[[str, str, str], None]
 def call(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object) -> int:
     """Run a script in this process and return its exit status."""
     monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    monkeypatch.syspath_prepend((SCRIPTS / script).parent)
     previous = signal.getsignal(signal.SIGTERM)
     try:
         runpy.run_path(str(SCRIPTS / script), run_name="__main__")

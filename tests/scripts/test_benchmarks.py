@@ -45,7 +45,7 @@ def test_the_throughput_benchmark_writes_its_figures(tmp_path: Path) -> None:
 
 def test_the_evaluation_benchmark_writes_its_figures(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    options = "--game Pong --num-envs 2 --episodes-per-game 1 --context-length 2 --rounds 1 --max-steps 30 --device cpu"
+    options = "--game Pong --num-envs 2 --episodes-per-env 1 --context-length 2 --rounds 1 --max-steps 30 --device cpu"
     command = [
         sys.executable,
         str(SCRIPTS / "benchmarks" / "benchmark_evaluation.py"),
@@ -57,7 +57,7 @@ def test_the_evaluation_benchmark_writes_its_figures(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert result.returncode == 0, result.stderr
     figures = json.loads(file.read_text())["figures"]
-    assert list(figures) == ["2", "2, kept", "2, 8 more"]
+    assert list(figures) == ["2", "2, attention", "2, 8 targets"]
     for values in figures.values():
         assert values["steps_per_s"] > 0
         parts = [values[part] for part in ("emulator", "encoder", "transformer", "rest")]
@@ -68,9 +68,9 @@ def test_the_evaluation_benchmark_writes_its_figures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "options", "message"),
     [
-        ("benchmarks/benchmark_throughput.py", "--original {tmp}", "{tmp} is no checkout of the original code"),
+        ("benchmarks/benchmark_throughput.py", "--original {tmp}", "{tmp} is not a checkout of the original code"),
         ("benchmarks/benchmark_throughput.py", "--batch-size 0", "all sizes must be at least 1"),
-        ("benchmarks/benchmark_evaluation.py", "--original {tmp}", "{tmp} is no checkout of the original code"),
+        ("benchmarks/benchmark_evaluation.py", "--original {tmp}", "{tmp} is not a checkout of the original code"),
         ("benchmarks/benchmark_evaluation.py", "--rounds 0", "all sizes must be at least 1"),
     ],
 )

@@ -58,7 +58,7 @@ def test_a_download_that_finds_the_disk_full_says_so(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ("--game Breakot --out {tmp}/new", "unknown game 'Breakot'"),
-        ("--num-steps 0 --out {tmp}/new", "num_steps must be at least 1, not 0"),
+        ("--num-steps 0 --out {tmp}/new", "--num-steps must be at least 1, not 0"),
         ("--base-url http://127.0.0.1:9/x --out {tmp}/new", "http://127.0.0.1:9/x/Breakout/run_1-00000"),
     ],
 )
