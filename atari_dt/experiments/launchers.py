@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
 import signal
 import socket
 import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from atari_dt.experiments.run_config import RunConfig
+from atari_dt.experiments.run_process import run_on_node, start_run
 from replay_data import InputError
 
 Outcome: TypeAlias = int | str | None
@@ -36,7 +33,7 @@ class LocalLauncher:
         with self._lock:
             if self._stopped:
                 return None
-            process = _start_process(directory, config.threads)
+            process = start_run(directory, config.threads)
             self._processes.add(process)
         with process:
             status = process.wait()
@@ -113,7 +110,7 @@ class RayLauncher:
         with self._lock:
             if self._stopped:
                 return None
-            remote = self._ray.remote(_run_on_node).options(num_cpus=required["CPU"], num_gpus=required["GPU"])
+            remote = self._ray.remote(run_on_node).options(num_cpus=required["CPU"], num_gpus=required["GPU"])
             task = remote.remote(directory, config.threads)
             self._tasks.add(task)
         try:
@@ -146,33 +143,3 @@ def make_launcher(ray_address: str | None) -> Launcher:
         InputError: If no Ray cluster answers at the address.
     """
     return LocalLauncher() if ray_address is None else RayLauncher(ray_address)
-
-
-def _start_process(directory: Path, threads: int) -> subprocess.Popen[bytes]:
-    """Start a run in a new process that Ctrl-C does not reach, and that ends when this process does."""
-    with (directory / "log.txt").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "atari_dt.experiments.run", str(directory)],
-            stdin=subprocess.PIPE,  # closes when this process ends, and with it the new process exits
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-            start_new_session=True,
-        )
-
-
-def _run_on_node(directory: Path, threads: int) -> int:
-    """Do a run in a worker of a Ray cluster; return the exit status of its process."""
-    if not directory.is_dir():
-        raise InputError(f"node {platform.node()} does not see {directory}; all nodes must share this directory")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray cancels with SIGINT, which a background node ignores
-    process = _start_process(directory, threads)
-    with process:
-        try:
-            while process.poll() is None:
-                time.sleep(0.5)  # Ray cancels between two lines of Python, but not during `process.wait`
-            return process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
