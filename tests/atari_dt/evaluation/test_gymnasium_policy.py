@@ -1,0 +1,100 @@
+"""Policies for Gymnasium vector environments against the evaluator's policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.vector import AutoresetMode
+from torch import nn
+
+from atari_dt.evaluation.gymnasium_policy import GymnasiumPolicy, load_policy
+from atari_dt.evaluation.policy import DecisionTransformerPolicy, Sampling
+from tests.atari_dt.models import small_model, use_fast_encoder
+
+GREEDY = Sampling(temperature=0)
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_actions_in_a_vector_environment_are_those_of_the_evaluators_policy(mode: AutoresetMode) -> None:
+    """In both autoreset modes, each episode gets the actions of a policy that starts with its first observation."""
+    model = use_fast_encoder(small_model())
+    nn.init.normal_(model.head.weight, std=0.3)
+    num_envs, num_steps = 3, 300
+    envs = AtariVectorEnv(
+        "breakout",
+        num_envs,
+        autoreset_mode=mode,
+        repeat_action_probability=0.25,
+        noop_max=0,
+        use_fire_reset=False,
+        reward_clipping=False,
+    )
+    policy = GymnasiumPolicy(model, 20)
+    with pytest.raises(ValueError, match="call reset"):
+        policy.act(np.zeros((3, 4, 84, 84), np.uint8), np.zeros(3), np.zeros(3, dtype=bool))
+    observations, _ = envs.reset(seed=np.array([5, 6, 7]))
+    policy.reset(num_envs, seed=9, autoreset_mode=mode)
+    rewards, dones = np.zeros(num_envs), np.ones(num_envs, dtype=bool)  # ignored before the first step
+    starting = np.ones(num_envs, dtype=bool)
+    rng = np.random.default_rng(9)
+    episodes: list[tuple[int, list[Any]]] = []  # sampling seed; action, state and reward of every step
+    current: list[list[Any]] = [[] for _ in range(num_envs)]
+    for step in range(num_steps):
+        layout = observations if step % 2 else observations.transpose(0, 2, 3, 1)
+        actions = policy.act(layout, rewards, dones)
+        for env_index, seed in zip(np.flatnonzero(starting), rng.integers(2**31, size=starting.sum()), strict=True):
+            current[env_index] = []
+            episodes.append((int(seed), current[env_index]))
+        for i in range(num_envs):
+            if mode == AutoresetMode.NEXT_STEP and dones[i] and not starting[i]:
+                continue  # the last observation of an episode; the environment ignores the action
+            current[i].append((int(actions[i]), observations[i].copy(), rewards[i]))
+        dones_before = dones if step else np.zeros(num_envs, dtype=bool)
+        observations, rewards, terminated, truncated, _ = envs.step(actions)
+        dones = terminated | truncated
+        starting = dones if mode == AutoresetMode.SAME_STEP else dones_before
+    assert len(episodes) > num_envs + 2
+    seeds, all_steps = zip(*episodes, strict=True)
+    expected = DecisionTransformerPolicy(model, len(episodes))
+    expected.start(np.arange(len(episodes)), np.full(len(episodes), 20, np.float32), np.array(seeds))
+    for t in range(max(map(len, all_steps))):
+        active = [i for i, steps in enumerate(all_steps) if t < len(steps)]
+        actions, states, rewards = (np.stack(values) for values in zip(*(all_steps[i][t] for i in active), strict=True))
+        assert np.array_equal(expected.act(np.array(active), states, rewards.astype(np.float32)), actions)
+
+
+def test_loaded_policy_acts_as_the_saved_model(tmp_path: Path) -> None:
+    model = small_model()
+    nn.init.normal_(model.head.weight, std=1.0)
+    model.save_pretrained(tmp_path / "run")
+    loaded = load_policy(tmp_path / "run", return_multiple=0.5, sampling=GREEDY, device="cpu")
+    assert loaded.target_return == 20
+    assert loaded.dataset == model.dataset
+    policy = GymnasiumPolicy(model, 20, sampling=GREEDY)
+    rng = np.random.default_rng(0)
+    num_envs = 40
+    chosen: set[int] = set()
+    for each in (loaded, policy):
+        each.reset(num_envs)
+    for _ in range(8):
+        observations = rng.integers(0, 256, (num_envs, 4, 84, 84), dtype=np.uint8)
+        arguments = observations, rng.integers(0, 3, num_envs), rng.random(num_envs) < 0.2
+        actions = loaded.act(*arguments)
+        assert np.array_equal(actions, policy.act(*arguments))
+        assert np.array_equal(loaded.returns_to_go, policy.returns_to_go)
+        chosen.update(map(int, actions))
+    assert len(chosen) > 1
+
+
+def test_loaded_policy_refuses_other_observations(tmp_path: Path) -> None:
+    small_model().save_pretrained(tmp_path / "run")
+    policy = load_policy(tmp_path / "run", target_return=3.5, device="cpu")
+    assert policy.target_return == 3.5
+    policy.reset(2)
+    for observations in (np.zeros((2, 3, 84, 84), np.uint8), np.zeros((2, 4, 84, 84), np.float32)):
+        with pytest.raises(ValueError, match=r"must be uint8 \(2, 4, 84, 84\)"):
+            policy.act(observations, np.zeros(2), np.zeros(2, dtype=bool))  # type: ignore[arg-type]
