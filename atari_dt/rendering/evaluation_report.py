@@ -1,4 +1,4 @@
-"""Write everything an evaluation found: scores, figures, videos, TensorBoard events."""
+"""Write the results of an evaluation to a directory: scores, figures, videos and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -27,71 +27,96 @@ from replay_data.storage.paths import check_new_directory
 
 
 def write_evaluation(out: Path, evaluation: Evaluation, video_targets: Sequence[int] | None = None) -> None:
-    """Write a directory of everything that an evaluation found, whole or not at all.
+    """Write the results of an evaluation to a new directory, which appears only when it is complete.
 
-    ``scores.json`` has every score; ``target_returns.png`` shows achieved against target returns, ``scores.png`` histograms;
-    ``*-best.mp4``, ``*-median.mp4`` and ``*-worst.mp4`` are the episodes of these scores under each target return; and
-    a TensorBoard file holds all of it.
+    ``scores.json`` has all scores (`EvaluationScores`). ``target_returns.png`` shows achieved against target return,
+    ``scores.png`` histograms of the scores. ``*-best.mp4``, ``*-median.mp4`` and ``*-worst.mp4`` show episodes under
+    each target return. A TensorBoard file has the figures, statistics and previews of the videos.
 
     Args:
-        out: the directory, which must not exist.
-        evaluation: what was found.
-        video_targets: target returns whose videos are made; all by default.
+        out: Directory to create.
+        evaluation: Results to write.
+        video_targets: Indices of the target returns to make videos of; by default all.
 
     Raises:
-        InputError: if it exists.
-        OSError: if it cannot be written.
+        InputError: If the directory exists.
+        OSError: If it cannot be written.
     """
     check_new_directory(out)
-    curve, scores = Figure(figsize=(6, 4.5), layout="constrained"), Figure(layout="constrained")
+    num_targets = len(evaluation.return_multiples)
+    curve, histograms = Figure(figsize=(6, 4.5), layout="constrained"), Figure(layout="constrained")
     draw_target_return_curve(curve.subplots(), evaluation)
-    scores.set_size_inches(6, 1 + 1.5 * len(evaluation.return_multiples))
-    draw_score_histograms(scores, evaluation)
-    number = re.search(r"update-(\d+)$", evaluation.checkpoints[0].name)
-    update = int(number[1]) if number else 0
+    histograms.set_size_inches(6, 1 + 1.5 * num_targets)
+    draw_score_histograms(histograms, evaluation)
+    match = re.search(r"update-(\d+)$", evaluation.checkpoints[0].name)
+    update = int(match[1]) if match else 0
     with atomic_directory(out) as directory:
-        scores_json = EvaluationScores.from_evaluation(evaluation).to_json()
-        (directory / "scores.json").write_text(json.dumps(scores_json, indent=2) + "\n")
+        scores = EvaluationScores.from_evaluation(evaluation)
+        (directory / "scores.json").write_text(json.dumps(scores.to_json(), indent=2) + "\n")
         summaries = []
-        for name, figure in (("target_returns", curve), ("scores", scores)):
+        for name, figure in (("target_returns", curve), ("scores", histograms)):
             content = to_png(figure)
             (directory / f"{name}.png").write_bytes(content)
-            summaries.append(_image(name, content))
-        for i in range(len(evaluation.return_multiples)):
+            summaries.append(_image_summary(name, content))
+        for i in range(num_targets):
             values, label = np.concatenate(evaluation.scores(i)), evaluation.label(i)
             summaries.append(tensorboard.histogram(f"evaluation/scores/{label}", values, "auto"))
             summaries.append(tensorboard.scalar(f"evaluation/mean_score/{label}", values.mean()))
             summaries.append(tensorboard.scalar(f"evaluation/mean_return/{label}", evaluation.returns(i).mean()))
-        everything = range(len(evaluation.return_multiples)) if video_targets is None else video_targets
-        summaries += _write_videos(directory, evaluation, everything)
-        (directory / f"events.out.tfevents.{int(time.time())}").write_bytes(_events(summaries, update))
+        summaries += _write_videos(
+            directory, evaluation, range(num_targets) if video_targets is None else video_targets
+        )
+        (directory / f"events.out.tfevents.{int(time.time())}").write_bytes(_encode_events(summaries, update))
 
 
-def _write_videos(directory: Path, evaluation: Evaluation, targets: Sequence[int]) -> list[Any]:
-    """Write the videos; return what TensorBoard is to show of them."""
-    chosen = [(target, *episode) for target in targets for episode in _remarkable(evaluation, target)]
-    dataset = evaluation.datasets[0]
+def _write_videos(directory: Path, evaluation: Evaluation, video_targets: Sequence[int]) -> list[Any]:
+    """Write the videos and return their previews as TensorBoard summaries."""
+    videos = [
+        (target_index, *episode)
+        for target_index in video_targets
+        for episode in _representative_episodes(evaluation, target_index)
+    ]
+    action_meanings = evaluation.datasets[0].action_meanings
     summaries = []
-    for target, name, result, i in ProgressBar(chosen, unit="video", desc="drawing videos", leave=False):
+    for target_index, name, result, i in ProgressBar(videos, unit="video", desc="drawing videos", leave=False):
         episode, seed = result.episodes[i], int(result.emulator_seeds[i])
-        label = f"{evaluation.label(target)}-{name}"
-        frames = replay(
-            evaluation.game, evaluation.environment, seed, episode, dataset.action_meanings, evaluation.conditioned
+        label = f"{evaluation.label(target_index)}-{name}"
+        pictures = replay(
+            evaluation.game, evaluation.environment, seed, episode, action_meanings, evaluation.conditioned
         )
         preview = Preview()
-        write_video(directory / f"{label}.mp4", preview.watch(frames))
-        summaries.append(_image(label, preview.gif()))
+        write_video(directory / f"{label}.mp4", preview.watch(pictures))
+        summaries.append(_image_summary(label, preview.gif()))
     return summaries
 
 
-def _image(name: str, content: bytes) -> Any:
-    """A picture for TensorBoard, of a PNG or GIF file."""
+def _representative_episodes(evaluation: Evaluation, target_index: int) -> list[tuple[str, EvaluationResult, int]]:
+    """Return the best, the median and the worst episode of all seeds under a target return, each at most once.
+
+    Returns:
+        ``(name, result, index)``: ``"best"``, ``"median"`` or ``"worst"``, and the index of the episode in its result.
+    """
+    episodes = [
+        (results[target_index], i) for results in evaluation.results for i in range(len(results[target_index].scores))
+    ]
+    episodes.sort(key=lambda episode: episode[0].scores[episode[1]])
+    names = {(len(episodes) - 1) // 2: "median"}
+    names[0] = "worst"
+    names[len(episodes) - 1] = "best"
+    return [(name, *episodes[rank]) for rank, name in names.items()]
+
+
+def _image_summary(name: str, content: bytes) -> Any:
+    """Return a TensorBoard summary of the content of a PNG or GIF file."""
     image = Summary.Image(colorspace=3, encoded_image_string=content)
     return Summary(value=[Summary.Value(tag=f"evaluation/{name}", image=image)])
 
 
-def _events(summaries: Sequence[Any], step: int) -> bytes:
-    """A TensorBoard file. (Its own writer does this in a thread, whose errors nobody could catch.)"""
+def _encode_events(summaries: Sequence[Any], step: int) -> bytes:
+    """Return the content of a TensorBoard file.
+
+    TensorBoard's own writer works in a thread, whose errors cannot be caught.
+    """
     file = io.BytesIO()
     records = RecordWriter(file)
     records.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
@@ -99,13 +124,3 @@ def _events(summaries: Sequence[Any], step: int) -> bytes:
         records.write(Event(wall_time=time.time(), step=step, summary=summary).SerializeToString())
     records.flush()
     return file.getvalue()
-
-
-def _remarkable(evaluation: Evaluation, target: int) -> list[tuple[str, EvaluationResult, int]]:
-    """The best, the median and the worst episode of all seeds under a target return, each only once."""
-    episodes = [(results[target], i) for results in evaluation.results for i in range(len(results[target].scores))]
-    episodes.sort(key=lambda episode: episode[0].scores[episode[1]])
-    names = {(len(episodes) - 1) // 2: "median"}
-    names[0] = "worst"
-    names[len(episodes) - 1] = "best"
-    return [(name, *episodes[place]) for place, name in names.items()]

@@ -1,4 +1,4 @@
-"""Figures of evaluation results."""
+"""Figures of evaluation results: target-return curve, score histograms, and the quickstart's summary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from atari_dt.training.metrics import MetricsLine
 
 
 def draw_target_return_curve(axes: Axes, evaluation: Evaluation) -> None:
-    """Draw achieved against target return, as the paper does, with a band of ± one standard deviation."""
+    """Draw achieved against target return with a band of ± one standard deviation, as in the paper's figure."""
     dataset = evaluation.datasets[0]
     targets = np.array([evaluation.target_return(i) or 0.0 for i in range(len(evaluation.return_multiples))])
     order = np.argsort(targets, kind="stable")
@@ -28,14 +28,14 @@ def draw_target_return_curve(axes: Axes, evaluation: Evaluation) -> None:
         axes.plot([low, high], [low, high], color="0.6", linestyle="--", label="achieved = target")
         axes.fill_between(targets, means - deviations, means + deviations, color="tab:blue", alpha=0.15, linewidth=0)
     if dataset.max_return is not None:
-        best = f"best of the data ({dataset.max_return:g})"
+        best = f"dataset best ({dataset.max_return:g})"
         axes.axhline(dataset.max_return, color="tab:green", linewidth=1, label=best)
         tops.append(dataset.max_return)
         if evaluation.conditioned and dataset.max_return <= high:
             axes.axvline(dataset.max_return, color="tab:green", linewidth=1, alpha=0.4)
     for value, name, color in (
-        (dataset.mean_return, "mean of the data", "tab:green"),
-        (evaluation.random.returns.mean(), "random player", "tab:red"),
+        (dataset.mean_return, "dataset mean", "tab:green"),
+        (evaluation.random.returns.mean(), "random policy", "tab:red"),
     ):
         if value is not None:
             axes.axhline(value, color=color, linewidth=1, linestyle=":", label=f"{name} ({value:.1f})")
@@ -44,45 +44,44 @@ def draw_target_return_curve(axes: Axes, evaluation: Evaluation) -> None:
     axes.errorbar(
         targets, means, deviations, color="tab:blue", marker="o", capsize=3, label="mean ± standard deviation"
     )
-    axes.set(
-        xlabel="target return" if evaluation.conditioned else "behavior cloning, no target return",
-        ylabel="achieved return",
-        title=f"{evaluation.game.name}: what is asked for and what is played",
-    )
-    if not evaluation.conditioned:
+    if evaluation.conditioned:
+        axes.set(xlabel="target return", title=f"{evaluation.game.name}: achieved and target return")
+    else:
+        axes.set(xlabel="behavior cloning", title=f"{evaluation.game.name}: achieved return")
         axes.set_xticks([])
+    axes.set_ylabel("achieved return")
     axes.legend(fontsize=8)
     axes.set_ylim(top=1.15 * max(tops) if max(tops) > 0 else None)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def draw_score_histograms(figure: Figure, evaluation: Evaluation) -> None:
-    """Draw a histogram of the scores under each target return."""
+    """Draw a histogram of the scores under each target return, one below the other."""
     scores = [np.concatenate(evaluation.scores(i)) for i in range(len(evaluation.return_multiples))]
-    everything = np.concatenate([*scores, evaluation.random.scores])
-    edges = np.histogram_bin_edges(everything, bins=min(30, max(5, len(set(everything)))))
+    all_scores = np.concatenate([*scores, evaluation.random.scores])
+    edges = np.histogram_bin_edges(all_scores, bins=min(30, max(5, len(set(all_scores)))))
     rows = figure.subplots(len(scores), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for i, (axes, values) in enumerate(zip(rows, scores, strict=True)):
         axes.hist(values, edges, color="tab:blue", alpha=0.8)
         axes.axvline(np.median(values), color="black", linewidth=1.5, label=f"median {np.median(values):.1f}")
         mean = evaluation.random.scores.mean()
-        axes.axvline(mean, color="tab:red", linestyle=":", label=f"random player {mean:.1f}")
+        axes.axvline(mean, color="tab:red", linestyle=":", label=f"random policy {mean:.1f}")
         if (best := evaluation.datasets[0].max_score) is not None and best <= edges[-1]:
-            axes.axvline(best, color="tab:green", linewidth=1, label=f"best of the data {best:g}")
+            axes.axvline(best, color="tab:green", linewidth=1, label=f"dataset best {best:g}")
         axes.set_ylabel("episodes")
         axes.set_title(evaluation.label(i), fontsize=9, loc="left")
         axes.legend(fontsize=7, loc="upper right")
         axes.spines[["top", "right"]].set_visible(False)
         axes.yaxis.get_major_locator().set_params(integer=True)
-    rows[-1].set_xlabel(f"score in {evaluation.game.name}, in points")
+    rows[-1].set_xlabel(f"{evaluation.game.name} score (points)")
 
 
 def quickstart_figure(evaluation: Evaluation, metrics: Sequence[MetricsLine]) -> bytes:
-    """Draw achieved against target return, and the learning curve; return a PNG file.
+    """Draw the target-return curve beside the learning curve, as the content of a PNG file.
 
     Args:
-        evaluation: what was played.
-        metrics: Lines of the run's ``metrics.jsonl``, in order.
+        evaluation: Results of the trained model.
+        metrics: Training metrics of the model.
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -90,7 +89,7 @@ def quickstart_figure(evaluation: Evaluation, metrics: Sequence[MetricsLine]) ->
     updates = [line.update for line in metrics]
     right.plot(updates, [line.loss for line in metrics], color="tab:orange")
     right.set(xlabel="update", title="learning curve")
-    right.set_ylabel("cross-entropy per action (nats)", color="tab:orange")
+    right.set_ylabel("cross-entropy (nats per action)", color="tab:orange")
     accuracy = right.twinx()
     accuracy.plot(updates, [line.action_accuracy for line in metrics], color="tab:purple")
     accuracy.set_ylabel("action accuracy", color="tab:purple")
@@ -100,7 +99,7 @@ def quickstart_figure(evaluation: Evaluation, metrics: Sequence[MetricsLine]) ->
 
 
 def to_png(figure: Figure) -> bytes:
-    """Draw a figure as the content of a PNG file."""
+    """Return a figure as the content of a PNG file."""
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120)
     return image.getvalue()

@@ -1,4 +1,4 @@
-"""Documents of headings, tables and figures, written as Markdown and as one HTML file."""
+"""Reports of headings, tables and figures, written as Markdown and as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -17,45 +17,69 @@ Rows = Sequence[Sequence[str]]
 
 
 class ReportDocument:
-    """A report that is being written: Markdown, the figures in it, and its main tables as text."""
+    """Report built from top to bottom: each method appends a block, and `write` writes the files.
+
+    All text is escaped, so that Markdown and HTML show it literally.
+
+    Attributes:
+        tables: Main tables as aligned text, with heading and caption, for the terminal.
+    """
 
     def __init__(self) -> None:
         self.tables: list[str] = []
-        self._parts: list[str] = []
+        self._heading = ""
+        self._blocks: list[str] = []
         self._figures: dict[str, bytes] = {}
 
     def heading(self, text: str, level: int = 2) -> None:
+        """Append a heading; the first one, of level 1, is also the title of the page."""
         self._heading = text
-        self._parts.append(f"{'#' * level} {_escaped(text)}")
+        self._blocks.append(f"{'#' * level} {_escape(text)}")
 
     def paragraph(self, text: str) -> None:
-        self._parts.append(_escaped(text))
+        """Append a paragraph."""
+        self._blocks.append(_escape(text))
 
     def bullets(self, items: Sequence[str]) -> None:
-        self._parts.append("\n".join(f"- {_escaped(item)}" for item in items))
+        """Append a bulleted list."""
+        self._blocks.append("\n".join(f"- {_escape(item)}" for item in items))
 
     def code(self, text: str) -> None:
+        """Append a code block; its fence is longer than any run of backticks in the text."""
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-        self._parts.append(f"{fence}\n{text}\n{fence}")
+        self._blocks.append(f"{fence}\n{text}\n{fence}")
 
     def table(self, rows: Rows, caption: str = "", main: bool = False) -> None:
-        """A table under its header; a ``main`` one is also for the terminal."""
-        lines = [f"| {' | '.join(_escaped(cell) for cell in row)} |" for row in rows]
-        numbers = [all(_NUMBER.match(row[column]) for row in rows[1:]) for column in range(len(rows[0]))]
-        lines.insert(1, f"|{'|'.join('---:' if each else '---' for each in numbers)}|")
-        self._parts.append("\n".join(lines))
+        """Append a table.
+
+        Args:
+            rows: Cells, the header first. Columns of numbers are right-aligned.
+            caption: Text below the table.
+            main: Whether ``tables`` gets the table too.
+        """
+        lines = [f"| {' | '.join(_escape(cell) for cell in row)} |" for row in rows]
+        numeric = [all(_NUMBER.match(row[column]) for row in rows[1:]) for column in range(len(rows[0]))]
+        lines.insert(1, f"|{'|'.join('---:' if is_numeric else '---' for is_numeric in numeric)}|")
+        self._blocks.append("\n".join(lines))
         if caption:
-            self._parts.append(f"*{_escaped(caption)}*")
+            self._blocks.append(f"*{_escape(caption)}*")
         if main:
             self.tables.append(f"{self._heading}\n{align_columns(rows)}\n{caption}")
 
     def figure(self, name: str, alt: str, content: bytes) -> None:
+        """Append a figure.
+
+        Args:
+            name: Name of the file, without ``.png``.
+            alt: Alternative text.
+            content: Content of the PNG file.
+        """
         self._figures[f"{name}.png"] = content
-        self._parts.append(f"![{_escaped(alt)}](figures/{name}.png)")
+        self._blocks.append(f"![{_escape(alt)}](figures/{name}.png)")
 
     def write(self, out: Path) -> None:
-        """Write all of it; the HTML file has the figures in it."""
-        text = "\n\n".join(self._parts) + "\n"
+        """Write ``report.md``, ``report.html`` and ``figures/`` to a directory; the HTML file embeds the figures."""
+        text = "\n\n".join(self._blocks) + "\n"
         body = markdown.markdown(text, extensions=["tables", "fenced_code"])
         (out / "figures").mkdir(exist_ok=True)
         for name, content in self._figures.items():
@@ -63,7 +87,7 @@ class ReportDocument:
             image = f"data:image/png;base64,{base64.b64encode(content).decode()}"
             body = body.replace(f'src="figures/{name}"', f'src="{image}"')
         body = body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
-        title = self._parts[0].removeprefix("# ")
+        title = self._blocks[0].removeprefix("# ")
         atomic_write(out / "report.md", text)
         atomic_write(out / "report.html", _PAGE.format(title=title, body=body))
 
@@ -95,10 +119,13 @@ pre {{ background: #f5f5f5; padding: 0.7rem; white-space: pre-wrap }}
 """
 
 _NUMBER = re.compile(r"[-\d.]|$")
-"""How the text of a cell begins that is a number, or empty; such columns are aligned to the right."""
+"""Start of a cell that is a number, or an empty cell."""
 
 
-def _escaped(text: str) -> str:
-    """Text in which neither Markdown nor HTML finds a sign of its own; an underscore within a word is none."""
+def _escape(text: str) -> str:
+    """Return text without line breaks, in which all characters special to Markdown or HTML are character references.
+
+    An underscore within a word is not special.
+    """
     text = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"[*`\\\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", lambda sign: f"&#{ord(sign[0])};", text)
+    return re.sub(r"[*`\\\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", lambda match: f"&#{ord(match[0])};", text)

@@ -1,6 +1,6 @@
-"""Videos of episodes that were played, with score, return-to-go and action drawn in.
+"""Videos of evaluated episodes, with score, return-to-go and action below the screen.
 
-An evaluation keeps the actions of its episodes and the seeds of the emulator; a video plays them again.
+An evaluation keeps the actions and the emulator seed of every episode; `replay` plays the episode again.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from atari_dt.environment.python_env import AleEnv
 from atari_dt.evaluation.results import EvaluatedEpisode
 from atari_dt.games.catalogue import Game
 
-STEPS_PER_SECOND = 15  # 60 emulator frames a second, 4 of them a step
+STEPS_PER_SECOND = 15  # at 60 emulator frames per second and 4 frames per step
 
 _SCALE = 2
 
-_PANEL = 64  # height of the text beneath the screen, in pixels
+_PANEL_HEIGHT = 64  # of the text below the screen, in pixels
 
 _GIF_FRAMES = 200
 
@@ -40,41 +40,42 @@ def replay(
     action_meanings: tuple[str, ...],
     show_returns_to_go: bool = True,
 ) -> Iterator[Pixels]:
-    """Play an episode again and yield a picture for each step, and one of how it ended.
+    """Play an episode again and yield one picture for each step, and one of the end.
 
     Args:
-        game: that was played.
-        config: as it was played.
-        emulator_seed: of the episode.
-        episode: what was done.
-        action_meanings: name of each action index.
-        show_returns_to_go: whether the player had any.
+        game: Game of the episode.
+        config: Settings of the environment.
+        emulator_seed: Emulator seed of the episode.
+        episode: Actions and returns-to-go.
+        action_meanings: Name of each action index.
+        show_returns_to_go: Whether to show the return-to-go; False for behavior cloning.
 
     Yields:
-        uint8 ``[height, width, 3]``: the screen, twice as large, above its score, return-to-go and action.
+        Pictures, uint8 ``[height, width, 3]``: the screen at twice its size, with score, step, return-to-go and action
+        below it.
     """
-    steps = len(episode.actions)
+    num_steps = len(episode.actions)
     for step, (screen, score) in enumerate(screens(game, config, emulator_seed, episode.actions)):
-        if step == steps:
-            yield _picture(screen, f"score {score:g}", f"end, {steps} steps")
+        if step == num_steps:
+            yield _draw(screen, f"score {score:g}", f"end, {num_steps} steps")
             return
-        to_go = f"return-to-go {episode.returns_to_go[step]:.4g}" if show_returns_to_go else ""
-        yield _picture(screen, f"score {score:g}", f"step {step}", to_go, action_meanings[episode.actions[step]])
+        return_to_go = f"return-to-go {episode.returns_to_go[step]:.4g}" if show_returns_to_go else ""
+        yield _draw(screen, f"score {score:g}", f"step {step}", return_to_go, action_meanings[episode.actions[step]])
 
 
 def screens(
     game: Game, config: EnvironmentConfig, emulator_seed: int, actions: npt.NDArray[Any]
 ) -> Iterator[tuple[Pixels, float]]:
-    """Play an episode again and yield what each action was chosen at, and how it ended.
+    """Play an episode again and yield the screen and score before each action, and at the end.
 
     Args:
-        game: as in `replay`.
-        config: likewise.
-        emulator_seed: likewise.
-        actions: ``[steps]``, their indices.
+        game: Game of the episode.
+        config: Settings of the environment.
+        emulator_seed: Emulator seed of the episode.
+        actions: Action indices, ``[steps]``.
 
     Yields:
-        ``(screen, score)``: uint8 ``[210, 160, 3]`` (higher in some games), and the points until then.
+        ``(screen, score)``: RGB screen, uint8 ``[210, 160, 3]`` (taller in some games), and score so far, in points.
     """
     emulator = AleEnv(game, config, emulator_seed)
     if config.second_reset:
@@ -87,45 +88,45 @@ def screens(
 
 
 class Preview:
-    """A short GIF of pictures that pass by, for TensorBoard; a long episode is shown in leaps."""
+    """Short GIF of a video, for TensorBoard; of a long video, it keeps every n-th picture."""
 
     def __init__(self) -> None:
-        self._kept: list[Image.Image] = []
-        self._leap = 1
+        self._images: list[Image.Image] = []
+        self._stride = 1
 
-    def watch(self, frames: Iterable[Pixels]) -> Iterator[Pixels]:
-        """Yield the pictures, uint8 ``[height, width, 3]`` each, and keep some."""
-        for step, pixels in enumerate(frames):
-            if step % self._leap == 0:
+    def watch(self, pictures: Iterable[Pixels]) -> Iterator[Pixels]:
+        """Yield the pictures, uint8 ``[height, width, 3]`` each, and keep some of them at half the size."""
+        for step, pixels in enumerate(pictures):
+            if step % self._stride == 0:
                 small = Image.fromarray(pixels).resize((pixels.shape[1] // 2, pixels.shape[0] // 2))
-                self._kept.append(small.quantize(64, Image.Quantize.FASTOCTREE))
-                if len(self._kept) > _GIF_FRAMES:
-                    self._kept, self._leap = self._kept[::2], 2 * self._leap
+                self._images.append(small.quantize(64, Image.Quantize.FASTOCTREE))
+                if len(self._images) > _GIF_FRAMES:
+                    self._images, self._stride = self._images[::2], 2 * self._stride
             yield pixels
 
     def gif(self) -> bytes:
-        """The content of a GIF file of what was kept, at half the size."""
+        """Return the content of a GIF file of the kept pictures."""
         content = io.BytesIO()
-        first, *others = self._kept
-        first.save(content, "GIF", save_all=True, append_images=others, duration=1000 // STEPS_PER_SECOND, loop=0)
+        first, *rest = self._images
+        first.save(content, "GIF", save_all=True, append_images=rest, duration=1000 // STEPS_PER_SECOND, loop=0)
         return content.getvalue()
 
 
-def write_video(path: Path, frames: Iterable[Pixels]) -> None:
+def write_video(path: Path, pictures: Iterable[Pixels]) -> None:
     """Encode pictures as an MP4 file that browsers play (H.264).
 
     Args:
-        path: the file.
-        frames: uint8 ``[height, width, 3]`` each, width and height even.
+        path: File to write.
+        pictures: Pictures, uint8 ``[height, width, 3]`` each, with even width and height.
 
     Raises:
-        OSError: if the file cannot be written.
+        OSError: If the file cannot be written.
     """
     try:
         with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
             stream = container.add_stream("libx264", rate=STEPS_PER_SECOND, options={"crf": "20", "preset": "veryfast"})
             stream.pix_fmt = "yuv420p"
-            for step, pixels in enumerate(frames):
+            for step, pixels in enumerate(pictures):
                 if step == 0:
                     stream.height, stream.width = pixels.shape[:2]
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
@@ -134,11 +135,12 @@ def write_video(path: Path, frames: Iterable[Pixels]) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _picture(screen: Pixels, *texts: str) -> Pixels:
+def _draw(screen: Pixels, *texts: str) -> Pixels:
+    """Return the enlarged screen with up to four texts below it, in two columns."""
     height, width = _SCALE * screen.shape[0], _SCALE * screen.shape[1]
-    picture = np.zeros((height + _PANEL, width, 3), dtype=np.uint8)
+    picture = np.zeros((height + _PANEL_HEIGHT, width, 3), dtype=np.uint8)
     picture[:height] = screen.repeat(_SCALE, axis=0).repeat(_SCALE, axis=1)
     for i, text in enumerate(texts):
-        place = 8 + (i % 2) * (width // 2 + 12), height + 24 + (i // 2) * 28
-        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (235, 235, 235), 1, cv2.LINE_AA)
+        origin = 8 + (i % 2) * (width // 2 + 12), height + 24 + (i // 2) * 28
+        cv2.putText(picture, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (235, 235, 235), 1, cv2.LINE_AA)
     return picture

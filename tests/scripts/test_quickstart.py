@@ -45,7 +45,7 @@ def test_quickstart_reports_what_it_promises(
     earlier = tmp_path / "quickstart.1"
     assert (earlier / "notes.txt").read_text() == "mine"
     assert TrajectoryStore.open(earlier / "data").metadata.source.details["seed"] == 5
-    assert "random player" in printed
+    assert "random policy" in printed
     assert "What to try next" in printed
 
 

@@ -1,4 +1,4 @@
-"""Videos and figures of what was played, read back with other means than they were made with."""
+"""Videos and tables of evaluations, read back by other means than they were written with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from atari_dt.rendering.tables import evaluation_table
 from atari_dt.rendering.video import STEPS_PER_SECOND, Preview, replay, write_video
 
 
-def test_a_video_shows_the_episode(tmp_path: Path) -> None:
+def test_video_shows_the_episode(tmp_path: Path) -> None:
     game, config, steps = find_game("Seaquest"), EnvironmentConfig.with_max_steps(260, sticky_actions=0.0), 260
     rng = np.random.default_rng(0)
     emulator = AleEnv(game, config, 7)
@@ -40,7 +40,7 @@ def test_a_video_shows_the_episode(tmp_path: Path) -> None:
     for picture, screen in zip(pictures, screens, strict=True):
         assert np.array_equal(picture[: 2 * len(screen) : 2, ::2], screen)
     panels = {picture[2 * len(screens[0]) :].tobytes() for picture in pictures}
-    assert len(panels) == steps + 1  # the step, at least, is another in each
+    assert len(panels) == steps + 1  # at least the step differs
 
     preview = Preview()
     write_video(tmp_path / "a.mp4", preview.watch(pictures))
@@ -59,8 +59,8 @@ def test_a_video_shows_the_episode(tmp_path: Path) -> None:
     assert np.abs(small[0].astype(int) - small[1]).mean() < 3
 
 
-def test_a_table_normalizes_as_its_columns_say(tmp_path: Path) -> None:
-    """Alien has scores in the 57 games, but not in the paper."""
+def test_table_normalizes_scores_with_the_constants_of_each_column(tmp_path: Path) -> None:
+    """Alien is one of the 57 games, but not in the paper."""
     model = DecisionTransformer(ModelConfig(2, 1, 2, 16), num_actions=18, max_timestep=100)
     meanings = tuple(action.name for action in AleEnv(find_game("Alien"), EnvironmentConfig(), 0)._actions)
     model.dataset = DatasetInfo("Alien", meanings, True, 0.25, None)
