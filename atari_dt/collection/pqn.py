@@ -33,7 +33,7 @@ from atari_dt.hardware import (
 )
 from atari_dt.model.loading import LOADING_ERRORS
 from replay_data import InputError
-from replay_data.recording import Scalar
+from replay_data.json_fields import Scalar
 
 
 def lambda_returns(

@@ -41,7 +41,8 @@ from atari_dt.environment.rom import rom_sha256
 from atari_dt.games.catalogue import Game
 from replay_data import InputError
 from replay_data.errors import summarize_error
-from replay_data.recording import Recording, Scalar
+from replay_data.json_fields import Scalar
+from replay_data.recording import Recording
 from replay_data.sources.dopamine_format import NUM_BUFFERS, PADDING
 from replay_data.sources.dopamine_sidecar import BufferSidecar
 from replay_data.sources.dopamine_stage import recover_log
@@ -203,7 +204,7 @@ def _check_recording(directory: Path, recording: Recording, resume: bool) -> Non
         )
     try:
         saved = Recording.from_json(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{directory} is not a recording that can be resumed: {path.name} is missing or damaged "
             f"({type(error).__name__}: {summarize_error(error)}); choose another `out` or `run`"

@@ -21,6 +21,7 @@ from isal import isal_zlib
 from atari_dt.collection.rollout import CompressedEpisode, FinishedEpisode
 from replay_data import InputError
 from replay_data.errors import summarize_error
+from replay_data.json_fields import read_field, read_object, read_optional_field
 from replay_data.storage.atomic import atomic_directory
 
 FORMAT_VERSION = 2
@@ -79,22 +80,23 @@ class RecorderCheckpoint:
             player_state: The content of ``player``.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError, OverflowError: If the content is malformed.
+            ValueError, KeyError, TypeError: If the content is malformed, or does not fit the episodes.
         """
-        version = content.get("format_version", 1)
+        version = read_object(content).get("format_version", 1)
         if version not in (1, FORMAT_VERSION):
             raise ValueError(f"format version {version} is newer than {FORMAT_VERSION}")
-        names = ("whole", "played") if version == 1 else ("num_complete", "num_steps_played")
-        num_complete, num_steps_played = (int(content[name]) for name in names)
+        if version == 1:
+            new_names = {"whole": "num_complete", "played": "num_steps_played"}
+            content = {new_names.get(name, name): value for name, value in content.items()}
         return cls(
-            num_complete=num_complete,
-            add_count=int(content["add_count"]),
+            num_complete=read_field(content, "num_complete", int),
+            add_count=read_field(content, "add_count", int),
             episodes=[
-                FinishedEpisode(episode, {str(name): value for name, value in details.items()})
+                FinishedEpisode(episode, _read_details(details))
                 for episode, details in zip(episodes, content["details"], strict=True)
             ],
-            num_steps_played=num_steps_played,
-            stage=None if content["stage"] is None else str(content["stage"]),
+            num_steps_played=read_field(content, "num_steps_played", int),
+            stage=read_optional_field(content, "stage", str),
             player_state=player_state,
         )
 
@@ -140,6 +142,14 @@ class RecorderCheckpoint:
         return f"buffers-{self.num_complete:02d}"
 
 
+def _read_details(content: Any) -> dict[str, float]:
+    details = read_object(content)
+    for name, value in details.items():
+        if not isinstance(value, (int, float)):
+            raise TypeError(f"{name} of an episode is not a number")
+    return details
+
+
 def _read_episodes(path: Path) -> list[CompressedEpisode]:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         frames, sizes, actions, raw_rewards, lengths, terminated = (
@@ -170,6 +180,6 @@ def _write_episodes(path: Path, episodes: Sequence[CompressedEpisode]) -> None:
 
 
 _READING_ERRORS = (
-    *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, OverflowError, NotImplementedError),
+    *(OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error, cast(type[Exception], isal_zlib.error)),  # the annotations of isal are wrong
 )

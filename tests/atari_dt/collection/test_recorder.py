@@ -1,223 +1,171 @@
-"""Recordings against the episodes that were played, whatever kills the recorder."""
+"""Recordings against the episodes that were played, also after interruptions, kills and full disks."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from atari_dt.collection.pqn import PQNPlayer
-from atari_dt.collection.recorder import read_recording, record
-from atari_dt.collection.rollout import CompressedEpisode, EpisodeAssembler, Player
+from atari_dt.collection.recorder import read_recording
+from atari_dt.collection.rollout import Player, Rollout
 from atari_dt.collection.scripted import ScriptedPlayer, play_episode
 from atari_dt.config import PQNConfig
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.rom import rom_sha256
-from atari_dt.environment.rom import rom_sha256
-from atari_dt.games.catalogue import find_game
 from atari_dt.rendering.replay_summary import suggest_selection
-from replay_data import InputError, ReplayFormatError, TrajectoryStore
+from replay_data import InputError
 from replay_data.episode import Episode
-from replay_data.selection.build import build_store
-from replay_data.selection.methods import Selection
 from replay_data.sources.dopamine_reader import DopamineLog
+from replay_data.sources.dopamine_sidecar import BufferSidecar
 from replay_data.sources.dopamine_writer import DopamineLogWriter
 from replay_data.storage.locks import exclusive_lock
-from replay_data.store_metadata import StoreSource
-from tests.atari_dt.collection import killed_recorder
-from tests.atari_dt.collection.killed_recorder import NumberedEpisodes, episode
-from tests.replay_data.recordings import circular_memory
+from tests.atari_dt.collection.recordings import (
+    BREAKOUT,
+    ROWS,
+    NumberedEpisodes,
+    log_files,
+    numbered_episode,
+    read_episodes,
+    record_breakout,
+)
+from tests.replay_data.recordings import build, circular_memory, same
 
 ROOT = Path(__file__).parents[3]
-BREAKOUT = find_game("Breakout")
 
 
-def record_here(out: Path, make_player: Callable[[], Player] = NumberedEpisodes, **options: Any) -> Any:
-    standard: dict[str, Any] = {"agent": "numbered", "num_steps": killed_recorder.STEPS, "seed": 0, "settings": {}}
-    standard |= {"environment": EnvironmentConfig(), "show_progress": False}
-    return record(BREAKOUT, make_player, out, **{**standard, **options})
-
-
-def read(out: Path) -> list[Episode]:
-    log = DopamineLog(out, "Breakout", 1, 4)
-    return [found for buffer in log.shards.values() for found in buffer.episodes()]
-
-
-def same(found: Episode, played: Episode) -> bool:
-    arrays = zip(
-        (found.frames, found.actions, found.rewards, found.raw_rewards),
-        (played.frames, played.actions, played.rewards, played.raw_rewards),
-        strict=True,
-    )
-    return found.terminated == played.terminated and all(
-        a is not None and b is not None and np.array_equal(a, b) for a, b in arrays
-    )
-
-
-def files(out: Path) -> dict[str, bytes]:
-    directory = out / "Breakout" / "1" / "replay_logs"
-    return {file.name: file.read_bytes() for file in directory.iterdir()}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("recordings") / "undisturbed"
-    record_here(out)
-    return out
-
-
-def test_a_recording_holds_what_was_played(undisturbed: Path) -> None:
-    """Whole episodes in order, as Dopamine's circular memory would have held them; and the JSON files' sums."""
-    found = read(undisturbed)
+def test_recording_holds_what_was_played(complete: Path) -> None:
+    """Whole episodes in order, as Dopamine's circular memory would hold them, with sidecars and TensorBoard curves."""
+    found = read_episodes(complete)
     assert len(found) > 20
-    assert all(same(each, episode(i)) for i, each in enumerate(found))
-    memories = islice(circular_memory([episode(i) for i in range(len(found) + 5)], 40), 50)
-    log = DopamineLog(undisturbed, "Breakout", 1, 4)
+    assert all(same(episode, numbered_episode(index), raw_rewards=True) for index, episode in enumerate(found))
+    played = [numbered_episode(index) for index in range(len(found) + 5)]
+    memories = islice(circular_memory(played, ROWS), 50)
+    log = DopamineLog(complete, "Breakout", 1, 4)
     assert list(log.shards) == list(range(50))
     for buffer, memory in zip(log.shards.values(), memories, strict=True):
-        assert np.array_equal(buffer.rewards(39), memory["reward"][:39])
-        assert np.array_equal(buffer.terminal_rows(39), np.flatnonzero(memory["terminal"][:39]))
+        assert np.array_equal(buffer.rewards(ROWS - 1), memory["reward"][: ROWS - 1])
+        assert np.array_equal(buffer.terminal_rows(ROWS - 1), np.flatnonzero(memory["terminal"][: ROWS - 1]))
 
-    buffers = read_recording(undisturbed / "Breakout" / "1")
-    listed = [each for buffer in buffers for each in buffer.episodes]
-    assert [each.details["index"] for each in listed] == list(range(len(found)))
+    sidecars = read_recording(complete / "Breakout" / "1")
+    listed = [episode for sidecar in sidecars for episode in sidecar.episodes]
+    assert [episode.details["index"] for episode in listed] == list(range(len(found)))
     end = 0
-    for number, recorded in enumerate(buffers):
-        assert recorded.recording.agent == "numbered"
-        assert recorded.recording.rom_sha256 == rom_sha256(BREAKOUT)
-        for each in recorded.episodes:
-            played = episode(int(each.details["index"]))
-            assert played.raw_rewards is not None
-            assert each.steps == len(played)
-            assert (each.return_, each.score) == (played.rewards.sum(), played.raw_rewards.sum())
-            end += 3 + len(played)
-            assert divmod(end, 40)[0] == number
-            assert each.row == (end - 1) % 40
-    events = EventAccumulator(str(undisturbed / "Breakout" / "1" / "tensorboard"))
+    for index, sidecar in enumerate(sidecars):
+        assert sidecar.recording.agent == "numbered"
+        assert sidecar.recording.rom_sha256 == rom_sha256(BREAKOUT)
+        for episode in sidecar.episodes:
+            expected = numbered_episode(int(episode.details["index"]))
+            assert expected.raw_rewards is not None
+            assert episode.steps == len(expected)
+            assert (episode.return_, episode.score) == (expected.rewards.sum(), expected.raw_rewards.sum())
+            end += 3 + len(expected)
+            assert end // ROWS == index
+            assert episode.row == (end - 1) % ROWS
+    events = EventAccumulator(str(complete / "Breakout" / "1" / "tensorboard"))
     events.Reload()
     assert len(events.Scalars("score")) >= len(found)
     assert events.Scalars("loss")[0].value == 0.5
 
 
-@pytest.mark.parametrize("seed", ["1", "2"])
-def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_been(undisturbed: Path, tmp_path: Path, seed: str) -> None:
-    """Sessions that die at random moments leave whole buffers, and together the very bytes of one that never died."""
-    command = [sys.executable, "-m", "tests.atari_dt.collection.killed_recorder", str(tmp_path / "out"), seed]
+def test_killed_recorder_resumes_bit_for_bit(complete: Path, tmp_path: Path) -> None:
+    """Sessions that die at random moments leave complete buffers, and together the bytes of one that never died."""
+    seeds = ["1", "2"]
+    command = [sys.executable, "-m", "tests.atari_dt.collection.killed_recorder", str(tmp_path), *seeds]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 10  # sessions
-    assert files(tmp_path / "out") == files(undisturbed)
-    assert [path.name for path in (tmp_path / "out/Breakout/1/checkpoints").iterdir()] == ["buffers-50"]
+    for seed, num_sessions in zip(seeds, done.stdout.split(), strict=True):
+        assert int(num_sessions) >= 10
+        assert log_files(tmp_path / seed) == log_files(complete)
+        assert [path.name for path in (tmp_path / seed / "Breakout/1/checkpoints").iterdir()] == ["buffers-50"]
 
 
-class LearningPlayer(PQNPlayer):
-    """A small one, which keeps the episodes that it has played; interrupted after `rounds`."""
+class SmallPQNPlayer(PQNPlayer):
+    """A small player that keeps its episodes and is interrupted after `num_rollouts`."""
 
-    rounds = 1_000_000
+    num_rollouts = 1_000_000
     played: ClassVar[list[Episode]] = []
 
     def __init__(self) -> None:
         config = PQNConfig(2, 32, 1, 32, precision="fp32", device="cpu")
-        super().__init__(BREAKOUT, EnvironmentConfig.with_max_steps(50), 1000, config, seed=1)
+        super().__init__(BREAKOUT, EnvironmentConfig.with_max_steps(50), 600, config, seed=1)
 
-    def play(self) -> Any:
-        for part in islice(super().play(), self.rounds):
-            self.played.extend(episode.unpack() for episode, _ in part.episodes)
-            yield part
+    def play(self) -> Generator[Rollout, None, None]:
+        for rollout in islice(super().play(), self.num_rollouts):
+            self.played.extend(episode.unpack() for episode, _ in rollout.episodes)
+            yield rollout
         raise KeyboardInterrupt
 
 
-def test_a_learning_player_is_recorded_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it played up to some episode before the interruption, and all that it played after it."""
+def test_learning_player_is_recorded_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log holds the first episodes before the interruption, and all episodes after it."""
     environment = EnvironmentConfig.with_max_steps(50)
-    options: dict[str, Any] = {"agent": "q_learning", "num_steps": 1000, "environment": environment}
-    monkeypatch.setattr(LearningPlayer, "played", [])
-    monkeypatch.setattr(LearningPlayer, "rounds", 8)
-    with pytest.raises(KeyboardInterrupt, match="buffers are in"):
-        record_here(tmp_path, LearningPlayer, **options)
-    first = list(LearningPlayer.played)
-    LearningPlayer.played.clear()
-    monkeypatch.setattr(LearningPlayer, "rounds", 1000)
-    record_here(tmp_path, LearningPlayer, resume=True, **options)
-    second = list(LearningPlayer.played)
-    found = read(tmp_path)
-    kept = next(i for i, each in enumerate(found) if i == len(first) or not same(each, first[i]))
-    assert len(first) // 2 < kept < len(found)
-    assert all(same(*pair) for pair in zip(found[kept:], second, strict=False))
-    ends = [each.details["played"] for part in read_recording(tmp_path / "Breakout" / "1") for each in part.episodes]
+    options: dict[str, Any] = {"agent": "q_learning", "num_steps": 600, "environment": environment}
+    monkeypatch.setattr(SmallPQNPlayer, "played", [])
+    monkeypatch.setattr(SmallPQNPlayer, "num_rollouts", 5)
+    with pytest.raises(KeyboardInterrupt, match="of 50 buffers in"):
+        record_breakout(tmp_path, SmallPQNPlayer, **options)
+    first = list(SmallPQNPlayer.played)
+    SmallPQNPlayer.played.clear()
+    monkeypatch.setattr(SmallPQNPlayer, "num_rollouts", 1000)
+    record_breakout(tmp_path, SmallPQNPlayer, resume=True, **options)
+    second = list(SmallPQNPlayer.played)
+    found = read_episodes(tmp_path)
+    num_kept = next(
+        index
+        for index, episode in enumerate(found)
+        if index == len(first) or not same(episode, first[index], raw_rewards=True)
+    )
+    assert len(first) // 2 < num_kept < len(found)
+    assert all(same(*pair, raw_rewards=True) for pair in zip(found[num_kept:], second, strict=False))
+    sidecars = read_recording(tmp_path / "Breakout" / "1")
+    ends = [episode.details["played"] for sidecar in sidecars for episode in sidecar.episodes]
     assert len(ends) == len(found)
     assert ends == sorted(set(ends))
 
 
-@pytest.mark.parametrize("renames", [0, 1, 9])
-def test_what_fails_after_a_checkpoint_loses_nothing(
-    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+@pytest.mark.parametrize("num_renames", [0, 1, 9])
+def test_failure_after_a_checkpoint_loses_nothing(
+    complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_renames: int
 ) -> None:
-    """The buffers that the checkpoint speaks of are not shown yet, or half of them, when the disk fails."""
-    left, rename = count(renames, -1), Path.rename
+    """The disk fails after a checkpoint was written, while none or some of its buffers are published."""
+    remaining, rename = count(num_renames, -1), Path.rename
 
-    def failing(path: Path, target: Path) -> Path:
-        if "_ckpt." in path.name and next(left) == 0:
+    def failing_rename(path: Path, target: Path) -> Path:
+        if "_ckpt." in path.name and next(remaining) == 0:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         return rename(path, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "rename", failing)
+        patched.setattr(Path, "rename", failing_rename)
         with pytest.raises(OSError, match="Input/output error"):
-            record_here(tmp_path)
-    record_here(tmp_path, resume=True)
-    assert files(tmp_path) == files(undisturbed)
+            record_breakout(tmp_path)
+    record_breakout(tmp_path, resume=True)
+    assert log_files(tmp_path) == log_files(complete)
 
 
-def test_buffers_without_a_checkpoint_are_left_alone(tmp_path: Path) -> None:
-    record_here(tmp_path)
-    there = files(tmp_path)
-    directory = tmp_path / "Breakout" / "1"
-    lost = directory / "replay_logs" / "$store$_action_ckpt.49.gz"
-    content = lost.read_bytes()
-    lost.unlink()
-    with pytest.raises(ReplayFormatError, match=r"action_ckpt.49.gz is missing; copy it back"):
-        record_here(tmp_path, resume=True)
-    (directory / "replay_logs" / ".partial-x").mkdir()
-    (directory / "replay_logs" / ".partial-x" / lost.name).touch()
-    with pytest.raises(ReplayFormatError, match=r"the recorder was killed .* continue the recording with `resume`"):
-        read(tmp_path)
-    shutil.rmtree(directory / "replay_logs" / ".partial-x")
-    lost.write_bytes(content)
-    shutil.rmtree(directory / "checkpoints")
-    with pytest.raises(InputError, match="no checkpoint to go on from; its buffers can be used"):
-        record_here(tmp_path, resume=True)
-    assert files(tmp_path) == there
-
-
-def test_scripted_players_are_recorded_and_resumed(tmp_path: Path) -> None:
-    game, environment = BREAKOUT, EnvironmentConfig.with_max_steps(90, sticky_actions=0.5)
+def test_scripted_player_is_recorded_and_resumed(tmp_path: Path) -> None:
+    environment = EnvironmentConfig.with_max_steps(90, sticky_actions=0.5)
     seed = 3
 
     class Interrupted(ScriptedPlayer):
-        def play(self) -> Any:
-            for number, part in enumerate(super().play()):
-                if number == 6:
-                    raise KeyboardInterrupt
-                yield part
+        def play(self) -> Generator[Rollout, None, None]:
+            yield from islice(super().play(), 6)
+            raise KeyboardInterrupt
 
-    def recorded(player: type[ScriptedPlayer], **options: Any) -> Any:
-        return record_here(
+    def record_scripted(player: type[ScriptedPlayer], **options: Any) -> list[BufferSidecar]:
+        return record_breakout(
             tmp_path,
-            lambda: player(game, environment, seed, 1),
+            lambda: player(BREAKOUT, environment, seed, 1),
             agent="scripted",
             num_steps=1000,
             environment=environment,
@@ -225,172 +173,107 @@ def test_scripted_players_are_recorded_and_resumed(tmp_path: Path) -> None:
             **options,
         )
 
-    with pytest.raises(KeyboardInterrupt, match=r"of 50 buffers are in .*Breakout/1; --resume goes on"):
-        recorded(Interrupted)
-    before = files(tmp_path)
-    buffers = recorded(ScriptedPlayer, resume=True)
-    assert suggest_selection(buffers).method == "all"  # of 90 steps, in buffers of 20 rows
-    assert before.items() <= files(tmp_path).items()
+    with pytest.raises(KeyboardInterrupt, match=r"of 50 buffers in .*Breakout/1; continue with `resume`"):
+        record_scripted(Interrupted)
+    before = log_files(tmp_path)
+    sidecars = record_scripted(ScriptedPlayer, resume=True)
+    assert suggest_selection(sidecars).method == "all"  # episodes of 90 steps do not fit in buffers of 20 rows
+    assert before.items() <= log_files(tmp_path).items()
     played = []
     for index in range(8):
         skill = (index + 0.5) * (5**0.5 - 1) / 2 % 1
-        number = int(np.random.SeedSequence(seed).spawn(index + 1)[index].generate_state(1)[0] >> 1)
-        played.append(play_episode(game, environment, skill, number))
-    found = read(tmp_path)
+        episode_seed = int(np.random.SeedSequence(seed).spawn(index + 1)[index].generate_state(1)[0] >> 1)
+        played.append(play_episode(BREAKOUT, environment, skill, episode_seed))
+    found = read_episodes(tmp_path)
     assert len(found) >= 8
-    assert all(same(*pair) for pair in zip(found, played, strict=False))
-    assert sum(len(buffer.episodes) for buffer in buffers) == len(found)
+    assert all(same(*pair, raw_rewards=True) for pair in zip(found, played, strict=False))
+    assert sum(len(sidecar.episodes) for sidecar in sidecars) == len(found)
+    assert record_scripted(ScriptedPlayer, resume=True)[-1].episodes == sidecars[-1].episodes  # nothing left to do
 
-    assert recorded(ScriptedPlayer, resume=True)[-1].episodes == buffers[-1].episodes  # it is complete
-    log = DopamineLog(tmp_path, "Breakout", 1, 4)
-    out = tmp_path / "store"
-    names = ["NOOP", "FIRE", "RIGHT", "LEFT"]
-    selection = Selection.of("all")
-    build_store(
-        out, log, selection, game="Breakout", action_meanings=names, store_source=StoreSource("dopamine"), show_progress=False
-    )
-    store = TrajectoryStore.open(out)
+    store = build(tmp_path / "store", DopamineLog(tmp_path, "Breakout", 1, 4), "all")
     assert store.metadata.sticky_actions == 0.5
     assert store.metadata.source.recording is not None
     assert store.metadata.source.recording.agent == "scripted"
     assert store.raw_rewards is not None
-    scores = [float(each.raw_rewards.sum()) for each in found if each.raw_rewards is not None]
+    scores = [float(episode.raw_rewards.sum()) for episode in found if episode.raw_rewards is not None]
     assert store.metadata.max_score == max(scores)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 3), st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(0, 2**32))
-def test_steps_of_parallel_games_become_episodes(num_envs: int, blocks: list[int], seed: int) -> None:
-    """Against a recount, step by step."""
-    rng = np.random.default_rng(seed)
-    gathered = EpisodeAssembler(num_envs)
-    running: list[list[Any]] = [[] for _ in range(num_envs)]
-    for steps in blocks:
-        shape = (steps, num_envs)
-        frames = rng.integers(256, size=(*shape, 84, 84), dtype=np.uint8)
-        actions = rng.integers(18, size=shape, dtype=np.uint8)
-        rewards = rng.integers(-9, 10, size=shape).astype(np.float32)
-        terminal, cut = rng.random(shape) < 0.2, rng.random(shape) < 0.1
-        found = gathered.add(frames, actions, rewards, terminal, cut)
-        for t in range(steps):
-            for game in range(num_envs):
-                running[game].append((frames[t, game], actions[t, game], rewards[t, game]))
-                if terminal[t, game] or cut[t, game]:
-                    packed, at = found.pop(0)
-                    ended = packed.unpack()
-                    assert same(CompressedEpisode.pack(ended).unpack(), ended)
-                    expected = [np.array(column) for column in zip(*running[game], strict=True)]
-                    assert at == t * num_envs + game + 1
-                    assert ended.raw_rewards is not None
-                    assert np.array_equal(ended.frames, expected[0])
-                    assert np.array_equal(ended.actions, expected[1])
-                    assert np.array_equal(ended.raw_rewards, expected[2])
-                    assert np.array_equal(ended.rewards, expected[2].clip(-1, 1))
-                    assert ended.terminated == terminal[t, game]
-                    running[game] = []
-        assert not found
-
-
-def test_what_cannot_be_recorded_is_refused(undisturbed: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="num_steps must be at least 250, not 249"):
-        record_here(tmp_path, num_steps=249)
-    for field, value in (("run", -1), ("seed", -1), ("seed", 2**63)):
-        with pytest.raises(InputError, match=f"{field} must (be at least 0|lie between)"):
-            record_here(tmp_path, NumberedEpisodes, **{field: value})
+def test_bad_parameters_are_refused(complete: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="`num_steps` must be at least 250, not 249"):
+        record_breakout(tmp_path, num_steps=249)
+    for name, value in (("run", -1), ("seed", -1), ("seed", 2**63)):
+        with pytest.raises(InputError, match=f"`{name}` must (be at least 0|lie between)"):
+            record_breakout(tmp_path, NumberedEpisodes, **{name: value})
     with pytest.raises(InputError, match="GB free"):
-        record_here(tmp_path, num_steps=10**15)
-    with pytest.raises(InputError, match=r"exists already; choose another --out or --run"):
-        record_here(undisturbed)
-    with pytest.raises(InputError, match=r"other settings: seed \(0 there, 1 now\), epochs \(None there, 2 now\)"):
-        record_here(undisturbed, resume=True, seed=1, settings={"epochs": 2})
+        record_breakout(tmp_path, num_steps=10**15)
+    with pytest.raises(InputError, match=r"exists already; choose another `out` or `run`"):
+        record_breakout(complete)
+    with pytest.raises(InputError, match=r"other settings: seed \(was 0, is 1\), epochs \(was None, is 2\)"):
+        record_breakout(complete, resume=True, seed=1, settings={"epochs": 2})
     (tmp_path / "Breakout" / "1").mkdir(parents=True)
     (tmp_path / "Breakout" / "1" / "thesis.tex").write_text("")
-    with pytest.raises(InputError, match="no recording that could be resumed"):
-        record_here(tmp_path, resume=True)
+    with pytest.raises(InputError, match="is not a recording that can be resumed"):
+        record_breakout(tmp_path, resume=True)
     assert (tmp_path / "Breakout" / "1" / "thesis.tex").exists()
 
 
-def interrupted_after(buffers: int) -> Callable[[], Player]:
+def interrupted_after(num_episodes: int) -> Callable[[], Player]:
     class Interrupted(NumberedEpisodes):
-        def play(self) -> Any:
-            for part in super().play():
-                yield part
-                if self.index > buffers:
+        def play(self) -> Generator[Rollout, None, None]:
+            for rollout in super().play():
+                yield rollout
+                if self.index > num_episodes:
                     raise KeyboardInterrupt
 
     return Interrupted
 
 
-def test_what_is_left_when_it_cannot_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interruption_before_the_first_buffer_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt, match="nothing was kept"):
-        record_here(tmp_path, interrupted_after(0))
+        record_breakout(tmp_path, interrupted_after(0))
     assert not list(tmp_path.iterdir())
 
-    with pytest.raises(KeyboardInterrupt, match="buffers are in"):
-        record_here(tmp_path, interrupted_after(10))
-    there = files(tmp_path)
-    assert 0 < len(there) < 50 * 7
-    assert len(there) % 7 == 0
+
+def test_errors_leave_complete_buffers_and_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interruption, a lock, a full disk and damaged checkpoints, one after the other; then the recording resumes."""
+    with pytest.raises(KeyboardInterrupt, match="of 50 buffers in"):
+        record_breakout(tmp_path, interrupted_after(10))
+    before = log_files(tmp_path)
+    assert 0 < len(before) < 50 * 7
+    assert len(before) % 7 == 0
     with exclusive_lock(tmp_path / "Breakout" / "1", "recording in"):
         with pytest.raises(InputError, match="another command is recording in"):
-            record_here(tmp_path, resume=True)
+            record_breakout(tmp_path, resume=True)
 
-    full = count()
+    num_appended = count()
     append = DopamineLogWriter.append
 
-    def filling(*arguments: Any, **options: Any) -> None:
-        if next(full) == 20:
+    def append_until_full(*arguments: Any, **options: Any) -> None:
+        if next(num_appended) == 20:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path))
         append(*arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(DopamineLogWriter, "append", filling)
+        patched.setattr(DopamineLogWriter, "append", append_until_full)
         with pytest.raises(OSError, match="No space left"):
-            record_here(tmp_path, resume=True)
-    after = files(tmp_path)
-    assert there.items() <= after.items()
+            record_breakout(tmp_path, resume=True)
+    after = log_files(tmp_path)
+    assert before.items() <= after.items()
     assert len(after) % 7 == 0
-    assert len(after) > len(there)
+    assert len(after) > len(before)
 
     checkpoint = next((tmp_path / "Breakout/1/checkpoints").iterdir())
     for name in ("progress.json", "episodes.npz"):
         content = (checkpoint / name).read_bytes()
-        at = len(content) // 2
-        for damage in (content[:at], b"", content[:at] + b"\0\0\0" + content[at + 3 :]):
-            (checkpoint / name).write_bytes(damage)
-            with pytest.raises(InputError, match=r"is damaged .* its buffers can be used"):
-                record_here(tmp_path, resume=True)
+        middle = len(content) // 2
+        for damaged in (content[:middle], b"", content[:middle] + b"\0\0\0" + content[middle + 3 :]):
+            (checkpoint / name).write_bytes(damaged)
+            with pytest.raises(InputError, match=r"is damaged .* its complete buffers can be used"):
+                record_breakout(tmp_path, resume=True)
         (checkpoint / name).write_bytes(content)
-    record_here(tmp_path, resume=True)
-    assert all(same(each, episode(i)) for i, each in enumerate(read(tmp_path)))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"raw_rewards": {"rows": [0], "values": []}}, "contradict each other"),
-        ({"raw_rewards": {"rows": [4, 3], "values": [2, 2]}}, "ascending rows of the buffer"),
-        ({"raw_rewards": {"rows": [40], "values": [2]}}, "ascending rows of the buffer"),
-        ({"raw_rewards": {"rows": [0], "values": [7]}}, "its raw rewards, clipped, are not the rewards of the buffer"),
-        ({"raw_rewards": {"rows": [3], "values": [float("nan")]}}, "contradict each other"),
-        ({"rows": 41}, "it describes 41 rows, but the buffer has 40"),
-        ({"episodes": None}, "TypeError"),
-    ],
-)
-def test_damaged_json_files_are_named(undisturbed: Path, tmp_path: Path, change: Any, message: str) -> None:
-    directory = tmp_path / "Breakout" / "1" / "replay_logs"
-    directory.mkdir(parents=True)
-    for name, content in files(undisturbed).items():
-        (directory / name).write_bytes(content)
-    path = directory / "recording_ckpt.7.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    if message == "its raw rewards, clipped, are not the rewards of the buffer":
-        path = directory / "recording_ckpt.0.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ReplayFormatError, match=rf"recording_ckpt.\d.json is damaged .*{message}.*copy it again"):
-        read(tmp_path)
-    path.write_text("{")
-    with pytest.raises(ReplayFormatError, match="copy it again"):
-        read(tmp_path)
-    path.unlink()
-    assert all(each.raw_rewards is None for each in read(tmp_path))
+    record_breakout(tmp_path, resume=True)
+    assert all(
+        same(episode, numbered_episode(index), raw_rewards=True)
+        for index, episode in enumerate(read_episodes(tmp_path))
+    )

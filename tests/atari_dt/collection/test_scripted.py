@@ -1,3 +1,7 @@
+"""Scripted policies and the stores that they fill, against the emulator."""
+
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +11,17 @@ from atari_dt.collection.scripted import collect, play_episode
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.vector_env import AleVectorEnv
 from atari_dt.games.catalogue import find_game
-from replay_data import InputError
+from replay_data import InputError, TrajectoryStore
 from replay_data.episode import Episode
+
+SEED = 1
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
+    """Several episodes of Breakout, played by one worker process."""
+    out = tmp_path_factory.mktemp("stores") / "collected"
+    return collect(find_game("Breakout"), 900, out, seed=SEED, num_workers=1, show_progress=False)
 
 
 @pytest.mark.parametrize(("name", "best", "worst"), [("Breakout", 20, 8), ("Pong", 1, -18)])
@@ -27,32 +40,27 @@ def score(episode: Episode) -> float:
     return float(episode.raw_rewards.sum())
 
 
-def test_the_store_holds_what_the_game_shows(tmp_path: Path) -> None:
-    """The first episode's actions, replayed through ALE's vector environment, give the frames and points stored."""
-    game = find_game("Breakout")
-    store = collect(game, 100, tmp_path / "store", seed=3, num_workers=1, show_progress=False)
-    assert store.raw_rewards is not None
-    assert len(store) >= 100
-    games = AleVectorEnv(game, 1, EnvironmentConfig())
-    seed = int(np.random.SeedSequence(3).spawn(1)[0].generate_state(1)[0] >> 1)
-    state = games.reset(np.array([seed]))
-    for step in range(store.episode_ends[0]):
-        assert (store.state(step) == state[0]).all()
-        state, rewards, ended = games.step(store.actions[[step]].astype(np.int64))
-        assert store.raw_rewards[step] == rewards[0]
-        assert ended[0] == (step == store.episode_ends[0] - 1)
+def test_store_holds_what_the_emulator_shows(collected: TrajectoryStore) -> None:
+    """The actions of the first episode, replayed in ALE's vector environment, give the stored frames and rewards."""
+    assert collected.raw_rewards is not None
+    assert len(collected) >= 900
+    env = AleVectorEnv(find_game("Breakout"), 1, EnvironmentConfig())
+    episode_seed = int(np.random.SeedSequence(SEED).spawn(1)[0].generate_state(1)[0] >> 1)
+    state = env.reset(np.array([episode_seed]))
+    for step in range(collected.episode_ends[0]):
+        assert (collected.state(step) == state[0]).all()
+        state, rewards, done = env.step(collected.actions[[step]].astype(np.int64))
+        assert collected.raw_rewards[step] == rewards[0]
+        assert done[0] == (step == collected.episode_ends[0] - 1)
 
 
-def test_a_seed_gives_the_same_bytes_whatever_the_number_of_workers(tmp_path: Path) -> None:
-    game = find_game("Breakout")
-    digests = [
-        collect(game, 900, tmp_path / str(workers), seed=1, num_workers=workers, show_progress=False).digest
-        for workers in (1, 3)
-    ]
-    assert digests[0] == digests[1]
+def test_same_seed_gives_the_same_bytes_for_any_number_of_workers(collected: TrajectoryStore, tmp_path: Path) -> None:
+    assert collected.num_episodes >= 3
+    parallel = collect(find_game("Breakout"), 900, tmp_path / "parallel", seed=SEED, num_workers=3, show_progress=False)
+    assert parallel.digest == collected.digest
 
 
-def test_games_without_a_player_are_refused(tmp_path: Path) -> None:
+def test_bad_parameters_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Breakout and Pong"):
         collect(find_game("Qbert"), 100, tmp_path / "store")
     with pytest.raises(InputError, match="at least 1"):
