@@ -112,6 +112,10 @@ def _add_comparisons(report: ReportDocument, groups: Sequence[RunGroup]) -> None
                 main=True,
             )
         report.figure("benchmark", "Scores of each method", benchmark_figure(groups))
+        report.paragraph(
+            "Points are the mean scores of the seeds. Dashes are interquartile means over all episodes, and bars their "
+            "95% intervals."
+        )
     for (game, method), members in by_method.items():
         if len({group.context_length for group in members}) == len(members) > 1:
             report.heading(f"Context length: {method} in {game.name}")
@@ -124,16 +128,18 @@ def _add_comparisons(report: ReportDocument, groups: Sequence[RunGroup]) -> None
             )
             name = f"context-length-{game.name}-{method}".replace("%", "").replace(" ", "-")
             report.figure(name, "Score and validation loss over the context length", ablation_figure(members))
+            report.paragraph("Points are the mean scores and the validation losses of the seeds.")
 
 
 def _add_scores(report: ReportDocument, groups: Sequence[RunGroup]) -> None:
     report.heading("Scores")
     report.table(
         score_rows(groups),
-        "Scores in points, mean ± standard deviation of the seeds' means. IQM: interquartile mean over all episodes, "
-        "with its 95% interval. Normalized %: mean score in percent of the way from a random policy to a human player, "
-        "with the paper's random and gamer scores where it has the game, and otherwise with those of the table of 57 "
-        "games.",
+        "DT: Decision Transformer. BC: behavior cloning. 10%BC: behavior cloning of the best episodes that make up 10% "
+        "of the steps. Target return: in parentheses as a multiple of the dataset's largest return. Score: in points, "
+        "mean ± standard deviation of the seeds' means. IQM: interquartile mean over all episodes, with its 95% "
+        "interval. Normalized %: mean score in percent of the way from a random policy to a human player, with the "
+        "paper's random and gamer scores where it has the game, and otherwise with those of the table of 57 games.",
         main=len(_groups_by_method(groups)) > 1 or not report.tables,
     )
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from replay_data.storage.atomic import atomic_write
 
@@ -54,7 +55,7 @@ def main(directory: Path) -> None:
     from ray.cluster_utils import Cluster
 
     (directory / "ray").mkdir()  # Ray writes a file there before it makes the directory
-    options = {
+    options: dict[str, Any] = {
         "num_cpus": 1,
         "object_store_memory": 80_000_000,
         "include_log_monitor": False,

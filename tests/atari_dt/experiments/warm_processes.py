@@ -42,7 +42,7 @@ def _release_descriptors() -> None:
     The descriptors stay in use, because file objects of the parent close them when they are collected.
     """
     null = os.open(os.devnull, os.O_RDWR)
-    for name in os.listdir("/proc/self/fd"):
+    for name in os.listdir("/dev/fd"):
         if (descriptor := int(name)) > 2 and descriptor != null:
             os.dup2(null, descriptor, inheritable=False)
 
