@@ -27,7 +27,7 @@ from replay_data.storage.processes import available_cores
 
 _IDLE = -1  # in place of an episode's index, for an environment that plays none
 
-_SECONDS_BETWEEN_UPDATES = 0.5
+_SECONDS_BETWEEN_REFRESHES = 0.5
 
 
 def evaluate(
@@ -149,7 +149,7 @@ def evaluate_policy(
     actions = np.zeros(env.num_envs, dtype=np.int64)
     final_scores: list[float] = []
     num_steps = 0
-    start = last_update = time.perf_counter()
+    start = last_refresh = time.perf_counter()
     with ProgressBar(
         total=len(queue), unit="episode", desc=f"evaluating {env.game.name}", disable=not show_progress
     ) as bar:
@@ -173,10 +173,10 @@ def evaluate_policy(
             finished = active[done[active]]
             final_scores.extend(queue.scores[playing[finished]])
             playing[finished] = _IDLE
-            if len(finished) or time.perf_counter() > last_update + _SECONDS_BETWEEN_UPDATES:
-                last_update = time.perf_counter()
+            if len(finished) or time.perf_counter() > last_refresh + _SECONDS_BETWEEN_REFRESHES:
+                last_refresh = time.perf_counter()
                 mean = f", mean score {np.mean(final_scores):.1f}" if final_scores else ""
-                bar.set_postfix_str(f"{num_steps / (last_update - start):.0f} steps/s{mean}", refresh=False)
+                bar.set_postfix_str(f"{num_steps / (last_refresh - start):.0f} steps/s{mean}", refresh=False)
                 bar.update(len(finished))
                 bar.refresh()
     return queue.results()
