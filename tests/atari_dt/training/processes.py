@@ -1,0 +1,108 @@
+"""Train in child processes that start fast: they are forked from a server that has imported PyTorch."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import socket
+import sys
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.training import ContextLoader, TrainingStopped, loop, metrics, train
+from replay_data import InputError, TrajectoryStore
+
+SCRIPTS = Path(__file__).parents[3] / "scripts"
+
+SMALL = ModelConfig(context_length=3, num_layers=1, num_heads=2, embed_dim=16, dropout=0.0)
+DROPOUT = ModelConfig(context_length=3, num_layers=1, num_heads=2, embed_dim=16, dropout=0.2)
+
+INPUT_ERROR, STOPPED = 3, 4
+"""Exit statuses of `train_as_rank`."""
+
+# PyTorch refuses to compute gradients in a fork of a process that has computed some, such as the test process. The
+# server never computes any.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["torch._dynamo", "torch.utils.tensorboard", __name__])
+
+
+def start(target: Callable[..., None], *arguments: object) -> ForkServerProcess:
+    """Call a function in a child process."""
+    process = _CONTEXT.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def join(processes: list[ForkServerProcess]) -> list[int | None]:
+    """Wait until processes end, kill those that hang, and return the exit statuses."""
+    for process in processes:
+        process.join(timeout=120)
+        process.kill()
+    return [process.exitcode for process in processes]
+
+
+def _prepare() -> None:
+    """Use one thread, and skip the measurements behind ``mfu``, which take longer than these runs train."""
+    torch.set_num_threads(1)
+    loop.flops_per_context = lambda *_: 1  # type: ignore[attr-defined]
+    metrics.matmul_peak = lambda *_: 1.0  # type: ignore[attr-defined]
+
+
+def train_in_child(data: Path, out: Path, model_config: ModelConfig, config: TrainingConfig) -> None:
+    """Train, or resume a run, in this child process."""
+    _prepare()
+    train(TrajectoryStore.open(data), out, model_config, config, resume=True, show_progress=False)
+
+
+def run_script(name: str, arguments: list[str], output: Path) -> None:
+    """Run a command in this child process, with standard output and error in ``output.out`` and ``output.err``."""
+    for stream, suffix in ((1, ".out"), (2, ".err")):
+        os.dup2(os.open(output.with_suffix(suffix), os.O_WRONLY | os.O_CREAT), stream)
+    sys.argv = [name, *arguments]
+    runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+
+
+def start_group(
+    store: TrajectoryStore, out: Path, config: TrainingConfig | list[TrainingConfig], model_config: ModelConfig = SMALL
+) -> list[ForkServerProcess]:
+    """Start two processes that train together, as ``torchrun`` does; each may have its own config."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    configs = config if isinstance(config, list) else [config, config]
+    return [start(train_as_rank, rank, port, store.path, out, configs[rank], model_config) for rank in range(2)]
+
+
+def train_as_rank(
+    rank: int, port: int, data: Path, out: Path, config: TrainingConfig, model_config: ModelConfig
+) -> None:
+    """Train as one of two processes; write the steps of each of its batches to ``OUT.RANK.npz``."""
+    _prepare()
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    sampled: list[np.ndarray] = []
+    batch = ContextLoader.batch
+
+    def record(self: ContextLoader, steps: np.ndarray) -> object:
+        sampled.append(steps)
+        return batch(self, steps)
+
+    ContextLoader.batch = record  # type: ignore[method-assign, assignment]
+    try:
+        train(TrajectoryStore.open(data), out, model_config, config, resume=True, show_progress=False)
+    except InputError:
+        sys.exit(INPUT_ERROR)
+    except TrainingStopped:
+        sys.exit(STOPPED)
+    np.savez(out.with_name(f"{out.name}.{rank}.npz"), *sampled)

@@ -1,0 +1,39 @@
+"""Weight decay and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.model import DecisionTransformer
+from atari_dt.training.optimizer import learning_rate_multiplier, make_optimizer
+
+
+def test_the_schedule_is_that_of_the_paper() -> None:
+    """Warm-up over 512·20 tokens, cosine to a tenth at 2·(500,000)·3·30 tokens, 128·30 tokens per update."""
+    warmup, final = 512 * 20, 2 * 500_000 * 3 * 30
+    for update in [1, 2, 3, 100, 5_000, 15_000, 19_530]:
+        tokens = update * 128 * 30
+        if tokens < warmup:
+            expected = tokens / warmup
+        else:
+            expected = max(0.1, 0.5 * (1 + math.cos(math.pi * (tokens - warmup) / (final - warmup))))
+        assert learning_rate_multiplier(tokens, warmup, final) == pytest.approx(expected)
+    assert learning_rate_multiplier(warmup, warmup, final) == 1
+    assert learning_rate_multiplier((warmup + final) // 2, warmup, final) == pytest.approx(0.5, abs=1e-6)
+    for tokens in (final, 2 * final, 3 * final):
+        assert learning_rate_multiplier(tokens, warmup, final) == 0.1
+
+
+def test_weight_decay_applies_only_to_linear_and_convolution_weights() -> None:
+    model = DecisionTransformer(ModelConfig(), num_actions=4, max_timestep=100)
+    decayed, undecayed = make_optimizer(model, TrainingConfig()).param_groups
+    assert (decayed["weight_decay"], undecayed["weight_decay"]) == (0.1, 0)
+    assert decayed["betas"] == (0.9, 0.95)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert len(decayed["params"]) + len(undecayed["params"]) == len(names)
+    assert all(parameter.dim() >= 2 for parameter in decayed["params"])
+    undecayed_matrices = {names[id(p)] for p in undecayed["params"] if p.dim() >= 2}
+    assert undecayed_matrices == {"action_embedding.weight", "position_embedding", "timestep_embedding"}
