@@ -53,7 +53,8 @@ def main(
     from atari_dt.collection.rollout import Player
     from atari_dt.collection.scripted import ScriptedPlayer
 
-    found, environment = find_game(game), EnvironmentConfig.with_max_steps(max_steps, sticky_actions=sticky_actions)
+    played_game = find_game(game)
+    environment = EnvironmentConfig.with_max_steps(max_steps, sticky_actions=sticky_actions)
     if agent == "scripted" and learning != PQNConfig():
         raise InputError("the options of q_learning do not apply to scripted players; leave them out")
     if agent == "q_learning" and num_workers is not None:
@@ -72,11 +73,11 @@ def main(
 
     def make_player() -> Player:
         if agent == "scripted":
-            return ScriptedPlayer(found, environment, seed, num_workers)
-        return PQNPlayer(found, environment, num_steps, learning, seed)
+            return ScriptedPlayer(played_game, environment, seed, num_workers)
+        return PQNPlayer(played_game, environment, num_steps, learning, seed)
 
     buffers = record(
-        found,
+        played_game,
         make_player,
         out,
         agent=agent,
@@ -89,9 +90,9 @@ def main(
     )
     from atari_dt.rendering.replay_summary import disk_usage, replay_figure, replay_table, suggest_selection
 
-    directory = out / found.name / str(run)
+    directory = out / played_game.name / str(run)
     size, bytes_per_row = disk_usage(directory / "replay_logs", buffers)
-    atomic_write(directory / "returns.png", replay_figure(found, buffers))
+    atomic_write(directory / "returns.png", replay_figure(played_game, buffers))
     print(replay_table(buffers))
     rows = buffers[0].rows
     print(
@@ -103,8 +104,8 @@ def main(
     if selection.method == "even":
         options += f" --num-steps {selection.num_steps}"
     print(
-        f"next:   python scripts/build_dataset.py --source dopamine --path {shlex.quote(str(out))} --game {found.name} "
-        f"--run {run} {options} --out data/{found.name.lower()}"
+        f"next:   python scripts/build_dataset.py --source dopamine --path {shlex.quote(str(out))} "
+        f"--game {played_game.name} --run {run} {options} --out data/{played_game.name.lower()}"
     )
 
 

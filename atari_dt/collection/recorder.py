@@ -27,7 +27,6 @@ import numpy as np
 from atari_dt.collection.buffer_writer import BufferWriter
 from atari_dt.collection.recorder_checkpoint import (
     CHECKPOINTS_DIRECTORY,
-    FORMAT_VERSION,
     LOGS_DIRECTORY,
     RECORDING_FILE,
     RecorderCheckpoint,
@@ -41,7 +40,7 @@ from atari_dt.environment.rom import rom_sha256
 from atari_dt.games.catalogue import Game
 from replay_data import InputError
 from replay_data.errors import summarize_error
-from replay_data.json_fields import Scalar
+from replay_data.json_fields import Scalar, read_object
 from replay_data.recording import Recording
 from replay_data.sources.dopamine_format import NUM_BUFFERS, PADDING
 from replay_data.sources.dopamine_sidecar import BufferSidecar
@@ -50,7 +49,9 @@ from replay_data.storage.atomic import atomic_write, sync
 from replay_data.storage.locks import exclusive_lock
 from replay_data.storage.paths import check_free_space
 
-BYTES_PER_STEP = 250  # an upper bound: compressed frames of no measured game take more
+RECORDING_FORMAT_VERSION = 2  # of recording.json
+
+BYTES_PER_STEP = 250  # upper bound: the compressed frames of every measured game take less
 
 
 def record(
@@ -69,8 +70,8 @@ def record(
 ) -> list[BufferSidecar]:
     """Record a player until 50 buffers of ``num_steps // 50`` rows are full.
 
-    Episodes follow one another in the order in which they ended. The last one is cut where the log ends, and episodes
-    that are still being played then are dropped.
+    The log holds whole episodes, one after another, in the order in which they ended. The last one stops where the log
+    ends, and episodes that are still being played then are dropped.
 
     Args:
         game: The game.
@@ -203,7 +204,10 @@ def _check_recording(directory: Path, recording: Recording, resume: bool) -> Non
             f"{directory} exists already; choose another `out` or `run`, delete it, or continue it with `resume`"
         )
     try:
-        saved = Recording.from_json(json.loads(path.read_text()))
+        content = read_object(json.loads(path.read_text()))
+        if (version := content.get("format_version", 1)) not in (1, RECORDING_FORMAT_VERSION):
+            raise ValueError(f"format version {version} is newer than {RECORDING_FORMAT_VERSION}")
+        saved = Recording.from_json(content)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{directory} is not a recording that can be resumed: {path.name} is missing or damaged "
@@ -225,7 +229,7 @@ def _recording_directory(directory: Path, recording: Recording) -> Iterator[None
     with exclusive_lock(directory, "recording in"):
         try:
             if not (directory / RECORDING_FILE).exists():
-                content = {"format_version": FORMAT_VERSION, **recording.to_json()}
+                content = {"format_version": RECORDING_FORMAT_VERSION, **recording.to_json()}
                 atomic_write(directory / RECORDING_FILE, json.dumps(content, indent=2) + "\n")
             for name in (LOGS_DIRECTORY, CHECKPOINTS_DIRECTORY):
                 (directory / name).mkdir(exist_ok=True)

@@ -66,8 +66,8 @@ def replay_figure(game: Game, buffers: Sequence[BufferSidecar]) -> bytes:
 def suggest_selection(buffers: Sequence[BufferSidecar]) -> Selection:
     """Return a selection that suits the recording.
 
-    It takes a third of the rows, at most the paper's 500,000 steps, evenly from all buffers. If whole episodes of some
-    buffer do not have that many steps, it takes all episodes instead.
+    The selection is a number of steps, the same from every buffer: a third of the rows, at most the paper's 500,000. If
+    the whole episodes of some buffer have fewer steps than its share, the selection is all episodes.
     """
     share = min(500_000 // len(buffers), buffers[0].rows // 3)
     steps_of_whole_episodes = [

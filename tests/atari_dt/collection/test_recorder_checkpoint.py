@@ -61,6 +61,12 @@ def test_version_1_recording_is_resumed(tmp_path: Path) -> None:
     shutil.copytree(VERSION_1, tmp_path / "old")
     with pytest.raises(InputError, match=r"other settings: num_envs \(was 4, is 5\)"):
         record_breakout(tmp_path / "old", GrayEpisodes, settings=settings | {"num_envs": 5}, resume=True, **options)
+    recording_path = tmp_path / "old" / "Breakout" / "1" / "recording.json"
+    content = recording_path.read_text()
+    recording_path.write_text(json.dumps(json.loads(content) | {"format_version": 3}))
+    with pytest.raises(InputError, match=r"not a recording that can be resumed.*format version 3 is newer than 2"):
+        record_breakout(tmp_path / "old", GrayEpisodes, settings=settings, resume=True, **options)
+    recording_path.write_text(content)
     record_breakout(tmp_path / "old", GrayEpisodes, settings=settings, resume=True, **options)
 
     old, new = log_files(tmp_path / "old"), log_files(tmp_path / "new")
