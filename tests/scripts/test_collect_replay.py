@@ -42,7 +42,7 @@ def test_collect_replay_sums_up_what_it_recorded(
     assert sum(number * mean for number, mean in of_tenths) / len(scores) == pytest.approx(np.mean(scores), abs=0.06)
     assert max(float(line[5]) for line in table) == max(scores)
     size = sum(path.stat().st_size for path in log.iterdir())
-    assert f"50 buffers of 60 rows, {size / 1e6:,.0f} MB, {size / 3000:.0f} bytes a row" in printed
+    assert f"50 buffers of 60 rows, {size / 1e6:,.0f} MB, {size / 3000:.0f} bytes per row" in printed
     picture = cv2.imread(str(log.parent / "returns.png"))
     assert picture is not None
     assert picture.std() > 10
@@ -63,20 +63,20 @@ def test_collect_replay_sums_up_what_it_recorded(
     ("options", "message"),
     [
         ("--game Breakot --out {tmp}/new", "unknown game 'Breakot'; did you mean Breakout"),
-        ("--agent scripted --game Qbert --out {tmp}/new", "no scripted player for Qbert"),
-        ("--num-steps 0 --out {tmp}/new", "num_steps must be at least 250, not 0"),
-        ("--seed -1 --out {tmp}/new", "seed must lie between 0 and"),
-        ("--agent scripted --num-workers 0 --out {tmp}/new", "num_workers must be at least 1 and at"),
-        ("--agent scripted --num-workers 5000 --out {tmp}/new", "and at most"),
-        ("--agent scripted --num-envs 8 --out {tmp}/new", "mean nothing to scripted players"),
-        ("--num-workers 2 --out {tmp}/new", "--num-envs says how many games q_learning plays"),
+        ("--agent scripted --game Qbert --out {tmp}/new", "there is no scripted policy for Qbert"),
+        ("--num-steps 0 --out {tmp}/new", "--num-steps must be at least 250, not 0"),
+        ("--seed -1 --out {tmp}/new", "--seed must lie between 0 and"),
+        ("--agent scripted --num-workers 0 --out {tmp}/new", "--num-workers must lie between 1 and"),
+        ("--agent scripted --num-workers 5000 --out {tmp}/new", "cores, not 5000"),
+        ("--agent scripted --num-envs 8 --out {tmp}/new", "do not apply to scripted players"),
+        ("--num-workers 2 --out {tmp}/new", "set the number of environments with --num-envs"),
         ("--num-envs 3 --minibatch-size 128 --out {tmp}/new", "--minibatch-size (128) must divide --num-envs"),
         ("--device tpu --out {tmp}/new", "there is no device 'tpu' here"),
         ("--num-steps 99999999999 --out {tmp}/new", "Breakout/1 needs 25000.0 GB, but"),
         ("--sticky-actions 2 --out {tmp}/new", "--sticky-actions must be a probability"),
         ("--out {log}", "/Breakout/1 exists already; choose another --out or --run"),
-        ("--resume --out {log}", "is no recording that could be resumed"),
-        ("--out {store}/metadata.json/x", "Not a directory; check that the path is right"),
+        ("--resume --out {log}", "is not a recording that can be resumed"),
+        ("--out {store}/metadata.json/x", "Not a directory; check the path"),
     ],
 )
 def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str) -> None:

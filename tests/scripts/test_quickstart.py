@@ -41,7 +41,7 @@ def test_quickstart_reports_what_it_promises(
         assert json.loads((out / "attention" / "attention.json").read_text())["seed"] == seed
     assert (out / "quickstart.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    assert f"the earlier quickstart is now {out}.1" in printed
+    assert f"the output of the previous quickstart is now in {out}.1" in printed
     earlier = tmp_path / "quickstart.1"
     assert (earlier / "notes.txt").read_text() == "mine"
     assert TrajectoryStore.open(earlier / "data").metadata.source.details["seed"] == 5
@@ -52,13 +52,13 @@ def test_quickstart_reports_what_it_promises(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("", "not made by a quickstart"),
+        ("", "is not the output of a quickstart"),
         ("--max-steps 0", "--max-steps must be between 1 and 27000, not 0"),
-        ("--max-steps 9", "max_steps must be at least 10, the context length"),
+        ("--max-steps 9", "--max-steps must be at least 10, the context length"),
         ("--updates 0", "--max-updates must be at least 1"),
-        ("--episodes 0", "at least 1 episode"),
+        ("--episodes 0", "--episodes must be at least 1, not 0"),
         ("--seed -1", "--seed must be between 0"),
-        ("--num-steps 31", "num_steps must be at least 32"),
+        ("--num-steps 31", "--num-steps must be at least 32"),
     ],
 )
 def test_quickstart_refuses_before_it_touches_anything(
