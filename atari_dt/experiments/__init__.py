@@ -1,1 +1,1 @@
-"""Runs, and what is reported of them."""
+"""Runs, sweeps of runs, and their reports."""

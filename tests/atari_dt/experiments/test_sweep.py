@@ -32,6 +32,7 @@ from tests.atari_dt.experiments.warm_processes import WarmPopen
 
 ROOT = Path(__file__).parents[3]
 LENGTHS, SEEDS = (1, 3), (1,)
+UPDATES, UPDATES_PER_LINE = 16, 2
 TIMEOUT = 120  # seconds
 
 
@@ -41,9 +42,9 @@ def base(readable_store: TrajectoryStore) -> RunConfig:
     training = TrainingConfig(
         batch_size=8,
         warmup_tokens=8 * 2 * 30,  # two updates
-        max_updates=40,
-        checkpoint_every=5,
-        log_every=5,
+        max_updates=UPDATES,
+        checkpoint_every=UPDATES_PER_LINE,
+        log_every=UPDATES_PER_LINE,
         precision="fp32",
         device="cpu",
         validation_fraction=0.2,
@@ -143,11 +144,11 @@ def check_table(table: str, expected: list[RunResult]) -> None:
     """Check the printed table, and the runs it shows, against the undisturbed results, K = 1 first."""
     rows = [line.split() for line in table.splitlines()[2:4]]
     for row, length, result in zip(rows, LENGTHS, expected, strict=True):
-        assert result.config.training.final_tokens == 40 * 8 * length
+        assert result.config.training.final_tokens == UPDATES * 8 * length
         assert result.config.training.warmup_tokens == 8 * 2 * length
         assert row[:3] == [str(length), "1", f"{np.mean(result.targets[0].scores):.1f}"]
         assert f"{result.curve[-1].validation_loss:.3f}" in row
-        assert [point.update for point in result.curve] == list(range(5, 41, 5))
+        assert [point.update for point in result.curve] == list(range(UPDATES_PER_LINE, UPDATES + 1, UPDATES_PER_LINE))
 
 
 def test_the_error_message_of_a_run_is_the_reason_of_its_failure() -> None:
