@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
@@ -9,6 +10,18 @@ Scalar: TypeAlias = str | int | float | bool | None
 
 T = TypeVar("T", str, int, float, bool)
 V = TypeVar("V")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: If the text is not JSON, or is nested too deeply to be parsed.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def read_object(content: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from replay_data.errors import InputError, summarize_error
 from replay_data.json_fields import (
     Scalar,
     convert,
+    parse_json,
     read_field,
     read_list,
     read_mapping,
@@ -251,11 +252,11 @@ def read_metadata(path: Path) -> StoreMetadata:
             "build_dataset.py"
         )
     try:
-        content = json.loads(file.read_bytes())
+        content = parse_json(file.read_bytes())
         version = read_field(content, "format_version", int)
         if version in (1, FORMAT_VERSION):
             return StoreMetadata.from_json(content)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         reason = f"{file.name} cannot be read ({type(error).__name__}: {summarize_error(error)})"
         raise mismatch_error(path, reason) from error
     raise InputError(

@@ -40,7 +40,7 @@ from atari_dt.environment.rom import rom_sha256
 from atari_dt.games.catalogue import Game
 from replay_data import InputError
 from replay_data.errors import summarize_error
-from replay_data.json_fields import Scalar, read_object
+from replay_data.json_fields import Scalar, parse_json, read_object
 from replay_data.recording import Recording
 from replay_data.sources.dopamine_format import NUM_BUFFERS, PADDING
 from replay_data.sources.dopamine_sidecar import BufferSidecar
@@ -102,7 +102,7 @@ def record(
     if run < 0:
         raise InputError(f"`run` must be at least 0, not {run}")
     if not 0 <= seed < 2**63:
-        raise InputError(f"`seed` must lie between 0 and 2**63 - 1, not {seed}")
+        raise InputError(f"`seed` must be between 0 and 2**63 - 1, not {seed}")
     directory = out / game.name / str(run)
     recording = Recording(
         agent=agent,
@@ -204,7 +204,7 @@ def _check_recording(directory: Path, recording: Recording, resume: bool) -> Non
             f"{directory} exists already; choose another `out` or `run`, delete it, or continue it with `resume`"
         )
     try:
-        content = read_object(json.loads(path.read_text()))
+        content = read_object(parse_json(path.read_text()))
         if (version := content.get("format_version", 1)) not in (1, RECORDING_FORMAT_VERSION):
             raise ValueError(f"format version {version} is newer than {RECORDING_FORMAT_VERSION}")
         saved = Recording.from_json(content)

@@ -21,7 +21,7 @@ from isal import isal_zlib
 from atari_dt.collection.rollout import CompressedEpisode, FinishedEpisode
 from replay_data import InputError
 from replay_data.errors import summarize_error
-from replay_data.json_fields import read_field, read_object, read_optional_field
+from replay_data.json_fields import parse_json, read_field, read_object, read_optional_field
 from replay_data.storage.atomic import atomic_directory
 
 FORMAT_VERSION = 2
@@ -113,7 +113,7 @@ class RecorderCheckpoint:
         path = paths[-1]
         try:
             episodes = _read_episodes(path / _EPISODES_FILE)
-            content = json.loads((path / _PROGRESS_FILE).read_text())
+            content = parse_json((path / _PROGRESS_FILE).read_text())
             return cls.from_json(content, episodes, (path / _PLAYER_FILE).read_bytes())
         except _READING_ERRORS as error:
             raise InputError(

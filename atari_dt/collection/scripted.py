@@ -254,7 +254,7 @@ def _check(game: Game, num_workers: int | None) -> int:
     num_workers = cores if num_workers is None else num_workers
     maximum = max(8, 2 * cores)
     if not 1 <= num_workers <= maximum:
-        raise InputError(f"`num_workers` must lie between 1 and {maximum} on {cores} cores, not {num_workers}")
+        raise InputError(f"`num_workers` must be between 1 and {maximum} on {cores} cores, not {num_workers}")
     return num_workers
 
 

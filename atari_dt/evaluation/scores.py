@@ -7,7 +7,6 @@ British spelling in some keys; it is still read.
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from atari_dt.games.published_scores import PaperScores
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.reported_evaluation import ReportedEvaluation
 from replay_data.errors import InputError, summarize_error
+from replay_data.json_fields import parse_json
 
 FORMAT_VERSION = 2
 
@@ -347,7 +347,7 @@ def read_scores(path: Path) -> EvaluationScores:
         InputError: If the file cannot be read or is malformed.
     """
     try:
-        return EvaluationScores.from_json(json.loads(path.read_text()))
+        return EvaluationScores.from_json(parse_json(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
         reason = f"{type(error).__name__}: {summarize_error(error)}"
         raise InputError(f"{path} holds no scores ({reason}); write it with scripts/evaluate.py and `out`") from error

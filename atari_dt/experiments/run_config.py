@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.evaluation.protocol import PROTOCOLS, ProtocolName
 from replay_data import InputError
 from replay_data.errors import summarize_error
-from replay_data.json_fields import read_field, read_object
+from replay_data.json_fields import parse_json, read_field, read_object
 
 FORMAT_VERSION = 2
 """Version of ``experiment.json``, ``result.json``, ``costs.json`` and ``failure.json``."""
@@ -159,7 +158,7 @@ def read_run_config(directory: Path) -> RunConfig:
     """
     path = directory / "experiment.json"
     try:
-        return RunConfig.from_json(json.loads(path.read_text()))
+        return RunConfig.from_json(parse_json(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError, InputError) as error:
         raise InputError(
             f"{directory} is not a run: its {path.name} cannot be read ({type(error).__name__}: "

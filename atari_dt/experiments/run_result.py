@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.training.training_run import Hardware
 from replay_data import InputError
 from replay_data.errors import summarize_error
-from replay_data.json_fields import convert, read_field, read_list, read_mapping, read_optional_field
+from replay_data.json_fields import convert, parse_json, read_field, read_list, read_mapping, read_optional_field
 from replay_data.store_metadata import StoreSource
 
 
@@ -226,7 +225,7 @@ def read_failure(directory: Path) -> RunFailure | None:
     if (directory / "result.json").exists():
         return None
     try:
-        return RunFailure.from_json(json.loads((directory / "failure.json").read_text()))
+        return RunFailure.from_json(parse_json((directory / "failure.json").read_text()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
@@ -239,7 +238,7 @@ Content = TypeVar("Content", RunResult, RunCosts)
 def _read(directory: Path, name: str, from_json: Callable[[Any], Content]) -> Content:
     path = directory / name
     try:
-        return from_json(json.loads(path.read_text()))
+        return from_json(parse_json(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError, InputError) as error:
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}: {summarize_error(error)}); remove "

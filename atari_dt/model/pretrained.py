@@ -20,6 +20,7 @@ from atari_dt.model.original_checkpoint import read_original_checkpoint
 from atari_dt.model.reported_evaluation import ReportedEvaluation
 from replay_data import InputError
 from replay_data.errors import summarize_error
+from replay_data.json_fields import parse_json
 from replay_data.storage.atomic import atomic_directory
 
 CHECKPOINT_FILES = ("config.json", "model.safetensors")
@@ -128,7 +129,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
     def _read(cls: type[Model], path: Path) -> Model:
         """Load the checkpoint directory ``path``."""
         try:
-            content = json.loads((path / "config.json").read_text())
+            content = parse_json((path / "config.json").read_text())
             version = content["format_version"]
             if version in (1, CHECKPOINT_FORMAT):
                 config = CheckpointConfig.from_json(content)

@@ -17,6 +17,7 @@ from atari_dt.training.distributed import ProcessGroup
 from replay_data import InputError
 from replay_data.contexts import IntArray
 from replay_data.errors import summarize_error
+from replay_data.json_fields import parse_json
 from replay_data.storage.atomic import atomic_write
 
 FILE_NAME = "metrics.jsonl"
@@ -87,7 +88,7 @@ def read_metrics(directory: Path) -> list[MetricsLine]:
     """
     path = directory / FILE_NAME
     try:
-        return [MetricsLine.from_json(json.loads(line)) for line in path.read_text().splitlines()]
+        return [MetricsLine.from_json(parse_json(line)) for line in path.read_text().splitlines()]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}: {summarize_error(error)}); resume the training, which "
@@ -191,6 +192,6 @@ class MetricsLogger:
 def _update_of(line: bytes) -> int:
     """Return the update of a line of ``metrics.jsonl``, or 0 if the line is damaged or cut off."""
     try:
-        return int(json.loads(line)["update"]) if line.endswith(b"\n") else 0
+        return int(parse_json(line)["update"]) if line.endswith(b"\n") else 0
     except (ValueError, KeyError, TypeError):
         return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 import platform
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import torch
 from atari_dt.config import ModelConfig, TrainingConfig
 from replay_data import InputError
 from replay_data.errors import summarize_error
+from replay_data.json_fields import parse_json
 from replay_data.storage.processes import available_cores
 
 FILE_NAME = "config.json"
@@ -117,7 +117,7 @@ def read_training_run(directory: Path) -> TrainingRun:
         InputError: If the directory has no such file, or the file is malformed.
     """
     try:
-        return TrainingRun.from_json(json.loads((directory / FILE_NAME).read_text()))
+        return TrainingRun.from_json(parse_json((directory / FILE_NAME).read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
         raise InputError(
             f"{directory} is not a training run: its {FILE_NAME} cannot be read "

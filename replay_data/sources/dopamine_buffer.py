@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from replay_data.episode import Episode
 from replay_data.sources.dopamine_arrays import ArrayStream, read_add_count, read_column
+from replay_data.sources.dopamine_episode_splitter import EpisodeSplitter
 from replay_data.sources.dopamine_format import PADDING
 from replay_data.sources.dopamine_rows import RowReader, Rows
 from replay_data.sources.dopamine_sidecar import BufferSidecar, sidecar_error, sidecar_path
-from replay_data.sources.episode_splitter import EpisodeSplitter
 
 CHECKED_ROWS = 20_000  # `LogBuffer.check` reads files of at most this many rows (141 MB) to their checksums
 

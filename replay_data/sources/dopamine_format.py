@@ -15,7 +15,7 @@ b = 0 … 49) is these files, each a gzipped ``.npy``:
 **Rows.** A row is one step: a frame, the action chosen on it, the clipped reward that followed, and the terminal flag.
 Three rows of zeros, the *padding*, open each episode, so that no stack of four frames mixes two episodes. A row whose
 terminal is 1 ends an episode. An episode that a time limit truncated has no such row: only the padding of the next
-episode shows where it ended. `episode_splitter` cuts episodes out of rows.
+episode shows where it ended. `dopamine_episode_splitter` cuts episodes out of rows.
 
 **The link row.** The buffer is circular, and Dopamine saves it when the cursor stands on the last slot. Rows 0 … R-2
 are then in the order they were played (they are *fresh*), and row R-1, the *link row*, was played directly before row

@@ -1,4 +1,7 @@
-"""Read a Dopamine replay log: find its buffers and how they are connected."""
+"""Read a Dopamine replay log: find its buffers and how they are connected.
+
+`LogBuffer` reads the rows of a buffer, and `EpisodeSplitter` cuts them into episodes.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ its ``recording`` (`replay_data.recording`); it is still read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replay_data.errors import ReplayFormatError, summarize_error
-from replay_data.json_fields import convert, read_field, read_optional_field
+from replay_data.json_fields import convert, parse_json, read_field, read_optional_field
 from replay_data.recording import Recording
 
 FORMAT_VERSION = 2
@@ -132,7 +131,7 @@ class BufferSidecar:
         if not path.exists():
             return None
         try:
-            return cls.from_json(json.loads(path.read_bytes()))
+            return cls.from_json(parse_json(path.read_bytes()))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise sidecar_error(path, f"{type(error).__name__}: {summarize_error(error)}") from error
 

@@ -47,7 +47,10 @@ def test_what_a_run_attends_to_is_written_and_summed_up(
         ("{run} --out {tmp}/new --device tpu", "no device 'tpu'"),
         ("{run} --out {tmp}/new --patch 5", "--patch must be a divisor of 84"),
         ("{run} --out {tmp}/new --layer last", "--layer must be mean, rollout or a number from 1"),
-        ("{run} --out {tmp}/new --max-steps 9 --layer 2", "--layer must be at most 1, the model's number of layers, not 2"),
+        (
+            "{run} --out {tmp}/new --max-steps 9 --layer 2",
+            "--layer must be at most 1, the model's number of layers, not 2",
+        ),
         ("{run} --out {tmp}/new --max-steps 9 --step 9", "--step must be between 0 and 8"),
     ],
 )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from replay_data import InputError, ReplayFormatError
 from replay_data.episode import Episode
-from replay_data.sources import dopamine_rows, episode_splitter
+from replay_data.sources import dopamine_episode_splitter, dopamine_rows
 from replay_data.sources.dopamine_format import ELEMENTS
 from replay_data.sources.dopamine_reader import DopamineLog
 from replay_data.sources.dopamine_writer import DopamineLogWriter
@@ -292,7 +292,7 @@ def test_missing_directories_and_files_are_named(tmp_path: Path) -> None:
 def test_a_log_without_episode_ends_is_refused_before_it_fills_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(episode_splitter, "MAX_EPISODE_ROWS", 100)
+    monkeypatch.setattr(dopamine_episode_splitter, "MAX_EPISODE_ROWS", 100)
     monkeypatch.setattr(dopamine_rows, "CHUNK_ROWS", 40)
     write_log(tmp_path, [random_episode(np.random.default_rng(0), 300)], 1000)
     with pytest.raises(ReplayFormatError, match="no episode has ended for 100 rows"):

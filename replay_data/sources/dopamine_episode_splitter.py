@@ -1,4 +1,7 @@
-"""Cut the rows of a Dopamine log into whole episodes. No other module decides where an episode begins or ends.
+"""Cut the rows of a Dopamine log into whole episodes.
+
+Every whole episode of a log comes from here. (Only the selection method ``original`` does without: it keeps the rows as
+the paper's code cuts them, at terminals; see `replay_data.selection.paper_draw`.)
 
 In the rows of a log, in the order they were played, an episode is three rows of padding (zeros) followed by its steps.
 It ends in one of two ways:
