@@ -1,8 +1,8 @@
 """AdamW and the learning-rate schedule of the paper.
 
-The learning rate of an update is a peak times a factor. The peak is `TrainingConfig.learning_rate` (atari_dt/config.py),
-the same for all games of the paper; the factor is `learning_rate_multiplier`, below. atari_dt/training/loop.py multiplies
-them before each update.
+The learning rate of an update is a peak times a factor. The peak is `TrainingConfig.learning_rate` in
+atari_dt/config.py, the same for all games of the paper. The factor is `learning_rate_multiplier`, below.
+atari_dt/training/loop.py multiplies them before each update.
 """
 
 from __future__ import annotations
