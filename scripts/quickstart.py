@@ -82,6 +82,9 @@ def main(
     game = find_game("Breakout")
     config = EnvironmentConfig.with_max_steps(max_steps)
     model_config = ModelConfig(context_length=10, num_layers=3, dropout=0.0)
+    for name, value in (("updates", updates), ("episodes", episodes)):
+        if value < 1:
+            raise InputError(f"`{name}` must be at least 1, not {value}")
     training = TrainingConfig(
         epochs=10**6,
         max_updates=updates,
@@ -89,8 +92,6 @@ def main(
         final_tokens=updates * 32 * model_config.context_length,
         seed=seed,
     )
-    if episodes < 1:
-        raise InputError(f"`episodes` must be at least 1, not {episodes}")
     if max_steps < model_config.context_length:
         raise InputError(f"`max_steps` must be at least {model_config.context_length}, the context length")
     if num_steps < training.batch_size:

@@ -55,7 +55,7 @@ def test_quickstart_reports_what_it_promises(
         ("", "is not the output of a quickstart"),
         ("--max-steps 0", "--max-steps must be between 1 and 27000, not 0"),
         ("--max-steps 9", "--max-steps must be at least 10, the context length"),
-        ("--updates 0", "--max-updates must be at least 1"),
+        ("--updates 0", "--updates must be at least 1, not 0"),
         ("--episodes 0", "--episodes must be at least 1, not 0"),
         ("--seed -1", "--seed must be between 0"),
         ("--num-steps 31", "--num-steps must be at least 32"),
