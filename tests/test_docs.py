@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
 
+from tests.scripts.commands import call
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMAND = re.compile(r"python (scripts/[\w/]+\.py)((?:[^`\n]|\\\n)*)")
-
-
-@cache
-def help_text(script: str) -> str:
-    return subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True).stdout
+COMMAND = re.compile(r"python scripts/([\w/]+\.py)((?:[^`\n]|\\\n)*)")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -31,10 +25,13 @@ def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
-def test_quoted_options_exist() -> None:
+def test_quoted_options_exist(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Only the README's commands: those of the other pages were run with the versions that they are dated with."""
-    commands = COMMAND.findall((ROOT / "README.md").read_text())
-    assert len({script for script, _ in commands}) >= 6
-    for script, options in commands:
-        for option in re.findall(r"--[a-z-]+", options):
-            assert re.search(rf"(?<![\w-]){option}(?![\w-])", help_text(script)), f"{script} has no {option}"
+    options: dict[str, set[str]] = {}
+    for script, arguments in COMMAND.findall((ROOT / "README.md").read_text()):
+        options.setdefault(script, set()).update(re.findall(r"--[a-z-]+", arguments))
+    assert len(options) >= 6
+    for script, quoted in options.items():
+        assert call(monkeypatch, script, "--help") == 0
+        known = set(re.findall(r"(?<![\w-])--[a-z-]+", capsys.readouterr().out))
+        assert quoted <= known, f"{script} has no {quoted - known}"
