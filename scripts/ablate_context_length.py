@@ -41,7 +41,7 @@ class Options:
     threads: int = 1
     """Number of threads of each run on a CPU; the last digits of the results depend on it."""
     where: tyro.conf.OmitArgPrefixes[SweepOptions] = field(default_factory=SweepOptions)
-    """Where the runs are done."""
+    """How the runs are launched."""
 
 
 def main() -> None:

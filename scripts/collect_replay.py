@@ -41,10 +41,10 @@ def main(
             only), several times faster.
         num_steps: Rows of the log; each of its 50 buffers gets a fiftieth of them.
         run: Index of the recording among those of the game.
-        sticky_actions: Probability, at each emulator frame, that the game repeats the previous action.
+        sticky_actions: Probability, at each emulator frame, that the emulator repeats the previous action.
         max_steps: Maximum number of steps of an episode.
         seed: Seed of the player and the environments.
-        num_workers: Worker processes of scripted; one per core by default.
+        num_workers: Number of worker processes of the scripted agent; one per core by default.
         resume: Continue an interrupted or killed recording after its last complete buffer.
         learning: Settings of q_learning.
     """

@@ -19,8 +19,8 @@ from replay_data import InputError
 
 @dataclass(frozen=True)
 class Options:
-    """Train Decision Transformers, behavior cloning and %BC with the paper's settings, evaluate them with its protocol
-    and target returns, and print its table 1 with these scores beside the published ones.
+    """Train Decision Transformers, behavior cloning and %BC with the paper's settings, evaluate them under the
+    paper's protocol and target returns, and print the paper's table 1 with the new scores beside the published ones.
 
     Finished runs are skipped: the same command resumes an interrupted sweep, and adds games and seeds. Settings of
     network, training and evaluation apply to all games; their defaults are the preset of each game."""
@@ -37,7 +37,8 @@ class Options:
     top_percents: tuple[float, ...] = (10.0,)
     """Percentages of the steps that %BC clones, those of the best episodes; give none to leave out %BC."""
     preset: BenchmarkPreset = "paper"
-    """`paper`: the paper's settings, for a GPU; `quick`: 2,000 updates of a network of half the size, for a laptop."""
+    """`paper`: the paper's settings, for a GPU; `quick`: small batches, half the layers, K = 10, 2,000 updates, for a
+    laptop."""
     model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
     """Network, without its conditioning."""
     training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
@@ -48,7 +49,7 @@ class Options:
     threads: int = 1
     """Number of threads of each run on a CPU; the last digits of the results depend on it."""
     where: tyro.conf.OmitArgPrefixes[SweepOptions] = field(default_factory=SweepOptions)
-    """Where the runs are done."""
+    """How the runs are launched."""
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ class Options:
     data: Path
     """Trajectory store."""
     out: Path
-    """Directory of the run, which must not exist."""
+    """Directory of the run; it must not exist, except with --resume."""
     model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
     """Config of the network."""
     training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)

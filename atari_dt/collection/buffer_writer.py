@@ -27,7 +27,7 @@ class BufferWriter:
     Args:
         directory: Directory of the recording, ``{out}/{Game}/{run}``.
         rows: R, rows of a buffer.
-        recording: Who plays, and how, for the sidecars.
+        recording: Agent, settings and versions of the recording, copied into every sidecar.
         checkpoint: The checkpoint to continue from.
 
     Attributes:

@@ -186,7 +186,7 @@ class PQNPlayer:
         """Load a state that `state` returned.
 
         Raises:
-            InputError: If it is damaged, or comes from another kind of player.
+            InputError: If it is damaged, or was not saved by a PQN player of this game.
         """
         try:
             content = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
@@ -215,7 +215,7 @@ class PQNPlayer:
         return self._actions[t].cpu().numpy()
 
     def _learn(self, steps: _Steps, states: npt.NDArray[np.uint8]) -> tuple[float, dict[str, float]]:
-        """Train the network on the steps since the last update; return the learning rate and metrics."""
+        """Train the network on the steps of a rollout; return the learning rate and metrics."""
         config = self._config
         learning_rate = config.learning_rate * max(0.0, 1 - self._num_played / self._num_steps)
         with torch.no_grad():

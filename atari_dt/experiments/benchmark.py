@@ -36,8 +36,8 @@ def benchmark_preset(name: BenchmarkPreset, game: Game) -> tuple[ModelConfig, Tr
     Args:
         name: ``paper`` for the settings of appendix A (5 epochs, 6 layers, K = 30 or 50); ``quick`` for a CPU: 2,000
             updates of small batches, half the layers, K = 10, and the same evaluation.
-        game: Game to play. A game of the paper has two target returns: the paper's number, and the multiple of the
-            dataset's largest return that this number is in the paper's data. Any other game has one: the dataset's
+        game: Game to play. A game of the paper has two target returns: the paper's target return, and the paper's return
+            multiple times the dataset's largest return. Any other game has one: the dataset's
             largest return.
     """
     if game.paper is None:

@@ -37,7 +37,7 @@ from replay_data.storage.processes import available_cores
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """Where a sweep does its runs."""
+    """How a sweep launches its runs."""
 
     jobs: int | None = None
     """Number of runs at once; by default as many as fill the cores with their threads, one on a GPU, and all on a
@@ -58,7 +58,7 @@ def run_sweep_and_report(
         runs: Configs by name.
         out: Directory of the sweep.
         digests: Digest of each run's trajectory store, by path.
-        options: Where the runs are done.
+        options: How the runs are launched.
 
     Raises:
         InputError: If a run fails, naming each failed run after all others are done; or as in `run_sweep` and

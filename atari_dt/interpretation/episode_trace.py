@@ -123,7 +123,7 @@ class TracedEvaluation:
         return float(self.target_returns[self.played_index])
 
     @property
-    def best_episode(self) -> int:
+    def best_episode_index(self) -> int:
         """Index of the episode with the highest score."""
         return int(self.result.scores.argmax())
 

@@ -19,7 +19,7 @@ FORMAT_VERSION = 2
 
 @dataclass(frozen=True)
 class AttentionSummary:
-    """Attention, saliency and target-return sensitivity, averaged over the full contexts of a traced evaluation.
+    """Attention and saliency averaged over full contexts, and target-return sensitivity over all steps.
 
     Attributes:
         traced: Traced evaluation.

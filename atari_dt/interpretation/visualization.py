@@ -139,7 +139,7 @@ def visualize(out: Path, traced: TracedEvaluation, config: VisualizationConfig, 
         OSError: If a file cannot be written.
     """
     config.check(traced.model.config)
-    episode = traced.episodes[traced.best_episode]
+    episode = traced.episodes[traced.best_episode_index]
     step = len(episode) // 2 if config.step is None else config.step
     if not 0 <= step < len(episode):
         raise InputError(f"`step` must be between 0 and {len(episode) - 1}, the episode's last step, not {step}")
@@ -147,7 +147,7 @@ def visualize(out: Path, traced: TracedEvaluation, config: VisualizationConfig, 
     saliency = [_saliency(traced, each, config, show_progress) for each in traced.episodes]
     summary = summarize_attention(traced, attention, [maps[GRADIENT] for maps in saliency])
     weights, weights_name = config.weights(episode)
-    gradients = saliency[traced.best_episode][GRADIENT]
+    gradients = saliency[traced.best_episode_index][GRADIENT]
     views = [StepView(traced, episode, t, weights[t], weights_name, gradients[t]) for t in range(len(episode))]
     with atomic_directory(out) as directory:
         stacks = _newest_state_saliency(traced, episode, step, config.patch)

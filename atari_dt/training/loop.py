@@ -48,7 +48,7 @@ def train(
 
     Args:
         store: Data.
-        out: Directory of the run, which must not exist.
+        out: Directory of the run, which must not exist unless ``resume`` is set.
         model_config: Config of the network.
         config: Config of the training; ``batch_size`` counts the contexts of all processes together.
         resume: Whether to continue from the last checkpoint in ``out``, if there is one. On a CPU, one or two processes
