@@ -16,9 +16,9 @@ from replay_data import InputError
 
 
 class RankError(InputError):
-    """An error that only one process of a distributed run met.
+    """An error that occurs in only one process of a distributed run.
 
-    `run` prints it from every process. Any other InputError is met by all processes, and `run` prints it only from the
+    `run` prints it from any process. Any other InputError occurs in all processes, and `run` prints it only from the
     first process of each machine.
     """
 
@@ -31,7 +31,7 @@ def run(main: Callable[..., None], parse: bool = True) -> None:
 
     Args:
         main: The command. Its parameters become the options, and its docstring becomes the help text.
-        parse: Whether to parse the command line; if false, ``main`` has no parameters and parses it.
+        parse: Whether to parse the command line here; if false, ``main`` has no parameters and does the parsing itself.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:

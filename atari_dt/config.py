@@ -96,8 +96,8 @@ class TrainingConfig:
     warmup_tokens: int = 512 * 20
     """Tokens of the linear warm-up; an update has batch_size · K tokens."""
     final_tokens: int | None = None
-    """Tokens at which the cosine would reach 0, although it stops at 10% of the peak. The default is that of the paper,
-    2 · (steps of the dataset) · 3K."""
+    """Tokens at which the cosine would reach 0; the learning rate stays at 10% of its peak once it gets there. The
+    default is that of the paper, 2 · (steps to train on) · 3K."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Number format of the forward pass; `auto` selects bfloat16 if the hardware supports it, else float32."""
     device: str = "auto"

@@ -1,4 +1,4 @@
-"""Recordings in, trajectories on disk, contexts out; without torch and without the emulator."""
+"""Build and read trajectory stores, and select contexts from them; needs neither PyTorch nor the emulator."""
 
 from replay_data.contexts import best_episodes, context_bounds, hold_out, window_starts
 from replay_data.errors import InputError, ReplayFormatError

@@ -78,8 +78,9 @@ def download_run(
 
     Args:
         game: Name of the game in the source's spelling, such as ``"Breakout"``.
-        run: Number of the run, 1 to 5.
-        num_steps: Number of steps of all shards together. Each shard contributes whole episodes up to its share.
+        run: Index of the run, 1 to 5.
+        num_steps: Minimum number of steps of all shards together. Each shard contributes whole episodes until they have
+            its share, or all of its episodes if they have fewer steps.
         out: Directory to write to.
         base_url: Address of the directory that holds ``{game}/run_{run}-…``.
         num_connections: Number of shards to download at once.

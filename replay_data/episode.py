@@ -57,10 +57,10 @@ class Shard(Protocol):
         """Yield the return (the sum of the clipped rewards) of each episode that `episodes` yields."""
 
     def check(self, everything: bool = False) -> bool:
-        """Read on to the checksums that cover the data read so far.
+        """Compare the checksums that cover the data read so far; this may read the rest of the files.
 
         Args:
-            everything: Read on even where that is expensive.
+            everything: Whether to read the rest even where that is expensive.
 
         Returns:
             Whether checksums cover all data read so far.

@@ -86,7 +86,7 @@ class StoreSource:
     Attributes:
         format: Source format: ``"dopamine"``, ``"rl_unplugged"``, or ``"scripted"`` for a store that scripted players
             wrote directly.
-        run: Number of the recorded run, or None if the source has no runs.
+        run: Index of the recorded run, or None if the source has no runs.
         selection: Selection method under ``"method"``, and the options that it used.
         recording: How the recording was made, or None if this project did not record it.
         verified: Whether checksums cover all data that was read, or None if the source has no checksums.
@@ -196,9 +196,9 @@ class StoreMetadata:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the SHA-256 of all arrays that training uses: equal data gives an equal digest.
+        """SHA-256 over the SHA-256 of all arrays except ``terminated``: equal data gives an equal digest.
 
-        It leaves out ``terminated``, so that a store keeps the digest that it had in format version 1.
+        Without ``terminated``, a store keeps the digest that it had in format version 1.
         """
         digests = {name: array.sha256 for name, array in self.arrays.items() if name != "terminated"}
         return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()

@@ -123,7 +123,7 @@ class TrajectoryStore:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all data that training uses (`StoreMetadata.digest`)."""
+        """SHA-256 over the arrays of the store (`StoreMetadata.digest`)."""
         return self.metadata.digest
 
     def state(self, step: int) -> npt.NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 One step is four emulator frames. With the default settings, which are those of the DQN-replay dataset, the observation
 is the pixel-wise maximum of the last two grayscale frames, resized to 84×84 by area interpolation (Dopamine's
 AtariPreprocessing; Machado et al. 2018). Episodes start without no-ops, losing a life does not end them, and sticky
-actions make them stochastic. `EnvironmentConfig` has a field for each of these settings.
+actions make them stochastic. `EnvironmentConfig` has a field for each setting that can be changed.
 """
 
 from __future__ import annotations

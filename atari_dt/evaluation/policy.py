@@ -25,8 +25,8 @@ Ints = npt.NDArray[np.int64]
 
 Floats = npt.NDArray[np.float32]
 
-# Below these batch sizes, matrix libraries were observed to choose kernels that sum in another order. The logits of an
-# environment would then differ in the last bit with the number of environments, and one draw in a million with them.
+# Smallest batches to run. For smaller ones, matrix libraries choose kernels that sum in another order. The logits would
+# then depend on the number of environments in their last bit, and about one action in a million would change.
 _MIN_STATES = 12
 
 _MIN_TOKENS = 64

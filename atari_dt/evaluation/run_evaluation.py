@@ -41,8 +41,8 @@ def evaluate_runs(
         show_progress: Whether to show progress bars on standard error.
 
     Raises:
-        InputError: If a run, ROM or device does not exist, the runs differ in more than their seed, or a model cannot
-            be played under this protocol.
+        InputError: If a run, ROM or device does not exist, the runs differ in game, sticky actions, reward clipping or
+            conditioning, or a model cannot be played under this protocol.
     """
     play = play or PlayConfig()
     device = find_device(play.device)

@@ -224,7 +224,7 @@ class EvaluationScores:
         random: Scores of the uniform-random policy.
         datasets: Training data of each run.
         paper: Scores in Chen et al. 2021; None for a game that is not in the paper.
-        human: Scores of a random and of a human player, in points; None for a game outside the table of 57 games.
+        human: Scores of a random policy and of a human, in points; None for a game outside the table of 57 games.
         runs: Episodes of each run.
         reward_units: Unit of the returns, ``"clipped to [-1, 1]"`` or ``"points"``.
     """

@@ -1,7 +1,8 @@
 """Statistics of episode scores: location, spread and confidence intervals.
 
-The statistics are those that Agarwal et al. 2021 recommend (arXiv:2108.13264, "Deep Reinforcement Learning at the Edge
-of the Statistical Precipice"). Scores are grouped by training seed, ``[seeds][episodes]``.
+The interquartile mean and its stratified bootstrap interval are those that Agarwal et al. 2021 recommend
+(arXiv:2108.13264, "Deep Reinforcement Learning at the Edge of the Statistical Precipice"). Scores are grouped by
+training seed, ``[seeds][episodes]``.
 """
 
 from __future__ import annotations
@@ -68,13 +69,13 @@ class ScoreSummary:
         )
 
     def normalized(self, random: float, human: float) -> ScoreSummary:
-        """Return the summary of the `gamer_normalized` scores.
+        """Return the summary of the `normalize_score` scores.
 
         Normalization is an affine map, so every statistic can be mapped directly.
         """
 
         def normalize(value: float) -> float:
-            return gamer_normalized(value, random, human)
+            return normalize_score(value, random, human)
 
         def rescale(spread: float) -> float:
             return 100 * spread / abs(human - random)
@@ -90,7 +91,7 @@ class ScoreSummary:
         )
 
 
-def gamer_normalized(score: float, random: float, human: float) -> float:
+def normalize_score(score: float, random: float, human: float) -> float:
     """Return a score in percent of the way from the random policy's score to the human score (Mnih et al. 2015)."""
     return 100 * (score - random) / (human - random)
 

@@ -10,7 +10,7 @@ from typing import Literal
 from matplotlib.figure import Figure
 
 from atari_dt.config import Conditioning, ModelConfig, TrainingConfig
-from atari_dt.evaluation.statistics import ScoreSummary, gamer_normalized, summarize
+from atari_dt.evaluation.statistics import ScoreSummary, normalize_score, summarize
 from atari_dt.experiments.results import (
     RunGroup,
     format_interval,
@@ -36,9 +36,8 @@ def benchmark_preset(name: BenchmarkPreset, game: Game) -> tuple[ModelConfig, Tr
     Args:
         name: ``paper`` for the settings of appendix A (5 epochs, 6 layers, K = 30 or 50); ``quick`` for a CPU: 2,000
             updates of small batches, half the layers, K = 10, and the same evaluation.
-        game: Game to play. A game of the paper has two target returns: the paper's target return, and the paper's return
-            multiple times the dataset's largest return. Any other game has one: the dataset's
-            largest return.
+        game: Game to play. A game of the paper has two target returns: the paper's target return, and the paper's
+            return multiple times the dataset's largest return. Any other game has one: the dataset's largest return.
     """
     if game.paper is None:
         evaluation = EvaluationConfig(protocol="original", episodes=10)
@@ -196,7 +195,7 @@ def score_rows(groups: Sequence[RunGroup]) -> list[list[str]]:
         random_and_human = normalization_scores(game)
         for label, score in zip(("dataset mean", "dataset best"), dataset_scores(first_group), strict=True):
             if score is not None:
-                percent = "" if random_and_human is None else f"{gamer_normalized(score, *random_and_human):.1f}"
+                percent = "" if random_and_human is None else f"{normalize_score(score, *random_and_human):.1f}"
                 rows.append([game.name, label, "", "", "", f"{score:.1f}", "", "", percent])
     return rows
 

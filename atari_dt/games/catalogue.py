@@ -25,7 +25,7 @@ class Game:
 
     @property
     def random_and_human(self) -> tuple[float, float] | None:
-        """Scores of a random and of a human player (see `HUMAN_SCORES`); None for a game outside that table."""
+        """Scores of a random policy and of a human (see `HUMAN_SCORES`); None for a game outside that table."""
         return HUMAN_SCORES.get(self.rom)
 
     @property

@@ -11,7 +11,7 @@ class PaperScores:
     """Results and target return of Chen et al. 2021 for one game.
 
     Attributes:
-        random: Score of a random player. A gamer-normalized score is 100 · (score - random) / (gamer - random).
+        random: Score of a random policy. A gamer-normalized score is 100 · (score - random) / (gamer - random).
         gamer: Score of a human player.
         decision_transformer: Mean and standard deviation of the scores of 3 seeds.
         behavior_cloning: Mean and standard deviation of the scores of 3 seeds.
@@ -112,4 +112,4 @@ HUMAN_SCORES = {
     "yars_revenge": (3092.9, 54576.9),
     "zaxxon": (32.5, 9173.3),
 }
-"""Scores of a random and of a human player by ROM id, for the 57 games of DQN Zoo (Quan and Ostrovski 2020)."""
+"""Scores of a random policy and of a human by ROM id, for the 57 games of DQN Zoo (Quan and Ostrovski 2020)."""

@@ -107,8 +107,10 @@ def translate_hub_errors(repo_id: str, action: str) -> Iterator[None]:
 
 
 def _format_target_return(evaluation: ReportedEvaluation) -> str:
-    if evaluation.return_multiple is None or evaluation.target_return is None:
+    if evaluation.target_return is None:
         return "none"
+    if evaluation.return_multiple is None:
+        return f"{evaluation.target_return:.1f}"
     return f"{evaluation.target_return:.1f} ({evaluation.return_multiple:g} × the data's largest)"
 
 

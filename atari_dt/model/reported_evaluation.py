@@ -12,7 +12,8 @@ class ReportedEvaluation:
     """Scores of one model under one target return.
 
     Attributes:
-        return_multiple: Target return divided by the dataset's largest return; None for a model without return tokens.
+        return_multiple: Multiple of the dataset's largest return; None for a target return given as a number, and for
+            behavior cloning.
         target_return: Target return in the dataset's reward units; None for a model without return tokens.
         scores: Score of each episode, in the game's points.
         mean_score: Mean of the scores.

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atari_dt.evaluation.results import Evaluation, normalization_ranges
-from atari_dt.evaluation.statistics import Scores, gamer_normalized, summarize
+from atari_dt.evaluation.statistics import Scores, normalize_score, summarize
 
 _NORMALIZED_COLUMNS = {"normalized_as_in_the_paper": "paper's %", "human_normalized": "human %"}
 
@@ -42,7 +42,7 @@ def evaluation_table(evaluation: Evaluation) -> str:
 
     def add_reference(name: str, score: float | None, spread: str, returns: str, episodes: str) -> None:
         if score is not None:
-            normalized = [f"{gamer_normalized(score, *bounds):.1f}" for bounds in ranges.values()]
+            normalized = [f"{normalize_score(score, *bounds):.1f}" for bounds in ranges.values()]
             rows.append([name, f"{score:.1f}{spread}", "", "", "", *normalized, returns, episodes])
 
     for i, multiple in enumerate(evaluation.return_multiples):

@@ -71,15 +71,15 @@ class ContextLoader:
     """Gathers batches of contexts from a store.
 
     The frames stay in the device's memory if they fit, at 7 KB per step. Otherwise they stay memory-mapped, and a
-    thread gathers the next batches while the device trains. In both cases a context costs the reading of K + 3 frames:
-    its states are a view of them, and the state encoder scales them.
+    thread gathers the next batches while the device trains. In both cases, a context reads only K + 3 frames: its
+    states are a view of them, and the state encoder scales them.
 
     Args:
         store: Data.
         context_length: K.
         device: Device of the batches.
-        resident: Whether the frames stay in the device's memory; by default they do if they fill at most 60% of what
-            is free.
+        resident: Whether to keep the frames on the device. By default true on a CPU, and on a GPU if they fill at most
+            60% of its free memory.
 
     Attributes:
         context_length: K.
@@ -120,7 +120,7 @@ class ContextLoader:
         return self._complete(index, self._gather_frames(index))
 
     def batches(self, steps: Iterable[IntArray]) -> Iterator[ContextBatch]:
-        """Gather one batch per array of steps; two batches ahead if the frames are in the host's memory."""
+        """Gather one batch per array of steps; two batches ahead unless the frames are resident."""
         if self._resident:
             yield from map(self.batch, steps)
             return

@@ -33,7 +33,7 @@ class GeneratorState:
 
     @classmethod
     def current(cls, device: torch.device) -> GeneratorState:
-        """Return the state of this process, which computes on a device."""
+        """Return the generator states of this process; ``device`` is the device it trains on."""
         return cls(torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None)
 
     def restore(self, device: torch.device) -> None:
@@ -119,7 +119,7 @@ def save_checkpoint(
 
 
 def read_checkpoint(path: Path, model: DecisionTransformer) -> Checkpoint:
-    """Read a checkpoint that `save_checkpoint` wrote, and check that it belongs to the run of a model.
+    """Read a checkpoint that `save_checkpoint` wrote, and check that the run of ``model`` saved it.
 
     Raises:
         InputError: If the checkpoint is damaged, or belongs to another run.
@@ -128,9 +128,9 @@ def read_checkpoint(path: Path, model: DecisionTransformer) -> Checkpoint:
         state = torch.load(path / _STATE_FILE, map_location="cpu", weights_only=True)
         saved = DecisionTransformer.from_pretrained(path)
         if (saved.config, saved.dataset, saved.training_config) != (model.config, model.dataset, model.training_config):
-            raise ValueError("it is of another run")
+            raise ValueError("it belongs to another run")
         if path.name != f"update-{state['update']:08d}":
-            raise ValueError(f"it is of update {state['update']}")
+            raise ValueError(f"it was saved at update {state['update']}")
         return Checkpoint(
             path=path,
             update=int(state["update"]),

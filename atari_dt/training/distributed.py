@@ -33,7 +33,7 @@ class ProcessGroup:
     """The processes that train together, seen from one of them. The default is a group of one process.
 
     All processes must call the same collective methods (``all_...`` and ``broadcast_object``) in the same order.
-    In a group of one they return their argument.
+    In a group of one they do not communicate.
 
     Attributes:
         rank: Index of this process in the group.

@@ -101,7 +101,7 @@ class TrainingRun:
         )
 
     def settings(self) -> dict[str, object]:
-        """Return the settings that decide the weights, by name: those that a resumed run must share.
+        """Return the settings that a resumed run must share, by name.
 
         Paths, devices, versions and hardware are not among them, so that a run can move to another machine.
         """
@@ -134,7 +134,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def find_hardware(device: torch.device) -> Hardware:
-    """Return the hardware of this process, which computes on a device."""
+    """Return the hardware of this process; ``device`` is the device it trains on."""
     cpuinfo = Path("/proc/cpuinfo")
     cpu_models = re.findall(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
     return Hardware(

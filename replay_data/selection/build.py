@@ -16,7 +16,7 @@ from replay_data.errors import InputError
 from replay_data.progress import ProgressBar
 from replay_data.selection.episodes import TaggedEpisode, selection_jobs
 from replay_data.selection.methods import OPTIONS, Selection
-from replay_data.selection.paper_draw import draw_visits, too_few_steps, write_original
+from replay_data.selection.paper_draw import draw_visits, too_few_steps_error, write_original
 from replay_data.sources.dopamine_buffer import LogBuffer
 from replay_data.storage.paths import check_free_space
 from replay_data.storage.processes import available_cores
@@ -53,7 +53,7 @@ def build_store(
         store_source: Source format, run and details for the store's metadata; the rest is filled in here.
         num_workers: Number of threads that read, one file each; by default one per core, at most 8. The store is the
             same for any number.
-        verify: Read every file that is used to its end, so that all checksums are compared. Otherwise the checksums of
+        verify: Read all selected files to their ends, so that all checksums are compared. Otherwise the checksums of
             the frames are not compared where a selection needs only the first rows of long files.
         show_progress: Whether to show a progress bar.
 
@@ -73,8 +73,8 @@ def build_store(
     shards = {index: source.shards[index] for index in sorted(source.shards) if index in indices}
     if not shards:
         raise InputError(
-            f"the run has only {format_ranges(source.shards)}, but the last {num_buffers} of {source.num_shards} are "
-            f"{format_ranges(indices)}; raise `num_buffers`"
+            f"the run has only shards {format_ranges(source.shards)}, but its last {num_buffers} of {source.num_shards} "
+            f"are {format_ranges(indices)}; raise `num_buffers`"
         )
     recording = source.recording
     writer = StoreWriter(
@@ -130,7 +130,7 @@ def _write_episodes(
 ) -> Counter[int]:
     """Append the episodes that the jobs read; return the number of episodes from each shard.
 
-    The method corrected goes on until the store has enough steps. It ends between two jobs, which are its visits.
+    With the method corrected, each job is a buffer visit, and writing stops after the visit that reaches ``num_steps``.
     """
     counts: Counter[int] = Counter()
     raw_rewards_differ = False
@@ -154,7 +154,7 @@ def _write_episodes(
             counts[index] += 1
             bar.update(len(episode))
     if is_draw and writer.steps < selection.num_steps:
-        raise too_few_steps(writer.steps, selection)
+        raise too_few_steps_error(writer.steps, selection)
     if not raw_rewards_differ and not has_recording:
         writer.discard_raw_rewards()  # they are clipped too, as in the public shards
     return counts

@@ -13,9 +13,9 @@ paper's code does (`replay_data.selection.paper_draw`); the others are in `repla
     1. Draw one of the last ``num_buffers`` shards, uniformly and with replacement, with
        ``np.random.RandomState(seed)``. A shard that is missing or exhausted can be drawn, and yields nothing.
     2. Visit it: read on from the row where its last visit ended (at first, row 0) to the end of the
-       ``trajectories_per_buffer + 1``-th terminated episode from there. A visit that does not find these ends in the
-       shard, or would include row 99,999, the last one that the original code sees, is not made; the shard is then
-       exhausted. Rows of RL Unplugged are counted as in a log, with three padding rows for each episode.
+       ``trajectories_per_buffer + 1``-th terminated episode from there. If the shard has too few such episodes
+       left, or the visit would include row 99,999 (the last one that the original code sees), skip the visit; the
+       shard is then exhausted. Rows of RL Unplugged are counted as in a log, with three padding rows per episode.
     3. Take the whole episodes in these rows, without padding. An episode that began before row 0 is left out. An
        episode that a time limit truncated is taken too, but does not count toward the visit.
     4. Repeat until ``num_steps`` steps were taken. The last visit is taken whole. If every shard is exhausted before

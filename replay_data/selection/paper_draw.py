@@ -143,7 +143,7 @@ def draw_visits(shards: Mapping[int, Shard], indices: range, selection: Selectio
             yield Job(index, partial(tag_episodes, index, episodes))
 
 
-def too_few_steps(steps: int, selection: Selection) -> InputError:
+def too_few_steps_error(steps: int, selection: Selection) -> InputError:
     """Return the error to raise if all shards are exhausted after ``steps`` steps."""
     return InputError(
         f"visits of {selection.trajectories_per_buffer} + 1 episodes reach only {steps:,} of {selection.num_steps:,} "
@@ -179,7 +179,7 @@ def _plan_original(buffers: Mapping[int, LogBuffer], indices: range, selection: 
     steps = 0
     while steps < selection.num_steps:
         if len(exhausted) == len(buffers):  # the original code would draw forever
-            raise too_few_steps(steps, selection)
+            raise too_few_steps_error(steps, selection)
         index = int(random.choice(indices, 1)[0])
         if index not in buffers:
             continue
@@ -205,7 +205,7 @@ def _plan_original(buffers: Mapping[int, LogBuffer], indices: range, selection: 
 
 
 def _original_returns_to_go(rewards: npt.NDArray[np.float32], done_idxs: Sequence[int]) -> npt.NDArray[np.float32]:
-    """Return the sums of the rewards up to the next done index; an index that follows a larger one ends nothing."""
+    """Return the sums of the rewards up to the next done index; skip an index that is not above the one before it."""
     returns_to_go = np.zeros(len(rewards), dtype=np.float32)
     start = 0
     for end in done_idxs:

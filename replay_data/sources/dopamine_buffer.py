@@ -170,10 +170,10 @@ class LogBuffer:
         return read_column(self._directory, element, self.index)
 
     def check(self, everything: bool = False) -> bool:
-        """Read the open files on to their checksums.
+        """Read the open files to their ends, where gzip compares their checksums.
 
         Args:
-            everything: Read the frames on too, even where the buffer has more than 20,000 rows.
+            everything: Whether to read the frames even if the buffer has more than 20,000 rows.
 
         Returns:
             Whether the checksum of the frames was compared too.

@@ -1,7 +1,7 @@
 """Cut the rows of a Dopamine log into whole episodes.
 
-Every whole episode of a log comes from here. (Only the selection method ``original`` does without: it keeps the rows as
-the paper's code cuts them, at terminals; see `replay_data.selection.paper_draw`.)
+All selection methods use this module, except ``original``, which cuts the rows at terminals as the paper's code does
+(`replay_data.selection.paper_draw`).
 
 In the rows of a log, in the order they were played, an episode is three rows of padding (zeros) followed by its steps.
 It ends in one of two ways:
@@ -35,8 +35,8 @@ class EpisodeSplitter:
     The *pending* rows are those added since the end of the last episode: the beginning of the next one.
 
     Args:
-        at_start: Whether the first row is the first padding row of an episode. None decides by the first rows
-            themselves: they are at the start of an episode if exactly three of them are blank.
+        at_start: Whether the first row is the first padding row of an episode. If None, the first rows
+            decide: they start an episode if exactly three of them are blank.
 
     Attributes:
         first_row: Number of rows added before the pending ones, that is, the position of the next episode's first

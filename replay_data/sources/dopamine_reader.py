@@ -20,7 +20,7 @@ class DopamineLog:
     Args:
         path: Directory that holds ``{game}/{run}/replay_logs``.
         game: Name of the game's directory, such as ``"Breakout"``.
-        run: Number of the run, which is the name of its directory.
+        run: Index of the run, which is the name of its directory.
         num_actions: Size of the game's action set; a larger action is an error.
 
     Attributes:

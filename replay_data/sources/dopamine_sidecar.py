@@ -30,7 +30,7 @@ class RecordedEpisode:
         steps: Number of steps.
         return_: Sum of the clipped rewards.
         score: Sum of the raw rewards, in the game's points.
-        details: What the player adds, by name, such as ``"played"``, the steps of all environments by then.
+        details: Values that the player adds, by name, such as ``"played"``, the steps of all environments so far.
     """
 
     row: int

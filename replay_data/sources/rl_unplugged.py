@@ -43,7 +43,7 @@ class RLUnpluggedRun:
     Args:
         path: Directory that holds ``{game}/run_{run}-…``.
         game: Name of the game's directory, such as ``"Breakout"``.
-        run: Number of the run.
+        run: Index of the run.
         num_actions: Size of the game's action set; a larger action is an error.
 
     Attributes:

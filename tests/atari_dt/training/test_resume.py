@@ -97,11 +97,11 @@ def test_a_run_resumes_only_from_a_checkpoint_of_its_own(readable_store: Traject
     shutil.rmtree(state.parent)
     train(readable_store, tmp_path / "other", SMALL, dataclasses.replace(config, seed=5), show_progress=False)
     shutil.copytree(tmp_path / "other" / "checkpoints" / "update-00000004", state.parent)
-    with pytest.raises(InputError, match="it is of another run"):
+    with pytest.raises(InputError, match="it belongs to another run"):
         train(readable_store, out, SMALL, config, resume=True)
     shutil.rmtree(state.parent)
     shutil.copytree(out / "checkpoints" / "update-00000002", state.parent)
-    with pytest.raises(InputError, match="it is of update 2"):
+    with pytest.raises(InputError, match="it was saved at update 2"):
         train(readable_store, out, SMALL, config, resume=True)
     shutil.rmtree(state.parent)
     (out / "metrics.jsonl").write_text("garbage\n")

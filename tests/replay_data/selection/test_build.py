@@ -211,7 +211,7 @@ def test_metadata_says_whether_all_checksums_were_compared(
 
 def test_shards_outside_the_selection_are_named(tmp_path: Path) -> None:
     write_log(tmp_path, [random_episode(np.random.default_rng(0), 20) for _ in range(10)], 100)
-    with pytest.raises(InputError, match=r"the run has only 0-2, but the last 5 of 50 are 45-49; raise `num_buffers`"):
+    with pytest.raises(InputError, match=r"the run has only shards 0-2, but its last 5 of 50 are 45-49; raise"):
         build(tmp_path / "store", open_log(tmp_path), "corrected", num_buffers=5)
     with pytest.raises(InputError, match="`num_workers` is 0; it must be at least 1"):
         build(tmp_path / "store", open_log(tmp_path), "all", num_workers=0)
