@@ -73,8 +73,8 @@ def build_store(
     shards = {index: source.shards[index] for index in sorted(source.shards) if index in indices}
     if not shards:
         raise InputError(
-            f"the run has only shards {format_ranges(source.shards)}, but its last {num_buffers} of {source.num_shards} "
-            f"are {format_ranges(indices)}; raise `num_buffers`"
+            f"the run has only shards {format_ranges(source.shards)}, but its last {num_buffers} of "
+            f"{source.num_shards} are {format_ranges(indices)}; raise `num_buffers`"
         )
     recording = source.recording
     writer = StoreWriter(
