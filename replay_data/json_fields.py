@@ -35,6 +35,19 @@ def read_object(content: Any) -> dict[str, Any]:
     return content
 
 
+def read_format_version(content: Any, newest: int) -> int:
+    """Return the format version of an object; an object without ``format_version`` has version 1.
+
+    Raises:
+        TypeError: If ``content`` is not an object, or its version is not an integer.
+        ValueError: If the version is not one of 1 to ``newest``.
+    """
+    version = read_field({"format_version": 1, **read_object(content)}, "format_version", int)
+    if version not in range(1, newest + 1):
+        raise ValueError(f"format version {version} is newer than {newest}, the newest that this code reads")
+    return version
+
+
 def read_field(content: Any, name: str, field_type: type[T]) -> T:
     """Return a field of an object; an integer counts as a float, a boolean as neither.
 

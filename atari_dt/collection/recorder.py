@@ -40,7 +40,7 @@ from atari_dt.environment.rom import rom_sha256
 from atari_dt.games.catalogue import Game
 from replay_data import InputError
 from replay_data.errors import summarize_error
-from replay_data.json_fields import Scalar, parse_json, read_object
+from replay_data.json_fields import Scalar, parse_json, read_format_version
 from replay_data.recording import Recording
 from replay_data.sources.dopamine_format import NUM_BUFFERS, PADDING
 from replay_data.sources.dopamine_sidecar import BufferSidecar
@@ -204,9 +204,8 @@ def _check_recording(directory: Path, recording: Recording, resume: bool) -> Non
             f"{directory} exists already; choose another `out` or `run`, delete it, or continue it with `resume`"
         )
     try:
-        content = read_object(parse_json(path.read_text()))
-        if (version := content.get("format_version", 1)) not in (1, RECORDING_FORMAT_VERSION):
-            raise ValueError(f"format version {version} is newer than {RECORDING_FORMAT_VERSION}")
+        content = parse_json(path.read_text())
+        read_format_version(content, RECORDING_FORMAT_VERSION)
         saved = Recording.from_json(content)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

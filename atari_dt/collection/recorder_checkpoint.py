@@ -21,7 +21,7 @@ from isal import isal_zlib
 from atari_dt.collection.rollout import CompressedEpisode, FinishedEpisode
 from replay_data import InputError
 from replay_data.errors import summarize_error
-from replay_data.json_fields import parse_json, read_field, read_object, read_optional_field
+from replay_data.json_fields import parse_json, read_field, read_format_version, read_object, read_optional_field
 from replay_data.storage.atomic import atomic_directory
 
 FORMAT_VERSION = 2
@@ -82,10 +82,7 @@ class RecorderCheckpoint:
         Raises:
             ValueError, KeyError, TypeError: If the content is malformed, or does not fit the episodes.
         """
-        version = read_object(content).get("format_version", 1)
-        if version not in (1, FORMAT_VERSION):
-            raise ValueError(f"format version {version} is newer than {FORMAT_VERSION}")
-        if version == 1:
+        if read_format_version(content, FORMAT_VERSION) == 1:
             new_names = {"whole": "num_complete", "played": "num_steps_played"}
             content = {new_names.get(name, name): value for name, value in content.items()}
         return cls(

@@ -27,7 +27,7 @@ from atari_dt.games.published_scores import PaperScores
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.reported_evaluation import ReportedEvaluation
 from replay_data.errors import InputError, summarize_error
-from replay_data.json_fields import parse_json
+from replay_data.json_fields import parse_json, read_format_version
 
 FORMAT_VERSION = 2
 
@@ -316,10 +316,7 @@ class EvaluationScores:
         Raises:
             ValueError, KeyError, TypeError, AttributeError: If the content is malformed.
         """
-        version = content.get("format_version", 1)
-        if version not in (1, FORMAT_VERSION):
-            raise ValueError(f"format version {version} is unknown, this code reads 1 to {FORMAT_VERSION}")
-        if version == 1:
+        if read_format_version(content, FORMAT_VERSION) == 1:
             content = _rename_keys(content, _KEYS_OF_VERSION_1)
         human = content["human"]
         return cls(

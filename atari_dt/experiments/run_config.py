@@ -13,7 +13,7 @@ from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.evaluation.protocol import PROTOCOLS, ProtocolName
 from replay_data import InputError
 from replay_data.errors import summarize_error
-from replay_data.json_fields import parse_json, read_field, read_object
+from replay_data.json_fields import parse_json, read_field, read_format_version
 
 FORMAT_VERSION = 2
 """Version of ``experiment.json``, ``result.json``, ``costs.json`` and ``failure.json``."""
@@ -120,7 +120,7 @@ class RunConfig:
         Raises:
             InputError, ValueError, KeyError, TypeError: If the content is malformed.
         """
-        check_format_version(content)
+        read_format_version(content, FORMAT_VERSION)
         return cls(
             data=Path(read_field(content, "data", str)),
             model=ModelConfig.from_json(content["model"]),
@@ -136,18 +136,6 @@ class RunConfig:
             settings |= value if isinstance(value, dict) else {name: value}
         del settings["format_version"]
         return settings
-
-
-def check_format_version(content: Any) -> None:
-    """Check the format version of a run's file; a file without one has version 1.
-
-    Raises:
-        ValueError: If this version of the code cannot read the file.
-        TypeError: If the content is not an object.
-    """
-    version = read_object(content).get("format_version", 1)
-    if version not in (1, FORMAT_VERSION):
-        raise ValueError(f"it has format version {version}, but this version of the code reads 1 to {FORMAT_VERSION}")
 
 
 def read_run_config(directory: Path) -> RunConfig:

@@ -9,12 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from atari_dt.experiments.run_config import FORMAT_VERSION, RunConfig, check_format_version
+from atari_dt.experiments.run_config import FORMAT_VERSION, RunConfig
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.training.training_run import Hardware
 from replay_data import InputError
 from replay_data.errors import summarize_error
-from replay_data.json_fields import convert, parse_json, read_field, read_list, read_mapping, read_optional_field
+from replay_data.json_fields import (
+    convert,
+    parse_json,
+    read_field,
+    read_format_version,
+    read_list,
+    read_mapping,
+    read_optional_field,
+)
 from replay_data.store_metadata import StoreSource
 
 
@@ -118,7 +126,7 @@ class RunResult:
         Raises:
             InputError, ValueError, KeyError, TypeError: If the content is malformed.
         """
-        check_format_version(content)
+        read_format_version(content, FORMAT_VERSION)
         targets = tuple(map(TargetResult.from_json, content["targets"]))
         if not targets:
             raise ValueError("it has no target returns")
@@ -162,7 +170,7 @@ class RunCosts:
         Raises:
             ValueError, KeyError, TypeError: If the content is malformed.
         """
-        check_format_version(content)
+        read_format_version(content, FORMAT_VERSION)
         hardware = content["hardware"]
         return cls(
             seconds_per_update=read_field(content, "seconds_per_update", float),
@@ -198,7 +206,7 @@ class RunFailure:
         Raises:
             ValueError, KeyError, TypeError: If the content is malformed.
         """
-        check_format_version(content)
+        read_format_version(content, FORMAT_VERSION)
         return cls(read_field(content, "reason", str))
 
 

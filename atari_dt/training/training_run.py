@@ -16,7 +16,7 @@ import torch
 from atari_dt.config import ModelConfig, TrainingConfig
 from replay_data import InputError
 from replay_data.errors import summarize_error
-from replay_data.json_fields import parse_json
+from replay_data.json_fields import parse_json, read_format_version
 from replay_data.storage.processes import available_cores
 
 FILE_NAME = "config.json"
@@ -80,9 +80,7 @@ class TrainingRun:
         Raises:
             InputError, ValueError, KeyError, TypeError, AttributeError: If the content is malformed.
         """
-        version = content.get("format_version", 1)
-        if version not in (1, FORMAT_VERSION):
-            raise ValueError(f"format version {version} is newer than {FORMAT_VERSION}")
+        read_format_version(content, FORMAT_VERSION)
         hardware = content["hardware"]
         return cls(
             data=str(content["data"]),

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replay_data.errors import ReplayFormatError, summarize_error
-from replay_data.json_fields import convert, parse_json, read_field, read_optional_field
+from replay_data.json_fields import convert, parse_json, read_field, read_format_version
 from replay_data.recording import Recording
 
 FORMAT_VERSION = 2
@@ -103,9 +103,7 @@ class BufferSidecar:
         Raises:
             ValueError, KeyError, TypeError, OverflowError: If the content is something else.
         """
-        version = read_optional_field(content, "format_version", int)
-        if version not in (None, 1, FORMAT_VERSION):
-            raise ValueError(f"its format version is {version}; this version of the code reads 1 to {FORMAT_VERSION}")
+        read_format_version(content, FORMAT_VERSION)
         sidecar = cls(
             recording=Recording.from_json(content["recording"]),
             rows=read_field(content, "rows", int),

@@ -85,7 +85,7 @@ class RLUnpluggedRun:
         for index, file in files.items():
             if index >= self.num_shards:
                 raise ReplayFormatError(f"{file} cannot be one of {self.num_shards} shards; correct its name")
-        self.shards = {index: RLUnpluggedShard(files[index], index, num_actions) for index in sorted(files)}
+        self.shards = {index: RLUnpluggedShard(files[index], num_actions) for index in sorted(files)}
 
 
 def shard_name(run: int, shard: int, num_shards: int) -> str:
@@ -101,16 +101,14 @@ class RLUnpluggedShard:
 
     Args:
         path: The file.
-        index: Index of the shard.
         num_actions: Size of the game's action set; a larger action is an error.
 
     Attributes:
         path: The file.
-        index: Index of the shard.
     """
 
-    def __init__(self, path: Path, index: int, num_actions: int):
-        self.path, self.index = path, index
+    def __init__(self, path: Path, num_actions: int):
+        self.path = path
         self._num_actions = num_actions
         self._file: Any = None
         self._error: ReplayFormatError | None = None  # which ended the reading

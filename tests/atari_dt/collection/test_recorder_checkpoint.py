@@ -113,7 +113,7 @@ def test_checkpoint_reads_what_it_wrote(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"format_version": 3}, "format version 3 is newer than 2"),
-        ({"format_version": None}, "format version None"),
+        ({"format_version": None}, "format_version is None, not of type int"),
         ({"add_count": "158"}, "add_count is '158'"),
         ({"num_complete": None}, "num_complete is None"),
         ({"num_steps_played": 1.5}, "num_steps_played is 1.5"),
