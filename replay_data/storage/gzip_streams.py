@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, cast
 from isal import igzip, isal_zlib
 
 from replay_data.errors import ReplayFormatError
+from replay_data.storage.regular_files import check_regular_file
 
 _COMPRESSION_LEVEL = 2  # ISA-L's: 6 GB/s and 122 bytes per Breakout frame; zlib's level 6: 0.2 GB/s and 83 bytes
 
@@ -18,7 +19,13 @@ _DAMAGE_ERRORS = (igzip.BadGzipFile, cast(type[Exception], isal_zlib.error), Val
 
 
 def open_gzip(source: Path | BinaryIO | RawIOBase) -> Any:
-    """Open a gzip file for reading in binary mode; read it inside `translate_gzip_errors`."""
+    """Open a gzip file for reading in binary mode; read it inside `translate_gzip_errors`.
+
+    Raises:
+        InputError: If ``source`` is a path to something other than a regular file.
+    """
+    if isinstance(source, Path):
+        check_regular_file(source)
     return igzip.open(source, "rb")
 
 

@@ -1,0 +1,46 @@
+"""Read small files whole, and nothing that only looks like one."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from replay_data.errors import InputError
+
+MAX_JSON_BYTES = 32 << 20  # twice the largest file that this project writes; parsing one takes about 20 times as much
+
+
+def check_regular_file(path: Path, max_bytes: int | None = None) -> None:
+    """Check that ``path`` is a regular file of plausible size, before it is opened.
+
+    Opening a named pipe waits until somebody writes into it, and a device may never end.
+
+    Args:
+        path: Path of the file, or of a link to it.
+        max_bytes: Largest plausible size in bytes; None for any size.
+
+    Raises:
+        InputError: If it is a directory, a named pipe, a device or a socket, or is too large.
+        FileNotFoundError: If there is no such file.
+    """
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{path} is a directory, not a file; remove it, or give another path")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is a named pipe, a device or a socket, not a regular file; copy the file itself there")
+    if max_bytes is not None and status.st_size > max_bytes:
+        raise InputError(
+            f"{path} has {status.st_size:,} bytes, but a file of its kind has at most {max_bytes:,}; "
+            "it is damaged or another file"
+        )
+
+
+def read_regular_file(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a regular file of at most ``max_bytes`` bytes.
+
+    Raises:
+        InputError, FileNotFoundError: As `check_regular_file` does.
+    """
+    check_regular_file(path, max_bytes)
+    with path.open("rb") as file:
+        return file.read(max_bytes)
