@@ -27,7 +27,7 @@ def check_regular_file(path: Path, max_bytes: int | None = None) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path} is a directory, not a file; remove it, or give another path")
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path} is a named pipe, a device or a socket, not a regular file; copy the file itself there")
+        raise InputError(f"{path} is a named pipe, a device or a socket, not a regular file; copy the file there")
     if max_bytes is not None and status.st_size > max_bytes:
         raise InputError(
             f"{path} has {status.st_size:,} bytes, but a file of its kind has at most {max_bytes:,}; "
