@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atari_dt.environment.config import FRAME_SKIP, EnvironmentConfig, Frames
-from atari_dt.environment.rom import bundled_rom
-from atari_dt.games.catalogue import Game
+from atari_dt.games.catalogue import Game, bundled_rom
 from replay_data import InputError
 
 

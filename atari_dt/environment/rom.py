@@ -11,10 +11,12 @@ import weakref
 from pathlib import Path
 
 import ale_py
-from ale_py import roms
 
-from atari_dt.games.catalogue import Game, find_game
+from atari_dt.games.catalogue import Game, bundled_rom, find_game
 from replay_data import InputError
+from replay_data.storage.regular_files import read_regular_file
+
+MAX_ROM_BYTES = 1 << 20  # the largest cartridges of the Atari 2600 have 64 KiB
 
 PROBE_TIMEOUT = 10.0
 """Seconds within which ALE must play 600 frames of a ROM file."""
@@ -39,7 +41,7 @@ class Rom:
 
     def __init__(self, path: Path, game: Game):
         try:
-            content = path.read_bytes()
+            content = read_regular_file(path, MAX_ROM_BYTES)
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}); give a ROM file") from error
         known = ale_py.ALEInterface.isSupportedROM(path) if content else None
@@ -67,13 +69,6 @@ ale.reset_game()
 for step in range(600):
     ale.act(ale.getMinimalActionSet()[step % len(ale.getMinimalActionSet())])
 """
-
-
-def bundled_rom(game: Game) -> Path:
-    """Return the path of the ROM that ALE bundles for a game."""
-    path = roms.get_rom_path(game.rom)
-    assert path is not None, game
-    return path
 
 
 def rom_sha256(game: Game, rom: Rom | None = None) -> str:

@@ -25,7 +25,7 @@ def check_regular_file(path: Path, max_bytes: int | None = None) -> None:
     """
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
-        raise InputError(f"{path} is a directory, not a file; remove it, or give another path")
+        raise InputError(f"{path} is a directory, not a file; give the path of a file")
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path} is a named pipe, a device or a socket, not a regular file; copy the file there")
     if max_bytes is not None and status.st_size > max_bytes:

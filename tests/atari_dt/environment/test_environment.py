@@ -253,7 +253,15 @@ def test_files_that_are_not_roms_are_refused_and_cannot_hang_the_emulator(
             Rom(tmp_path / name, game)
     assert isinstance(refusal.value.__cause__, subprocess.TimeoutExpired)
     with pytest.raises(InputError, match="cannot be read"):
+        Rom(tmp_path / "missing", game)
+    with pytest.raises(InputError, match="is a directory"):
         Rom(tmp_path, game)
+    with pytest.raises(InputError, match="/dev/zero is a named pipe, a device"):
+        Rom(Path("/dev/zero"), game)
+    with (tmp_path / "disk_image").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InputError, match="a file of its kind has at most 1,048,576"):
+        Rom(tmp_path / "disk_image", game)
 
 
 def test_rom_of_another_game_is_refused() -> None:

@@ -1,10 +1,12 @@
 """Names of games, their presets, and published scores."""
 
+from pathlib import Path
+
 import pytest
 from ale_py import roms
 
 from atari_dt.environment.python_env import action_meanings
-from atari_dt.games.catalogue import find_game
+from atari_dt.games.catalogue import Game, find_game, list_games
 from atari_dt.games.presets import GamePreset, find_preset
 from atari_dt.games.published_scores import HUMAN_SCORES, PAPER_SCORES
 from replay_data import InputError
@@ -25,6 +27,29 @@ def test_error_for_unknown_game_suggests_similar_names(typo: str, meant: str) ->
 def test_error_for_unknown_game_without_similar_names_shows_examples() -> None:
     with pytest.raises(InputError, match="unknown game '123'; names look like Breakout"):
         find_game("123")
+
+
+@pytest.mark.parametrize("name", ["Combat", "joust", "MazeCraze", "maze-craze", "Warlords"])
+def test_game_that_would_end_the_process_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"ALE bundles the ROM of [CJMW][A-Za-z]+ but cannot play this game"):
+        find_game(name)
+    rom = {"combat": "combat", "joust": "joust", "warlords": "warlords"}.get(name.lower(), "maze_craze")
+    with pytest.raises(InputError, match="cannot play this game"):
+        action_meanings(Game("Name", rom))
+
+
+def test_every_bundled_game_with_an_implementation_is_offered() -> None:
+    """tests/replay_data/sources plays each of the offered games."""
+    bundled = {path.stem for path in Path(str(roms.__file__)).parent.glob("*.bin")}
+    assert {game.rom for game in list_games()} == bundled - {"combat", "joust", "maze_craze", "warlords"}
+
+
+def test_roms_directory_without_roms_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pong.bin").write_bytes(b"not Pong")
+    for directory, name in ((tmp_path, "Breakout"), (tmp_path, "Pong"), (tmp_path / "missing", "Pong")):
+        monkeypatch.setenv("ALE_ROMS_DIR", str(directory))
+        with pytest.raises(InputError, match=f"ALE_ROMS_DIR is {directory}, which holds no valid {name.lower()}.bin"):
+            find_game(name)
 
 
 def test_action_sets_are_minimal() -> None:
