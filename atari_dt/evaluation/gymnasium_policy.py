@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium.vector import AutoresetMode
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.spaces import Discrete
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from atari_dt.evaluation.policy import DecisionTransformerPolicy, Floats, Ints, Sampling
 from atari_dt.evaluation.protocol import EvaluationProtocol
@@ -16,6 +19,7 @@ from atari_dt.hardware import find_device
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.model.pretrained import latest_checkpoint
+from replay_data.errors import InputError
 
 
 class GymnasiumPolicy:
@@ -50,21 +54,29 @@ class GymnasiumPolicy:
         """Return-to-go of each environment, float32 ``[N]``."""
         return self._require_policy().returns_to_go
 
-    def reset(self, num_envs: int, seed: int = 0, autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP) -> None:
-        """Start an episode in each of N environments.
+    def reset(self, envs: VectorEnv[Any, Any, Any], seed: int = 0) -> None:
+        """Start an episode in every environment.
+
+        The environments are not stepped here, only asked for their number, their actions and their autoreset mode. In
+        `NEXT_STEP`, Gymnasium's default, the first observation of an episode arrives one step after the previous
+        episode is done, and the action in between is ignored by the environment. In the other modes, it arrives
+        together with ``dones``.
 
         Args:
-            num_envs: N.
+            envs: The N environments that the policy plays.
             seed: Seed of the action sampling.
-            autoreset_mode: Value of ``envs.metadata["autoreset_mode"]``. In `NEXT_STEP`, Gymnasium's default, the first
-                observation of an episode arrives one step after the previous episode is done, and the action in between
-                is ignored by the environment. In `SAME_STEP`, it arrives together with ``dones``.
+
+        Raises:
+            InputError: If the environments have other actions than the game that the model was trained on.
         """
-        self._policy = DecisionTransformerPolicy(self._model, num_envs, self._protocol, self._sampling)
-        self._env_indices = np.arange(num_envs)
+        _check_actions(envs, self.dataset.action_meanings)
+        # AtariVectorEnv shares one metadata among all its instances; each instance has its own autoreset_mode.
+        mode = getattr(envs.unwrapped, "autoreset_mode", envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+        self._policy = DecisionTransformerPolicy(self._model, envs.num_envs, self._protocol, self._sampling)
+        self._env_indices = np.arange(envs.num_envs)
         self._seeds = np.random.default_rng(seed)
-        self._starts_next_step = autoreset_mode == AutoresetMode.NEXT_STEP
-        self._starting = np.ones(num_envs, dtype=bool)  # whether the next observation is the first of an episode
+        self._starts_next_step = mode == AutoresetMode.NEXT_STEP
+        self._starting = np.ones(envs.num_envs, dtype=bool)  # whether the next observation is the first of an episode
 
     def act(self, observations: npt.NDArray[np.uint8], rewards: npt.NDArray[Any], dones: npt.NDArray[np.bool_]) -> Ints:
         """Choose an action for every environment.
@@ -100,8 +112,36 @@ class GymnasiumPolicy:
     def _require_policy(self) -> DecisionTransformerPolicy:
         """Return the policy that `reset` made."""
         if self._policy is None:
-            raise ValueError("call reset with the number of environments first")
+            raise ValueError("call reset with the environments first")
         return self._policy
+
+
+def _check_actions(envs: VectorEnv[Any, Any, Any], expected: Sequence[str]) -> None:
+    """Raise InputError if the actions of the environments are not those that the model was trained with."""
+    space = envs.single_action_space
+    if not isinstance(space, Discrete) or space.n != len(expected) or space.start != 0:
+        raise InputError(
+            f"the model was trained with the {len(expected)} actions {' '.join(expected)}, but the action space of the "
+            f"environments is {space}; make them for the same game, with full_action_space=False"
+        )
+    for meanings in _action_meanings(envs):
+        # A wrapper may have made another action space out of an environment's own actions.
+        if len(meanings) == len(expected) and list(meanings) != list(expected):
+            raise InputError(
+                f"the model was trained with the actions {' '.join(expected)}, but those of the environments are "
+                f"{' '.join(meanings)}; make the environments for the same game"
+            )
+
+
+def _action_meanings(envs: VectorEnv[Any, Any, Any]) -> Iterable[Sequence[str]]:
+    """Return the action meanings of the environments that know them."""
+    base = envs.unwrapped
+    if isinstance(base, AtariVectorEnv):
+        return [[action.name for action in base.ale.get_action_set()]]
+    if not isinstance(base, (SyncVectorEnv, AsyncVectorEnv)):
+        return []
+    # A worker of an AsyncVectorEnv ends when it is asked for an attribute that it lacks.
+    return base.call("get_action_meanings") if all(base.call("has_wrapper_attr", "get_action_meanings")) else []
 
 
 def load_policy(

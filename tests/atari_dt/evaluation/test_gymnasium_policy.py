@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ale_py
+import gymnasium
 import numpy as np
 import pytest
 from ale_py.vector_env import AtariVectorEnv
-from gymnasium.vector import AutoresetMode
+from gymnasium import Env, Space
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import AtariPreprocessing, TransformAction
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from torch import nn
 
 from atari_dt.evaluation.gymnasium_policy import GymnasiumPolicy, load_policy
 from atari_dt.evaluation.policy import DecisionTransformerPolicy, Sampling
+from replay_data import InputError
 from tests.atari_dt.models import small_model, use_fast_encoder
 
+NEXT_STEP, SAME_STEP = AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP
 GREEDY = Sampling(temperature=0)
 
 
-@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+class StandInEnvs(VectorEnv[Any, Any, Any]):
+    """Environments that know their action space, but not the meanings of the actions."""
+
+    def __init__(self, num_envs: int, action_space: Space[Any]):
+        self.num_envs, self.single_action_space = num_envs, action_space
+
+
+def make_env(game: str = "Breakout", **settings: Any) -> Callable[[], Env[Any, Any]]:
+    return lambda: AtariPreprocessing(gymnasium.make(f"ALE/{game}-v5", frameskip=1, **settings), noop_max=0)
+
+
+@pytest.mark.parametrize("mode", [NEXT_STEP, SAME_STEP])
 def test_actions_in_a_vector_environment_are_those_of_the_evaluators_policy(mode: AutoresetMode) -> None:
     """In both autoreset modes, each episode gets the actions of a policy that starts with its first observation."""
     model = use_fast_encoder(small_model())
@@ -37,7 +57,8 @@ def test_actions_in_a_vector_environment_are_those_of_the_evaluators_policy(mode
     with pytest.raises(ValueError, match="call reset"):
         policy.act(np.zeros((3, 4, 84, 84), np.uint8), np.zeros(3), np.zeros(3, dtype=bool))
     observations, _ = envs.reset(seed=np.array([5, 6, 7]))
-    policy.reset(num_envs, seed=9, autoreset_mode=mode)
+    AtariVectorEnv("pong", 1, autoreset_mode=NEXT_STEP if mode == SAME_STEP else SAME_STEP)  # changes envs.metadata
+    policy.reset(envs, seed=9)
     rewards, dones = np.zeros(num_envs), np.ones(num_envs, dtype=bool)  # ignored before the first step
     starting = np.ones(num_envs, dtype=bool)
     rng = np.random.default_rng(9)
@@ -50,13 +71,13 @@ def test_actions_in_a_vector_environment_are_those_of_the_evaluators_policy(mode
             current[env_index] = []
             episodes.append((int(seed), current[env_index]))
         for i in range(num_envs):
-            if mode == AutoresetMode.NEXT_STEP and dones[i] and not starting[i]:
+            if mode == NEXT_STEP and dones[i] and not starting[i]:
                 continue  # the last observation of an episode; the environment ignores the action
             current[i].append((int(actions[i]), observations[i].copy(), rewards[i]))
         dones_before = dones if step else np.zeros(num_envs, dtype=bool)
         observations, rewards, terminated, truncated, _ = envs.step(actions)
         dones = terminated | truncated
-        starting = dones if mode == AutoresetMode.SAME_STEP else dones_before
+        starting = dones if mode == SAME_STEP else dones_before
     assert len(episodes) > num_envs + 2
     seeds, all_steps = zip(*episodes, strict=True)
     expected = DecisionTransformerPolicy(model, len(episodes))
@@ -79,7 +100,7 @@ def test_loaded_policy_acts_as_the_saved_model(tmp_path: Path) -> None:
     num_envs = 40
     chosen: set[int] = set()
     for each in (loaded, policy):
-        each.reset(num_envs)
+        each.reset(StandInEnvs(num_envs, Discrete(4)))
     for _ in range(8):
         observations = rng.integers(0, 256, (num_envs, 4, 84, 84), dtype=np.uint8)
         arguments = observations, rng.integers(0, 3, num_envs), rng.random(num_envs) < 0.2
@@ -94,7 +115,57 @@ def test_loaded_policy_refuses_other_observations(tmp_path: Path) -> None:
     small_model().save_pretrained(tmp_path / "run")
     policy = load_policy(tmp_path / "run", target_return=3.5, device="cpu")
     assert policy.target_return == 3.5
-    policy.reset(2)
+    policy.reset(StandInEnvs(2, Discrete(4)))
     for observations in (np.zeros((2, 3, 84, 84), np.uint8), np.zeros((2, 4, 84, 84), np.float32)):
         with pytest.raises(ValueError, match=r"must be uint8 \(2, 4, 84, 84\)"):
             policy.act(observations, np.zeros(2), np.zeros(2, dtype=bool))  # type: ignore[arg-type]
+
+
+gymnasium.register_envs(ale_py)
+
+FULL_SET = "the action space of the environments is Discrete\\(18\\)"
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: AtariVectorEnv("breakout", 1, full_action_space=True), FULL_SET),
+        (lambda: RecordEpisodeStatistics(AtariVectorEnv("breakout", 1, full_action_space=True)), FULL_SET),
+        (lambda: SyncVectorEnv([make_env(full_action_space=True)]), FULL_SET),
+        (lambda: AsyncVectorEnv([make_env(full_action_space=True)]), FULL_SET),
+        (lambda: AtariVectorEnv("breakout", 1, continuous=True), "the action space of the environments is Box"),
+        (lambda: StandInEnvs(1, Discrete(3)), "the action space of the environments is Discrete\\(3\\)"),
+        (
+            lambda: StandInEnvs(1, Discrete(4, start=1)),
+            "the action space of the environments is Discrete\\(4, start=1\\)",
+        ),
+        (lambda: StandInEnvs(1, Box(0, 1, (4,))), "the action space of the environments is Box"),
+        (lambda: AtariVectorEnv("skiing", 1), "Discrete\\(3\\)"),
+        (lambda: AtariVectorEnv("assault", 1), "Discrete\\(7\\)"),
+        (lambda: AtariVectorEnv("atlantis", 1), "those of the environments are NOOP FIRE RIGHTFIRE LEFTFIRE"),
+        (lambda: SyncVectorEnv([make_env(), make_env("Casino")]), "those of the environments are NOOP FIRE UP DOWN"),
+    ],
+)
+def test_environments_with_other_actions_are_refused(make: Callable[[], VectorEnv[Any, Any, Any]], reason: str) -> None:
+    policy, envs = GymnasiumPolicy(small_model(), 20), make()
+    with pytest.raises(InputError, match=f"trained with the.* actions NOOP FIRE RIGHT LEFT, but .*{reason}"):
+        policy.reset(envs)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: AtariVectorEnv("breakout", 1),
+        lambda: SyncVectorEnv([make_env()]),
+        lambda: AsyncVectorEnv([make_env()]),
+        lambda: SyncVectorEnv(
+            [lambda: TransformAction(make_env(full_action_space=True)(), lambda a: [0, 1, 3, 4][a], Discrete(4))]
+        ),
+        lambda: StandInEnvs(1, Discrete(4)),
+    ],
+)
+def test_environments_with_the_actions_of_the_data_are_accepted(make: Callable[[], VectorEnv[Any, Any, Any]]) -> None:
+    policy, envs = GymnasiumPolicy(small_model(), 20), make()
+    policy.reset(envs)
+    assert policy.act(np.zeros((1, 4, 84, 84), np.uint8), np.zeros(1), np.zeros(1, dtype=bool)) in range(4)
+    envs.close()
