@@ -16,7 +16,7 @@ LINES = 400
 # From the bottom up. Packages on one layer do not import each other.
 LAYERS = (
     {"replay_data.errors", "replay_data.json_fields", "replay_data.progress"},
-    {"replay_data.recording"},
+    {"replay_data.recording", "replay_data.opencv"},
     {"replay_data.storage"},
     {"replay_data.episode"},
     {"replay_data.sources"},
@@ -97,6 +97,12 @@ def test_files_are_short(path: Path) -> None:
 @pytest.mark.parametrize("path", sources("replay_data"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_replay_data_needs_no_torch_and_no_emulator(path: Path) -> None:
     assert not re.search(r"^\s*(import|from) (torch|ale_py|gymnasium|atari_dt)\b", path.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", sources(*LIBRARIES, "scripts"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_opencv_is_imported_in_one_place(path: Path) -> None:
+    if module_name(path) != "replay_data.opencv":
+        assert not re.search(r"^\s*(import|from) cv2\b", path.read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", sources(*LIBRARIES), ids=lambda path: str(path.relative_to(ROOT)))

@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import ale_py
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from atari_dt.environment.config import FRAME_SKIP, EnvironmentConfig, Frames
 from atari_dt.games.catalogue import Game, bundled_rom
 from replay_data import InputError
+from replay_data.opencv import cv2
 
 
 def action_meanings(game: Game, config: EnvironmentConfig | None = None) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -16,6 +15,7 @@ from atari_dt.interpretation.saliency import FRAME_SIZE
 from atari_dt.rendering.canvas import FAINT_COLOR, LINE_COLOR, PAGE_COLOR, Canvas
 from atari_dt.rendering.video import Pixels
 from replay_data.episode import LEAD_IN, STACK
+from replay_data.opencv import cv2
 
 TOKEN_COLORS = {"return": "#e08a00", "state": "#3b82f6", "action": "#16a34a"}
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -20,6 +19,7 @@ from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.python_env import AleEnv
 from atari_dt.evaluation.results import EvaluatedEpisode
 from atari_dt.games.catalogue import Game
+from replay_data.opencv import cv2
 
 STEPS_PER_SECOND = 15  # at 60 emulator frames per second and 4 frames per step
 

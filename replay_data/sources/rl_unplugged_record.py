@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from google.protobuf import message
 
 from replay_data.episode import FRAME_SHAPE, Episode
+from replay_data.opencv import cv2
 from replay_data.sources.tfrecord import Example
 
 _FEATURES: tuple[tuple[str, str, Any], ...] = (
