@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 Scalar: TypeAlias = str | int | float | bool | None
 
 T = TypeVar("T", str, int, float, bool)
+N = TypeVar("N", int, float)
+S = TypeVar("S", bound=Scalar)
 V = TypeVar("V")
+
+MAX_DEPTH = 32  # several times the depth of any file that this project writes
+
+MAX_INTEGER = 2**63 - 1  # of NumPy's and PyTorch's int64
 
 
 def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: If the text is not JSON, or is nested too deeply to be parsed.
+        ValueError: If the text is not JSON, or its lists and objects are nested more than `MAX_DEPTH` deep.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    containers = [value]
+    for _ in range(MAX_DEPTH + 1):
+        children = [item.values() if isinstance(item, dict) else item for item in containers if _is_container(item)]
+        containers = [child for items in children for child in items if _is_container(child)]
+        if not containers:
+            return value
+    raise ValueError("it is nested too deeply")
+
+
+def _is_container(value: Any) -> bool:
+    return isinstance(value, (list, dict))
 
 
 def read_object(content: Any) -> dict[str, Any]:
@@ -54,9 +72,39 @@ def read_field(content: Any, name: str, field_type: type[T]) -> T:
     Raises:
         TypeError: If ``content`` is not an object, or the field has another type.
         KeyError: If the field is missing.
-        ValueError: If the field is too large for a float.
+        ValueError: If the field is a number that is not finite or too large for 64 bits, or text that is not Unicode.
     """
     return convert(read_object(content)[name], name, field_type)
+
+
+def read_count(content: Any, name: str, minimum: int = 0) -> int:
+    """Return an integer field of an object that is at least ``minimum``.
+
+    Raises:
+        ValueError, KeyError, TypeError: As `read_field` does, and if the field is less than ``minimum``.
+    """
+    return check_range(name, read_field(content, name, int), minimum)
+
+
+def read_probability(content: Any, name: str) -> float:
+    """Return a field of an object that lies between 0 and 1.
+
+    Raises:
+        ValueError, KeyError, TypeError: As `read_field` does, and if the field is outside this range.
+    """
+    return check_range(name, read_field(content, name, float), 0, 1)
+
+
+def check_range(name: str, value: N, minimum: float, maximum: float = math.inf) -> N:
+    """Return a number if it is between ``minimum`` and ``maximum``.
+
+    Raises:
+        ValueError: If it is outside this range.
+    """
+    if not minimum <= value <= maximum:
+        limit = f"at least {minimum}" if maximum == math.inf else f"between {minimum} and {maximum}"
+        raise ValueError(f"{name} is {value}, but must be {limit}")
+    return value
 
 
 def read_optional_field(content: Any, name: str, field_type: type[T]) -> T | None:
@@ -105,7 +153,7 @@ def read_scalars(content: Any, name: str) -> dict[str, Scalar]:
     def read_scalar(key: str, value: Any) -> Scalar:
         if value is not None and not isinstance(value, (str, int, float)):
             raise TypeError(f"{key} of {name} is {_describe(value)}, not a scalar")
-        return value
+        return _check_value(value, key)
 
     return read_mapping(content, name, read_scalar)
 
@@ -113,17 +161,32 @@ def read_scalars(content: Any, name: str) -> dict[str, Scalar]:
 def convert(value: Any, name: str, value_type: type[T]) -> T:
     """Return a value as ``value_type``, or raise as `read_field` does."""
     if value_type is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            return value_type(value)
-        except OverflowError as error:
-            raise ValueError(f"{name} is too large") from error
+        value = _to_float(value, name)
     if not isinstance(value, value_type) or (isinstance(value, bool) and value_type is not bool):
         raise TypeError(f"{name} is {_describe(value)}, not of type {value_type.__name__}")
+    return _check_value(value, name)
+
+
+def _check_value(value: S, name: str) -> S:
+    """Return a value, or raise as `read_field` does if it is of a JSON type but cannot be stored or computed with."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}, not a finite number")
+    if isinstance(value, int) and abs(value) > MAX_INTEGER:
+        raise ValueError(f"{name} is too large")
+    if isinstance(value, str):
+        value.encode()  # JSON can hold one half of a surrogate pair, which no text file can
     return value
+
+
+def _to_float(value: int, name: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is too large") from None
 
 
 def _describe(value: Any) -> str:
     """Return a JSON value for an error message, without the content of lists and objects, which may be large."""
     if isinstance(value, list):
         return "a list"
-    return "an object" if isinstance(value, dict) else repr(value)
+    return "an object" if isinstance(value, dict) else repr(value)[:80]

@@ -7,7 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from replay_data.json_fields import Scalar, convert, read_field, read_list, read_mapping, read_scalars
+from replay_data.json_fields import (
+    Scalar,
+    check_range,
+    convert,
+    read_count,
+    read_field,
+    read_list,
+    read_mapping,
+    read_probability,
+    read_scalars,
+)
+
+MAX_ACTIONS = 256  # actions are stored in uint8; ALE's games have at most 18
 
 
 @dataclass(frozen=True)
@@ -56,18 +68,42 @@ class Recording:
         """
         recording = cls(
             agent=read_field(content, "agent", str),
-            game=read_field(content, "game", str),
-            num_steps=read_field(content, "num_steps", int),
-            seed=read_field(content, "seed", int),
-            sticky_actions=read_field(content, "sticky_actions", float),
-            max_frames=read_field(content, "max_frames", int),
-            action_meanings=read_list(content, "action_meanings", str),
+            game=check_game_name(read_field(content, "game", str)),
+            num_steps=read_count(content, "num_steps"),
+            seed=read_count(content, "seed"),
+            sticky_actions=read_probability(content, "sticky_actions"),
+            max_frames=read_count(content, "max_frames"),
+            action_meanings=read_action_meanings(content),
             rom_sha256=read_field(content, "rom_sha256", str),
             versions=read_mapping(content, "versions", lambda name, version: convert(version, name, str)),
         )
         if "settings" not in content:
             content = {"settings": _settings_of_version_1(content)}
         return dataclasses.replace(recording, settings=read_scalars(content, "settings"))
+
+
+def check_game_name(name: str) -> str:
+    """Return the name of a game if it can be one: printable, and no path or pattern when it becomes part of a path.
+
+    Whether ALE has the game is another question.
+
+    Raises:
+        ValueError: If it cannot be the name of a game.
+    """
+    if not 1 <= len(name) <= 64 or not name.isprintable() or name.startswith(".") or any(c in name for c in "/\\:*?[]"):
+        raise ValueError(f"game is {name[:64]!r}, which is not the name of a game")
+    return name
+
+
+def read_action_meanings(content: Any) -> tuple[str, ...]:
+    """Return the field ``action_meanings`` of an object: the name of each action index.
+
+    Raises:
+        ValueError, KeyError, TypeError: If it is not a list of 1 to `MAX_ACTIONS` strings.
+    """
+    meanings = read_list(content, "action_meanings", str)
+    check_range("the number of action_meanings", len(meanings), 1, MAX_ACTIONS)
+    return meanings
 
 
 def _settings_of_version_1(content: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,16 +21,19 @@ import numpy as np
 from replay_data.errors import InputError, summarize_error
 from replay_data.json_fields import (
     Scalar,
-    convert,
+    check_range,
     parse_json,
+    read_count,
     read_field,
     read_list,
     read_mapping,
     read_object,
     read_optional_field,
+    read_probability,
     read_scalars,
 )
-from replay_data.recording import Recording
+from replay_data.recording import Recording, check_game_name, read_action_meanings
+from replay_data.storage.regular_files import MAX_JSON_BYTES, read_regular_file
 
 FORMAT_VERSION = 2
 
@@ -72,11 +77,14 @@ class ArrayInfo:
         Raises:
             ValueError, KeyError, TypeError: If the content is something else.
         """
-        return cls(
+        info = cls(
             dtype=read_field(content, "dtype", str),
-            shape=read_list(content, "shape", int),
+            shape=_read_counts(content, "shape"),
             sha256=read_field(content, "sha256", str),
         )
+        if not re.fullmatch("[0-9a-f]{64}", info.sha256):
+            raise ValueError(f"sha256 is {info.sha256[:80]!r}, not 64 hexadecimal digits")
+        return info
 
 
 @dataclass(frozen=True)
@@ -128,17 +136,17 @@ class StoreSource:
         content = read_object(content)
         if "format" not in content:
             content = _source_of_version_1(content)
-        counts = read_mapping(content, "episodes_per_shard", lambda index, count: convert(count, index, int))
+        shards = read_object(content.get("episodes_per_shard", {}))
         has_recording = content.get("recording") is not None
         has_done_idxs = content.get("original_done_idxs") is not None
         return cls(
             format=read_field(content, "format", str),
-            run=read_optional_field(content, "run", int),
+            run=None if content.get("run") is None else read_count(content, "run"),
             selection=read_scalars(content, "selection"),
             recording=Recording.from_json(content["recording"]) if has_recording else None,
             verified=read_optional_field(content, "verified", bool),
-            episodes_per_shard={int(index): count for index, count in counts.items()},
-            original_done_idxs=read_list(content, "original_done_idxs", int) if has_done_idxs else None,
+            episodes_per_shard={int(index): read_count(shards, index) for index in shards},
+            original_done_idxs=_read_counts(content, "original_done_idxs") if has_done_idxs else None,
             details=read_scalars(content, "details"),
         )
 
@@ -222,13 +230,13 @@ class StoreMetadata:
             ValueError, KeyError, TypeError: If the content is something else.
         """
         return cls(
-            game=read_field(content, "game", str),
-            action_meanings=read_list(content, "action_meanings", str),
+            game=check_game_name(read_field(content, "game", str)),
+            action_meanings=read_action_meanings(content),
             reward_clipping=read_field(content, "reward_clipping", bool),
-            sticky_actions=None if content["sticky_actions"] is None else read_field(content, "sticky_actions", float),
+            sticky_actions=None if content["sticky_actions"] is None else read_probability(content, "sticky_actions"),
             source=StoreSource.from_json(content["source"]),
-            steps=read_field(content, "steps", int),
-            episodes=read_field(content, "episodes", int),
+            steps=read_count(content, "steps", minimum=1),
+            episodes=read_count(content, "episodes", minimum=1),
             max_return=read_field(content, "max_return", float),
             mean_return=read_field(content, "mean_return", float),
             arrays=read_mapping(content, "arrays", lambda _, array: ArrayInfo.from_json(array)),
@@ -246,23 +254,28 @@ def read_metadata(path: Path) -> StoreMetadata:
     if not path.is_dir():
         raise InputError(f"no trajectory store at {path}; make one with scripts/collect_replay.py or build_dataset.py")
     file = path / "metadata.json"
-    if not file.is_file():
+    if not os.path.lexists(file):
         raise InputError(
             f"{path} is not a trajectory store (it has no metadata.json); make one with scripts/collect_replay.py or "
             "build_dataset.py"
         )
     try:
-        content = parse_json(file.read_bytes())
+        content = parse_json(read_regular_file(file, MAX_JSON_BYTES))
         version = read_field(content, "format_version", int)
         if version in (1, FORMAT_VERSION):
             return StoreMetadata.from_json(content)
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{file.name} cannot be read ({type(error).__name__}: {summarize_error(error)})"
         raise mismatch_error(path, reason) from error
     raise InputError(
         f"{path} has store format {version}, but this version of the code reads 1 to {FORMAT_VERSION}; build the store "
         "again"
     )
+
+
+def _read_counts(content: Any, name: str) -> tuple[int, ...]:
+    """Return a list of integers that are at least 0."""
+    return tuple(check_range(f"an item of {name}", count, 0) for count in read_list(content, name, int))
 
 
 def mismatch_error(path: Path, reason: str) -> InputError:

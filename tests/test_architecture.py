@@ -21,6 +21,7 @@ LAYERS = (
     {"replay_data.episode"},
     {"replay_data.sources"},
     {"replay_data.contexts", "replay_data.store_metadata", "replay_data.download"},
+    {"replay_data.store_arrays"},
     {"replay_data.store_writer", "replay_data.trajectory_store"},
     {"replay_data.selection", "replay_data.testing"},
     {"replay_data"},

@@ -19,17 +19,21 @@ from tests.conftest import DATA
 
 TEXT = st.text(max_size=8)
 INTEGERS = st.integers(-(10**12), 10**12)
-FLOATS = st.floats(allow_nan=False)
+COUNTS = st.integers(0, 10**12)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+PROBABILITIES = st.floats(0, 1)
+GAMES = st.sampled_from(["Breakout", "MsPacman", "Pitfall2", "Tic Tac Toe"])
+MEANINGS = st.lists(TEXT, min_size=1, max_size=4).map(tuple)
 SCALARS = st.none() | st.booleans() | INTEGERS | FLOATS | TEXT
 RECORDINGS = st.builds(
     Recording,
     agent=TEXT,
-    game=TEXT,
-    num_steps=INTEGERS,
-    seed=INTEGERS,
-    sticky_actions=FLOATS,
-    max_frames=INTEGERS,
-    action_meanings=st.lists(TEXT, max_size=4).map(tuple),
+    game=GAMES,
+    num_steps=COUNTS,
+    seed=COUNTS,
+    sticky_actions=PROBABILITIES,
+    max_frames=COUNTS,
+    action_meanings=MEANINGS,
     rom_sha256=TEXT,
     settings=st.dictionaries(TEXT, SCALARS, max_size=4),
     versions=st.dictionaries(TEXT, TEXT, max_size=3),
@@ -37,24 +41,25 @@ RECORDINGS = st.builds(
 SOURCES = st.builds(
     StoreSource,
     format=TEXT,
-    run=st.none() | INTEGERS,
+    run=st.none() | COUNTS,
     selection=st.dictionaries(TEXT, SCALARS, max_size=3),
     recording=st.none() | RECORDINGS,
     verified=st.none() | st.booleans(),
-    episodes_per_shard=st.dictionaries(st.integers(0, 99), INTEGERS, max_size=4),
-    original_done_idxs=st.none() | st.lists(INTEGERS, max_size=4).map(tuple),
+    episodes_per_shard=st.dictionaries(st.integers(0, 99), COUNTS, max_size=4),
+    original_done_idxs=st.none() | st.lists(COUNTS, max_size=4).map(tuple),
     details=st.dictionaries(TEXT, SCALARS, max_size=4),
 )
-ARRAYS = st.builds(ArrayInfo, dtype=TEXT, shape=st.lists(INTEGERS, max_size=3).map(tuple), sha256=TEXT)
+DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)
+ARRAYS = st.builds(ArrayInfo, dtype=TEXT, shape=st.lists(COUNTS, max_size=3).map(tuple), sha256=DIGESTS)
 METADATA = st.builds(
     StoreMetadata,
-    game=TEXT,
-    action_meanings=st.lists(TEXT, max_size=4).map(tuple),
+    game=GAMES,
+    action_meanings=MEANINGS,
     reward_clipping=st.booleans(),
-    sticky_actions=st.none() | FLOATS,
+    sticky_actions=st.none() | PROBABILITIES,
     source=SOURCES,
-    steps=INTEGERS,
-    episodes=INTEGERS,
+    steps=st.integers(1, 10**12),
+    episodes=st.integers(1, 10**12),
     max_return=FLOATS,
     mean_return=FLOATS,
     arrays=st.dictionaries(TEXT, ARRAYS, max_size=3),

@@ -178,7 +178,9 @@ def test_verify_finds_damaged_frames(tmp_path: Path) -> None:
         ({"arrays": {}}, "frames.npy cannot be read .the metadata does not mention it"),
         ({"max_return": 400}, "its max_return is"),
         ({"mean_return": 400}, "its mean_return is"),
-        ({"mean_return": float("nan")}, "its mean_return is"),
+        ({"mean_return": float("nan")}, "mean_return is nan, not a finite number"),
+        ({"max_score": 400}, "its max_score is"),
+        ({"mean_score": 400}, "its mean_score is"),
     ],
 )
 def test_metadata_that_contradicts_the_arrays_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -208,7 +210,7 @@ def replace_array(path: Path, name: str, array: Any) -> None:
         ("episode_ends", np.array([3, 6]), "do not describe the same episodes"),
         ("episode_ends", np.array([8, 7]), "do not describe the same episodes"),
         ("episode_ends", np.array([], np.int64), "do not describe the same episodes"),
-        ("episode_ends", np.array(7), r"episode_ends.npy is int64 \[\] instead of int64 \[\]"),
+        ("episode_ends", np.array(7), r"episode_ends.npy is int64 \[\] instead of int64 \[2\]"),
         ("actions", np.zeros((7, 1), np.uint8), r"actions.npy is uint8 \[7, 1\] instead of uint8 \[7\]"),
         ("frame_index", np.arange(7), "frame_index does not lead through frames"),
         ("frame_index", np.arange(3, 10)[::-1].copy(), "frame_index does not lead through frames"),
@@ -300,7 +302,8 @@ def test_half_a_million_steps_open_within_200_mb(tmp_path: Path) -> None:
     """The frames are a sparse file of the right size, which keeps the test cheap; all other arrays are complete."""
     steps, episodes = 500_000, 500
     small = write_random_store(tmp_path / "small", [1])
-    metadata = small.metadata.to_json() | {"steps": steps, "episodes": episodes, "max_return": 0, "mean_return": 0}
+    zeros = dict.fromkeys(("max_return", "mean_return", "max_score", "mean_score"), 0)
+    metadata = small.metadata.to_json() | zeros | {"steps": steps, "episodes": episodes}
     per_episode = steps // episodes
     step = np.arange(steps)
     arrays = {
