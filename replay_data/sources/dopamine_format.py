@@ -12,6 +12,9 @@ b = 0 … 49) is these files, each a gzipped ``.npy``:
 ``invalid_range_ckpt.{b}.gz``         int      ``[5]``
 ====================================  =======  ===============
 
+d4rl-atari keeps the same arrays, without counters, as ``{Game}/{run}/{b}/observation.gz`` and so on; it calls b the
+epoch (d4rl_atari/offline_env.py). Both layouts are read, and only Dopamine's is written.
+
 **Rows.** A row is one step: a frame, the action chosen on it, the clipped reward that followed, and the terminal flag.
 Three rows of zeros, the *padding*, open each episode, so that no stack of four frames mixes two episodes. A row whose
 terminal is 1 ends an episode. An episode that a time limit truncated has no such row: only the padding of the next
@@ -52,6 +55,8 @@ PADDING = LEAD_IN  # rows; Dopamine adds stack_size - 1 of them
 
 MAX_EPISODE_ROWS = 108_000  # frames after which ALE ends an episode; a row is at least one frame
 
+MAX_BUFFER_ROWS = 10_000_000  # ten times Dopamine's default; Dopamine keeps a buffer in memory, so these take 70 GB
+
 CHUNK_ROWS = 1024  # rows read at once: 7 MB of frames
 
 ELEMENTS: dict[str, tuple[npt.DTypeLike, tuple[int, ...]]] = {
@@ -64,9 +69,17 @@ ELEMENTS: dict[str, tuple[npt.DTypeLike, tuple[int, ...]]] = {
 
 FILE_NAME = re.compile(r"\$store\$_(observation|action|reward|terminal)_ckpt\.(0|[1-9]\d*)\.gz")
 
+BUFFER_NAME = re.compile(r"0|[1-9]\d*")  # of a buffer's directory in d4rl-atari's layout
+
 STAGE_PREFIX = ".partial-"  # of the hidden directory that buffers are written to before they are published
 
 
 def element_path(directory: Path, element: str, index: int) -> Path:
     """Return the path of one element of buffer ``index``."""
     return directory / f"$store$_{element}_ckpt.{index}.gz"
+
+
+def find_element(directory: Path, element: str, index: int) -> Path:
+    """Return the path of one element of buffer ``index`` of a log in Dopamine's or d4rl-atari's layout."""
+    buffer = directory / str(index)
+    return buffer / f"{element}.gz" if buffer.is_dir() else element_path(directory, element, index)
