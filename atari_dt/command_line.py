@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import re
-import signal
+import shlex
 import sys
 from collections.abc import Callable
-from types import FrameType
+from pathlib import Path
 
 import tyro
 
+from atari_dt import interrupts
 from replay_data import InputError
 
 
@@ -33,12 +34,12 @@ def run(main: Callable[..., None], parse: bool = True) -> None:
         main: The command. Its parameters become the options, and its docstring becomes the help text.
         parse: Whether to parse the command line here; if false, ``main`` has no parameters and does the parsing itself.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        if parse:
-            tyro.cli(main)
-        else:
-            main()
+        with interrupts.raise_on_interrupt():
+            if parse:
+                tyro.cli(main)
+            else:
+                main()
         return
     except (InputError, FloatingPointError) as error:
         # Under torchrun, the first process of each machine prints the errors that all processes met.
@@ -51,20 +52,27 @@ def run(main: Callable[..., None], parse: bool = True) -> None:
     except OSError as error:
         message, status = _explain(error), 1
     except KeyboardInterrupt as interruption:
-        message, status = f"interrupted; {interruption}" if str(interruption) else "interrupted", 130
+        message = f"interrupted; {interruption}" if str(interruption) else "interrupted"
+        status = interrupts.STATUS
     # Print after the exception and everything that it references is gone, so that no progress bar prints after it.
     print(f"error: {with_flags(message)}", file=sys.stderr)
     sys.exit(status)
 
 
+def format_command(script: str, *arguments: str | Path) -> str:
+    """Return a command to suggest, with every argument quoted for the shell.
+
+    Args:
+        script: Name of the file in ``scripts``.
+        arguments: Arguments; a path that starts with a hyphen gets ``./`` in front, so that it is not an option.
+    """
+    words = [f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in arguments]
+    return shlex.join(["python", f"scripts/{script}", *words])
+
+
 def with_flags(message: str) -> str:
     """Replace each parameter name in backticks, such as `num_steps`, by its command-line option, --num-steps."""
     return re.sub(r"`([a-z][a-z0-9_]*)`", lambda name: f"--{name[1].replace('_', '-')}", message)
-
-
-def _interrupt(signal_number: int, frame: FrameType | None) -> None:
-    """Handle SIGTERM like Ctrl-C."""
-    raise KeyboardInterrupt
 
 
 def _explain(error: OSError) -> str:

@@ -25,14 +25,12 @@ from urllib3.exceptions import HTTPError
 
 from replay_data.errors import InputError, ReplayFormatError
 from replay_data.progress import ProgressBar
-from replay_data.sources.rl_unplugged import shard_name
+from replay_data.sources.rl_unplugged import BASE_URL, shard_name
 from replay_data.sources.rl_unplugged_record import ShardRecord
 from replay_data.sources.tfrecord import read_records, write_record
 from replay_data.storage.atomic import name_file_in_errors, sync
 from replay_data.storage.gzip_streams import create_gzip, open_gzip, translate_gzip_errors
 from replay_data.storage.locks import exclusive_lock
-
-BASE_URL = "https://storage.googleapis.com/rl_unplugged/atari_episodes_ordered"
 
 _NUM_SHARDS = (50, 49)  # of a run: 49 for Carnival, Gravitar and StarGunner, 50 for the other games
 _NUM_SHARDS_OF_MIRRORS = range(1, 101)  # numbers to try where the address is not the public one

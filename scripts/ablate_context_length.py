@@ -1,5 +1,9 @@
 """Train and evaluate a model for each of several context lengths, and compare them."""
 
+from atari_dt.interrupts import exit_on_interrupt
+
+exit_on_interrupt(__name__)
+
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,12 +12,10 @@ import tyro
 
 from atari_dt.command_line import run
 from atari_dt.config import ModelConfig, TrainingConfig
-from atari_dt.evaluation import compute_target_returns
-from atari_dt.experiments.ablation import ablation_runs
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig
-from atari_dt.experiments.sweep import SweepOptions, run_sweep_and_report
+from atari_dt.experiments.sweep_options import SweepOptions
 from atari_dt.games.presets import find_preset
-from atari_dt.model import DatasetInfo
+from atari_dt.model.dataset_info import DatasetInfo
 from replay_data import InputError, TrajectoryStore
 
 
@@ -50,7 +52,10 @@ def main() -> None:
     store = TrajectoryStore.open(options.data)
     preset = find_preset(store.game)
     model, training = preset.model, dataclasses.replace(preset.training, validation_fraction=0.05)
-    options = tyro.cli(Options, default=dataclasses.replace(options, model=model, training=training))
+    dataset = DatasetInfo.from_store(store)
+    evaluation = EvaluationConfig().for_returns_of([dataset])
+    defaults = dataclasses.replace(options, model=model, training=training, evaluation=evaluation)
+    options = tyro.cli(Options, default=defaults)
     for flag, value, default in (
         ("--context-length", options.model.context_length, model.context_length),
         ("--seed", options.training.seed, training.seed),
@@ -58,10 +63,15 @@ def main() -> None:
     ):
         if value != default:
             raise InputError(f"{flag} would be the same in all runs; use --context-lengths, --seeds or --max-updates")
+    from atari_dt.experiments.ablation import ablation_runs
+    from atari_dt.experiments.sweep import run_sweep_and_report
+
     base = RunConfig(store.path.resolve(), options.model, options.training, options.evaluation, options.threads)
     runs = ablation_runs(base, options.context_lengths, options.seeds)
-    if options.model.conditioning == "return":  # fail before hours of training
-        compute_target_returns(DatasetInfo.from_store(store), options.evaluation.return_multiples)
+    if options.model.conditioning == "return":
+        options.evaluation.check_targets(dataset)  # fail before hours of training
+        if (note := options.evaluation.explain_default(evaluation)) is not None:
+            print(f"note: {note}")
     run_sweep_and_report(runs, options.out, {base.data: store.digest}, options.where)
 
 

@@ -1,14 +1,15 @@
 """Build a trajectory store from a recorded run: a Dopamine replay log, or RL Unplugged's episode shards."""
 
-import shlex
+from atari_dt.interrupts import exit_on_interrupt
+
+exit_on_interrupt(__name__)
+
 from pathlib import Path
 
 import numpy as np
 
+from atari_dt.command_line import format_command
 from atari_dt.command_line import run as run_command
-from atari_dt.environment.python_env import action_meanings
-from atari_dt.games.catalogue import find_game
-from replay_data.selection.build import build_store, format_ranges
 from replay_data.selection.methods import Selection, SelectionMethod
 from replay_data.sources import SOURCES, SourceFormat
 from replay_data.store_metadata import StoreSource
@@ -57,6 +58,10 @@ def main(
         verify: Read every file that is used to its end, where its checksum is. Without this, draws from long files stop
             reading when they have enough. Data from shards is always checked.
     """
+    from atari_dt.environment.python_env import action_meanings
+    from atari_dt.games.catalogue import find_game
+    from replay_data.selection.build import build_store, format_ranges
+
     options = {
         "num_steps": num_steps,
         "num_buffers": num_buffers,
@@ -88,7 +93,7 @@ def main(
         print(f"note:   {', '.join(meanings[action] for action in unused)} never occurs; is this {catalogued.name}?")
     if not metadata.source.verified:
         print("note:   the frames' checksums are at the ends of the files, which were not read; --verify reads them")
-    print(f"next:   python scripts/train.py --data {shlex.quote(str(out))} --out runs/{catalogued.name.lower()}")
+    print(f"next:   {format_command('train.py', '--data', out, '--out', f'runs/{catalogued.name.lower()}')}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from atari_dt.interrupts import exit_on_interrupt
+
+exit_on_interrupt(__name__)
+
 import os
 import shlex
 from pathlib import Path
@@ -11,8 +15,6 @@ import tyro
 
 from atari_dt.command_line import run as run_command
 from atari_dt.config import PQNConfig
-from atari_dt.environment.config import EnvironmentConfig
-from atari_dt.games.catalogue import find_game
 from replay_data import InputError
 from replay_data.json_fields import Scalar
 from replay_data.storage.atomic import atomic_write
@@ -48,10 +50,11 @@ def main(
         resume: Continue an interrupted or killed recording after its last complete buffer.
         learning: Settings of q_learning.
     """
-    # Imported here because the worker processes of scripted import this file and need no PyTorch.
     from atari_dt.collection.recorder import record
     from atari_dt.collection.rollout import Player
     from atari_dt.collection.scripted import ScriptedPlayer
+    from atari_dt.environment.config import EnvironmentConfig
+    from atari_dt.games.catalogue import find_game
 
     played_game = find_game(game)
     environment = EnvironmentConfig.with_max_steps(max_steps, sticky_actions=sticky_actions)

@@ -1,13 +1,16 @@
 """Download the first episodes of a public recorded run."""
 
-import shlex
+from atari_dt.interrupts import exit_on_interrupt
+
+exit_on_interrupt(__name__)
+
 from pathlib import Path
 from typing import Literal
 
+from atari_dt.command_line import format_command
 from atari_dt.command_line import run as run_command
-from atari_dt.games.catalogue import find_game
 from replay_data import InputError
-from replay_data.download import BASE_URL, download_run
+from replay_data.sources.rl_unplugged import BASE_URL
 
 
 def main(
@@ -32,14 +35,17 @@ def main(
             another number of shards; the command finds it by trying.
         num_connections: Number of shards to download at once.
     """
+    from atari_dt.games.catalogue import find_game
+    from replay_data.download import download_run
+
     name = find_game(game).name
     if not 1 <= run <= 5:
         raise InputError(f"`run` must be from 1 to 5, not {run}")
     summary = download_run(name, run, num_steps, out, base_url=base_url, num_connections=num_connections)
     print(f"{out / name}: {summary.steps:,} steps in {summary.episodes} episodes of {summary.shards} shards")
     print(f"downloaded: {summary.bytes_downloaded / 1e6:,.1f} MB")
-    options = f"--source {source} --path {shlex.quote(str(out))} --game {name} --run {run} --selection all"
-    print(f"next:       python scripts/build_dataset.py {options} --out data/{name.lower()}")
+    options = "--source", source, "--path", out, "--game", name, "--run", str(run), "--selection", "all"
+    print(f"next:       {format_command('build_dataset.py', *options, '--out', f'data/{name.lower()}')}")
 
 
 if __name__ == "__main__":

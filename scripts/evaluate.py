@@ -1,5 +1,9 @@
 """Evaluate trained models under several target returns."""
 
+from atari_dt.interrupts import exit_on_interrupt
+
+exit_on_interrupt(__name__)
+
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,12 +11,8 @@ from pathlib import Path
 import tyro
 
 from atari_dt.command_line import run
-from atari_dt.evaluation import PROTOCOLS
 from atari_dt.evaluation.play_config import PlayConfig
-from atari_dt.evaluation.protocol import ProtocolName
-from atari_dt.evaluation.run_evaluation import evaluate_runs
-from atari_dt.rendering.evaluation_report import write_evaluation
-from atari_dt.rendering.tables import evaluation_table
+from atari_dt.evaluation.protocol import PROTOCOLS, ProtocolName
 from replay_data import TrajectoryStore
 from replay_data.storage.paths import check_new_directory
 
@@ -25,7 +25,10 @@ class Options:
     run_directories: tyro.conf.Positional[tuple[Path, ...]]
     """Run directories written by scripts/train.py, or checkpoints; several are training seeds of the same settings."""
     return_multiples: tuple[float, ...] | None = None
-    """Target returns as multiples of the dataset's largest return; 0.5 1 2 unless --target-returns is given."""
+    """Target returns as multiples of the dataset's largest return; 0.5 1 2 if no target returns are given."""
+    return_percentiles: tuple[int, ...] | None = None
+    """Target returns as percentiles of the dataset's episode returns, from 0 to 100; 50 90 100 if no target returns are
+    given and the largest return is not positive."""
     target_returns: tuple[float, ...] | None = None
     """Target returns as numbers, in the dataset's reward units."""
     protocol: ProtocolName = "dopamine"
@@ -36,7 +39,7 @@ class Options:
     num_envs: int = 16
     """Number of environments stepped in parallel; the scores do not depend on it."""
     data: Path | None = None
-    """Trajectory store whose largest return replaces that of the training data."""
+    """Trajectory store whose returns replace those of the training data."""
     out: Path | None = None
     """New directory for scores.json, figures, videos and TensorBoard events."""
     videos: bool = True
@@ -50,16 +53,26 @@ def main() -> None:
     options = tyro.cli(Options, default=dataclasses.replace(options, play=play))
     if options.out:
         check_new_directory(options.out)
+    from atari_dt.evaluation.run_evaluation import evaluate_runs
+    from atari_dt.evaluation.target_returns import explain_percentiles
+    from atari_dt.rendering.tables import evaluation_table
+
     evaluation = evaluate_runs(
         options.run_directories,
         options.play,
         return_multiples=options.return_multiples,
+        return_percentiles=options.return_percentiles,
         target_returns=options.target_returns,
         data=TrajectoryStore.open(options.data) if options.data else None,
         num_envs=options.num_envs,
     )
+    percentiles = [percentile for percentile in evaluation.return_percentiles if percentile is not None]
+    if percentiles and not options.return_percentiles:
+        print(f"note: {explain_percentiles(percentiles)}")
     print(evaluation_table(evaluation))
     if options.out:
+        from atari_dt.rendering.evaluation_report import write_evaluation
+
         write_evaluation(options.out, evaluation, None if options.videos else ())
         print(f"written: {options.out}")
 

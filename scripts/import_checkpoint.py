@@ -1,15 +1,15 @@
 """Convert a checkpoint of the original code, so that the other commands can evaluate and visualize it."""
 
-import math
+from atari_dt.interrupts import exit_on_interrupt
+
+exit_on_interrupt(__name__)
+
 from pathlib import Path
 
 import tyro
 
-from atari_dt.command_line import run
+from atari_dt.command_line import format_command, run
 from atari_dt.config import Conditioning
-from atari_dt.environment import action_meanings
-from atari_dt.games import find_game
-from atari_dt.model import DatasetInfo, DecisionTransformer
 from replay_data import InputError
 
 
@@ -32,8 +32,14 @@ def main(
         num_heads: Number of attention heads, which the file does not contain.
         conditioning: `return` for the original's model_type reward_conditioned, `none` for naive.
     """
-    if max_return is not None and not math.isfinite(max_return):
-        raise InputError(f"`max_return` must be a finite number, not {max_return}")
+    from atari_dt.evaluation.target_returns import is_target_return
+
+    if max_return is not None and not is_target_return(max_return):
+        raise InputError(f"`max_return` must be a finite number of magnitude 3.4e38 at most, not {max_return:g}")
+    from atari_dt.environment.python_env import action_meanings
+    from atari_dt.games.catalogue import find_game
+    from atari_dt.model import DatasetInfo, DecisionTransformer
+
     found = find_game(game)
     meanings = action_meanings(found)
     model = DecisionTransformer.from_original_checkpoint(checkpoint, num_heads, conditioning)
@@ -46,8 +52,14 @@ def main(
         found.name, tuple(meanings), reward_clipping=True, sticky_actions=0.25, max_return=max_return
     )
     model.save_pretrained(out)
-    targets = "" if conditioning == "none" else "--target-returns 90" if max_return is None else "--return-multiples 1"
-    print(f"written; next: python scripts/evaluate.py {out} {targets}")
+    if conditioning == "none":
+        targets: list[str] = []
+    elif max_return is not None:
+        targets = ["--return-multiples", "1"]
+    else:
+        targets = ["--target-returns", "R" if found.paper is None else f"{found.paper.target_return:g}"]
+    note = "; R is a target return, in clipped rewards" if "R" in targets else ""
+    print(f"written; next: {format_command('evaluate.py', out, *targets)}{note}")
 
 
 if __name__ == "__main__":

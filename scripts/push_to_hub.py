@@ -1,13 +1,21 @@
 """Share a trained model: write it with its model card to a directory, or upload it to the Hugging Face Hub."""
 
+from __future__ import annotations
+
+from atari_dt.interrupts import exit_on_interrupt
+
+exit_on_interrupt(__name__)
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from atari_dt.command_line import run
-from atari_dt.evaluation.scores import read_scores
-from atari_dt.model import DecisionTransformer, ReportedEvaluation, latest_checkpoint
 from replay_data import InputError
+
+if TYPE_CHECKING:
+    from atari_dt.model import DecisionTransformer, ReportedEvaluation
 
 
 def main(
@@ -26,6 +34,8 @@ def main(
         private: Whether a new repository is private.
         out: Directory to write instead of uploading.
     """
+    from atari_dt.model import DecisionTransformer, latest_checkpoint
+
     model = DecisionTransformer.from_pretrained(latest_checkpoint(run_directory))
     if scores is not None:
         model.evaluations = reported_evaluations(scores, model)
@@ -42,6 +52,8 @@ def reported_evaluations(path: Path, model: DecisionTransformer) -> tuple[Report
     Raises:
         InputError: If the file is malformed, holds several runs, or its game is not the model's.
     """
+    from atari_dt.evaluation.scores import read_scores
+
     scores = read_scores(path)
     if len(scores.runs) != 1:
         raise InputError(f"{path} holds scores of {len(scores.runs)} runs; evaluate this run alone")

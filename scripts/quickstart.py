@@ -1,5 +1,9 @@
 """Train and evaluate a Decision Transformer on Breakout in a few minutes on a laptop, starting from no data."""
 
+from atari_dt.interrupts import exit_on_interrupt
+
+exit_on_interrupt(__name__)
+
 import json
 import os
 import sys
@@ -64,7 +68,6 @@ def main(
         max_steps: Maximum number of steps of an episode.
         seed: Seed of data, training and evaluation.
     """
-    # Imported here because the worker processes that play import this file and need no PyTorch.
     from atari_dt.collection.scripted import collect
     from atari_dt.config import ModelConfig, TrainingConfig
     from atari_dt.environment.config import EnvironmentConfig
@@ -72,7 +75,8 @@ def main(
     from atari_dt.evaluation.run_evaluation import evaluate_runs
     from atari_dt.evaluation.scores import EvaluationScores
     from atari_dt.games.catalogue import find_game
-    from atari_dt.interpretation.visualization import VisualizationConfig, play_and_visualize
+    from atari_dt.interpretation.visualization import play_and_visualize
+    from atari_dt.interpretation.visualization_config import VisualizationConfig
     from atari_dt.rendering.evaluation_report import write_evaluation
     from atari_dt.rendering.figures import quickstart_figure
     from atari_dt.rendering.tables import evaluation_table

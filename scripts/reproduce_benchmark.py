@@ -1,5 +1,9 @@
 """Reproduce the paper's table 1: Decision Transformer, behavior cloning and %BC on several games and seeds."""
 
+from atari_dt.interrupts import exit_on_interrupt
+
+exit_on_interrupt(__name__)
+
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,12 +12,10 @@ import tyro
 
 from atari_dt.command_line import run
 from atari_dt.config import ModelConfig, TrainingConfig
-from atari_dt.evaluation import compute_target_returns
-from atari_dt.experiments.benchmark import BenchmarkPreset, benchmark_preset, benchmark_runs, benchmark_stores
+from atari_dt.experiments.benchmark_preset import BenchmarkPreset, benchmark_preset
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig
-from atari_dt.experiments.sweep import SweepOptions, run_sweep_and_report
+from atari_dt.experiments.sweep_options import SweepOptions
 from atari_dt.games.catalogue import find_game
-from atari_dt.model import DatasetInfo
 from replay_data import InputError
 
 
@@ -57,11 +59,17 @@ def main() -> None:
     options = tyro.cli(Options)
     if not options.games or not options.seeds:
         raise InputError("give at least one game and one seed")
+    from atari_dt.experiments.benchmark import benchmark_runs, benchmark_stores
+    from atari_dt.experiments.sweep import run_sweep_and_report
+    from atari_dt.model.dataset_info import DatasetInfo
+
     games = list(map(find_game, options.games))
     stores = benchmark_stores(options.data, games, options.seeds)
     bases = {}
     for game in games:
         model, training, evaluation = benchmark_preset(options.preset, game)
+        datasets = [DatasetInfo.from_store(stores[game.name, seed]) for seed in options.seeds]
+        evaluation = evaluation.for_returns_of(datasets)
         default = dataclasses.replace(options, model=model, training=training, evaluation=evaluation)
         game_options = tyro.cli(Options, default=default)
         for flag, value, preset_value in (
@@ -72,9 +80,8 @@ def main() -> None:
         ):
             if value != preset_value:
                 raise InputError(f"{flag} is fixed by the benchmark; use --seeds, --top-percents or --max-updates")
-        multiples = game_options.evaluation.return_multiples
-        for seed in options.seeds:  # fail before hours of training
-            compute_target_returns(DatasetInfo.from_store(stores[game.name, seed]), multiples)
+        if (note := game_options.evaluation.explain_default(evaluation)) is not None:
+            print(f"note: {game.name}: {note}")
         bases[game.name] = RunConfig(
             Path(), game_options.model, game_options.training, game_options.evaluation, game_options.threads
         )

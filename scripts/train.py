@@ -1,5 +1,9 @@
 """Train a Decision Transformer, or behavior cloning, on a trajectory store."""
 
+from atari_dt.interrupts import exit_on_interrupt
+
+exit_on_interrupt(__name__)
+
 import dataclasses
 import os
 import signal
@@ -8,10 +12,9 @@ from pathlib import Path
 
 import tyro
 
-from atari_dt.command_line import run, with_flags
+from atari_dt.command_line import format_command, run, with_flags
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.games.presets import find_preset
-from atari_dt.training import TrainingStopped, train
 from replay_data import TrajectoryStore
 
 
@@ -38,6 +41,8 @@ def main() -> None:
     store = TrajectoryStore.open(options.data)
     preset = find_preset(store.game)
     options = tyro.cli(Options, default=dataclasses.replace(options, model=preset.model, training=preset.training))
+    from atari_dt.training import TrainingStopped, train
+
     is_first_process = os.environ.get("RANK", "0") == "0"
     try:
         train(store, options.out, options.model, options.training, options.resume)
@@ -48,7 +53,7 @@ def main() -> None:
             print(f"stopped; {with_flags(str(stop))}")
         return
     if is_first_process:
-        print(f"trained; next: python scripts/evaluate.py {options.out}")
+        print(f"trained; next: {format_command('evaluate.py', options.out)}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,9 @@
 """Visualize what a trained model attends to while it plays."""
 
+from atari_dt.interrupts import exit_on_interrupt
+
+exit_on_interrupt(__name__)
+
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,10 +11,9 @@ from pathlib import Path
 import tyro
 
 from atari_dt.command_line import run
-from atari_dt.evaluation import PROTOCOLS
 from atari_dt.evaluation.play_config import PlayConfig
-from atari_dt.evaluation.protocol import ProtocolName
-from atari_dt.interpretation.visualization import VisualizationConfig, play_and_visualize
+from atari_dt.evaluation.protocol import PROTOCOLS, ProtocolName
+from atari_dt.interpretation.visualization_config import VisualizationConfig
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Options:
     """Directory to create for attention.png, attention_distance.png, attention.mp4, attention.json and viewer.html."""
     return_multiple: float | None = None
     """Target return as a multiple of the dataset's largest return; 1 by default."""
+    return_percentile: int | None = None
+    """Target return as a percentile of the dataset's episode returns, from 0 to 100, instead of a multiple."""
     target_return: float | None = None
     """Target return in the dataset's reward units, instead of a multiple."""
     config: tyro.conf.OmitArgPrefixes[VisualizationConfig] = field(default_factory=VisualizationConfig)
@@ -39,12 +44,15 @@ def main() -> None:
     options = tyro.cli(Options)
     play = dataclasses.replace(options.play, protocol=PROTOCOLS[options.protocol])
     options = tyro.cli(Options, default=dataclasses.replace(options, play=play))
+    from atari_dt.interpretation.visualization import play_and_visualize
+
     table = play_and_visualize(
         options.run_directory,
         options.out,
         options.config,
         options.play,
         return_multiple=options.return_multiple,
+        return_percentile=options.return_percentile,
         target_return=options.target_return,
     )
     print(table)

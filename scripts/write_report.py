@@ -1,11 +1,14 @@
 """Write the report of a sweep again, from the files of its runs."""
 
+from atari_dt.interrupts import exit_on_interrupt
+
+exit_on_interrupt(__name__)
+
 from pathlib import Path
 
 import tyro
 
 from atari_dt.command_line import run
-from atari_dt.experiments.report import write_report
 
 
 def main(sweep: tyro.conf.Positional[Path]) -> None:
@@ -14,6 +17,8 @@ def main(sweep: tyro.conf.Positional[Path]) -> None:
     Args:
         sweep: Directory that scripts/reproduce_benchmark.py or scripts/ablate_context_length.py wrote.
     """
+    from atari_dt.experiments.report import write_report
+
     print(write_report(sweep))
     print(f"report: {sweep / 'report.html'}")
 

@@ -26,6 +26,7 @@ LAYERS = (
     {"replay_data.selection", "replay_data.testing"},
     {"replay_data"},
     {"atari_dt"},
+    {"atari_dt.interrupts", "atari_dt.lazy_api"},
     {"atari_dt.config", "atari_dt.hardware", "atari_dt.command_line"},
     {"atari_dt.games"},
     {"atari_dt.model", "atari_dt.environment"},

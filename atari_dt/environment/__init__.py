@@ -1,18 +1,14 @@
-"""Atari environments with the preprocessing of the DQN-replay dataset or of the original code's evaluation."""
+"""Atari environments with the preprocessing of the DQN-replay dataset or of the original code's evaluation.
 
-from atari_dt.environment.config import EnvironmentConfig
-from atari_dt.environment.python_env import AleEnv, PythonVectorEnv, action_meanings
-from atari_dt.environment.rom import Rom, rom_sha256
-from atari_dt.environment.vector_env import AleVectorEnv, VectorEnv, make_vector_env
+The names of this package are in `atari_dt.environment.api`, and are imported when the first of them is used. Commands
+therefore read their options before they import the emulator.
+"""
 
-__all__ = [
-    "AleEnv",
-    "AleVectorEnv",
-    "EnvironmentConfig",
-    "PythonVectorEnv",
-    "Rom",
-    "VectorEnv",
-    "action_meanings",
-    "make_vector_env",
-    "rom_sha256",
-]
+from typing import TYPE_CHECKING
+
+from atari_dt.lazy_api import lazy_api
+
+if TYPE_CHECKING:
+    from atari_dt.environment.api import *  # noqa: F403
+
+__getattr__ = lazy_api("atari_dt.environment.api")

@@ -10,8 +10,6 @@ import tempfile
 import weakref
 from pathlib import Path
 
-import ale_py
-
 from atari_dt.games.catalogue import Game, bundled_rom, find_game
 from replay_data import InputError
 from replay_data.storage.regular_files import read_regular_file
@@ -44,6 +42,8 @@ class Rom:
             content = read_regular_file(path, MAX_ROM_BYTES)
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}); give a ROM file") from error
+        import ale_py  # only a ROM needs the emulator; settings without one are read before it is imported
+
         known = ale_py.ALEInterface.isSupportedROM(path) if content else None
         if known not in (None, game.rom):
             raise InputError(f"{path} is a ROM of {find_game(known).name}, not of {game.name}; give one of {game.name}")

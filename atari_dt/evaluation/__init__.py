@@ -1,33 +1,14 @@
-"""Evaluate trained models: play episodes under target returns and summarize their scores."""
+"""Evaluate trained models: play episodes under target returns and summarize their scores.
 
-from atari_dt.evaluation.evaluator import evaluate, evaluate_policy, evaluate_random
-from atari_dt.evaluation.gymnasium_policy import GymnasiumPolicy, load_policy
-from atari_dt.evaluation.play_config import PlayConfig
-from atari_dt.evaluation.policy import DecisionTransformerPolicy, RandomPolicy, Sampling
-from atari_dt.evaluation.protocol import PROTOCOLS, EvaluationProtocol
-from atari_dt.evaluation.results import EvaluatedEpisode, Evaluation, EvaluationResult
-from atari_dt.evaluation.run_evaluation import evaluate_runs
-from atari_dt.evaluation.scores import EvaluationScores, read_scores
-from atari_dt.evaluation.target_returns import compute_target_returns, require_dataset
+The names of this package are in `atari_dt.evaluation.api`, and are imported when the first of them is used. Commands
+therefore read their options before they import PyTorch.
+"""
 
-__all__ = [
-    "PROTOCOLS",
-    "DecisionTransformerPolicy",
-    "EvaluatedEpisode",
-    "Evaluation",
-    "EvaluationProtocol",
-    "EvaluationResult",
-    "EvaluationScores",
-    "GymnasiumPolicy",
-    "PlayConfig",
-    "RandomPolicy",
-    "Sampling",
-    "compute_target_returns",
-    "evaluate",
-    "evaluate_policy",
-    "evaluate_random",
-    "evaluate_runs",
-    "load_policy",
-    "read_scores",
-    "require_dataset",
-]
+from typing import TYPE_CHECKING
+
+from atari_dt.lazy_api import lazy_api
+
+if TYPE_CHECKING:
+    from atari_dt.evaluation.api import *  # noqa: F403
+
+__getattr__ = lazy_api("atari_dt.evaluation.api")

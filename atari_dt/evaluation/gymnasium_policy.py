@@ -12,8 +12,9 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.spaces import Discrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from atari_dt.evaluation.policy import DecisionTransformerPolicy, Floats, Ints, Sampling
+from atari_dt.evaluation.policy import DecisionTransformerPolicy, Floats, Ints
 from atari_dt.evaluation.protocol import EvaluationProtocol
+from atari_dt.evaluation.sampling import Sampling
 from atari_dt.evaluation.target_returns import compute_target_returns, require_dataset
 from atari_dt.hardware import find_device
 from atari_dt.model.dataset_info import DatasetInfo

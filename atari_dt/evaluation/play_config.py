@@ -7,8 +7,8 @@ from pathlib import Path
 
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.rom import Rom
-from atari_dt.evaluation.policy import Sampling
 from atari_dt.evaluation.protocol import EvaluationProtocol
+from atari_dt.evaluation.sampling import Sampling
 from atari_dt.games.catalogue import find_game
 from atari_dt.model.dataset_info import DatasetInfo
 from replay_data import InputError

@@ -7,7 +7,6 @@ baseline.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from atari_dt.evaluation.protocol import EvaluationProtocol
+from atari_dt.evaluation.sampling import Sampling
 from atari_dt.evaluation.target_returns import require_dataset
 from atari_dt.model.decision_transformer import DecisionTransformer
 from replay_data import InputError
@@ -30,37 +30,6 @@ Floats = npt.NDArray[np.float32]
 _MIN_STATES = 12
 
 _MIN_TOKENS = 64
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How actions are sampled from the logits.
-
-    Attributes:
-        temperature: Temperature that divides the logits; 0 takes the most likely action (greedy).
-        top_k: Number of most likely actions to sample from; by default all.
-
-    Raises:
-        InputError: If a number is out of range.
-    """
-
-    temperature: float = 1.0
-    top_k: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise InputError(f"`temperature` must be 0 (greedy) or more, not {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise InputError(f"`top_k` must be at least 1, not {self.top_k}")
-
-    def probabilities(self, logits: Tensor) -> npt.NDArray[np.float64]:
-        """Turn logits ``[M, num_actions]`` into probabilities, float64 ``[M, num_actions]``."""
-        top_k = logits.shape[-1] if self.top_k is None else min(self.top_k, logits.shape[-1])
-        if self.temperature == 0:
-            top_k = 1
-        kept = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, logits.topk(top_k).indices, True)
-        scaled = logits.double() / (self.temperature or 1.0)
-        return scaled.masked_fill(~kept, -math.inf).softmax(-1).cpu().numpy()
 
 
 class Policy(Protocol):

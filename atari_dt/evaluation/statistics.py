@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 Scores = Sequence[npt.NDArray[np.float64]]
 
@@ -114,6 +113,8 @@ def summarize(scores: Scores) -> ScoreSummary:
 
 def interquartile_mean(scores: npt.NDArray[np.float64], axis: int = -1) -> Any:
     """Return the mean without the lowest and the highest quarter of the values; the number dropped is rounded down."""
+    from scipy import stats  # takes half a second, and most modules that import this one compute nothing
+
     return stats.trim_mean(scores, 0.25, axis=axis)
 
 
@@ -137,6 +138,7 @@ def bootstrap_interval(
     """
     if min(map(len, scores)) < 2:
         return None
+    from scipy import stats
 
     def statistic(*strata: npt.NDArray[np.float64], axis: int) -> Any:
         return interquartile_mean(np.concatenate(strata, axis=axis), axis=axis)

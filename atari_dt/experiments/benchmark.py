@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 from matplotlib.figure import Figure
 
-from atari_dt.config import Conditioning, ModelConfig, TrainingConfig
+from atari_dt.config import Conditioning
 from atari_dt.evaluation.statistics import ScoreSummary, normalize_score, summarize
 from atari_dt.experiments.results import (
     RunGroup,
@@ -20,35 +20,12 @@ from atari_dt.experiments.results import (
     normalization_scores,
     normalized_summary,
 )
-from atari_dt.experiments.run_config import EvaluationConfig, RunConfig, schedule_for_max_updates
+from atari_dt.experiments.run_config import RunConfig, schedule_for_max_updates
 from atari_dt.games.catalogue import Game
-from atari_dt.games.presets import find_preset
+from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.rendering.figures import to_png
 from atari_dt.training.windows import training_windows
 from replay_data import InputError, TrajectoryStore
-
-BenchmarkPreset = Literal["paper", "quick"]
-
-
-def benchmark_preset(name: BenchmarkPreset, game: Game) -> tuple[ModelConfig, TrainingConfig, EvaluationConfig]:
-    """Return the configs of network, training and evaluation for a game.
-
-    Args:
-        name: ``paper`` for the settings of appendix A (5 epochs, 6 layers, K = 30 or 50); ``quick`` for a CPU: 2,000
-            updates of small batches, half the layers, K = 10, and the same evaluation.
-        game: Game to play. A game of the paper has two target returns: the paper's target return, and the paper's
-            return multiple times the dataset's largest return. Any other game has one: the dataset's largest return.
-    """
-    if game.paper is None:
-        evaluation = EvaluationConfig(protocol="original", episodes=10)
-    else:
-        numbers, multiples = (game.paper.target_return,), (game.paper.return_multiple,)
-        evaluation = EvaluationConfig(multiples, numbers, protocol="original", episodes=10)
-    if name == "paper":
-        preset = find_preset(game.name)
-        return preset.model, preset.training, evaluation
-    training = TrainingConfig(batch_size=32, max_updates=2000, checkpoint_every=500, validation_fraction=0.05)
-    return ModelConfig(context_length=10, num_layers=3, dropout=0.0), training, evaluation
 
 
 def benchmark_stores(data: Path, games: Sequence[Game], seeds: Sequence[int]) -> dict[tuple[str, int], TrajectoryStore]:
@@ -101,7 +78,8 @@ def benchmark_runs(
         top_percents: Percentages of the steps that %BC clones, those of the best episodes; empty to leave out %BC.
 
     Raises:
-        InputError: If a percentage is out of range or repeated, or too few steps are left for a batch.
+        InputError: If a percentage is out of range or repeated; or, with the name of the run, if too few steps are left
+            for a batch, or the data has no such target returns.
     """
     if len(set(top_percents)) < len(top_percents) or 100 in top_percents:
         raise InputError(
@@ -113,16 +91,30 @@ def benchmark_runs(
     runs = {}
     for (game, seed), store in stores.items():
         base = bases[game]
-        for name, (conditioning, percent) in methods.items():
-            training = dataclasses.replace(base.training, seed=seed, top_percent=percent)
-            training_windows(store, base.model, training)  # fail before hours of training
-            runs[f"{game}-{name}-seed{seed}"] = dataclasses.replace(
-                base,
-                data=store.path.resolve(),
-                model=dataclasses.replace(base.model, conditioning=conditioning),
-                training=schedule_for_max_updates(training, base.model.context_length),
-            )
+        dataset = DatasetInfo.from_store(store)
+        for method, (conditioning, percent) in methods.items():
+            name = f"{game}-{method}-seed{seed}"
+            with _name_in_errors(name):
+                training = dataclasses.replace(base.training, seed=seed, top_percent=percent)
+                training_windows(store, base.model, training)  # fail before hours of training
+                if conditioning == "return":
+                    base.evaluation.check_targets(dataset)
+                runs[name] = dataclasses.replace(
+                    base,
+                    data=store.path.resolve(),
+                    model=dataclasses.replace(base.model, conditioning=conditioning),
+                    training=schedule_for_max_updates(training, base.model.context_length),
+                )
     return runs
+
+
+@contextmanager
+def _name_in_errors(name: str) -> Iterator[None]:
+    """Put the name of a run before the InputErrors of the block, which do not say which game or seed they mean."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
 
 
 def table_1(groups: Sequence[RunGroup]) -> list[list[str]]:
@@ -130,6 +122,7 @@ def table_1(groups: Sequence[RunGroup]) -> list[list[str]]:
 
     Scores are gamer-normalized, in percent: mean ± standard deviation of the seeds' means. The Decision Transformer has
     two columns: under the paper's target return, and under the paper's multiple of the dataset's largest return.
+    Percentile 100 is the multiple 1.
 
     Args:
         groups: One group for each game and method, all of games that the paper has.
@@ -150,9 +143,10 @@ def table_1(groups: Sequence[RunGroup]) -> list[list[str]]:
         if (transformer := by_method.get("DT")) is not None:
             for i, target in enumerate(transformer.results[0].targets):
                 score = format_score(normalized_summary(game, transformer.summary(i)))
-                if target.return_multiple == paper.return_multiple:
+                multiple = 1 if target.return_percentile == 100 else target.return_multiple
+                if multiple == paper.return_multiple:
                     cells[2] = score
-                elif target.return_multiple is None and target.target_return == paper.target_return:
+                elif multiple is None and target.target_return == paper.target_return:
                     cells[1] = score
         for method in methods:
             cells.append(

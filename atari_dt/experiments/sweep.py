@@ -16,7 +16,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,26 +26,13 @@ from atari_dt.experiments.report import COMMANDS_FILE, write_report
 from atari_dt.experiments.results import read_groups
 from atari_dt.experiments.run_config import RunConfig, read_run_config
 from atari_dt.experiments.run_result import RunFailure, read_failure
+from atari_dt.experiments.sweep_options import SweepOptions
 from atari_dt.training import read_metrics
 from replay_data import InputError
 from replay_data.progress import ProgressBar
 from replay_data.storage.atomic import atomic_write
 from replay_data.storage.locks import exclusive_lock
 from replay_data.storage.processes import available_cores
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """How a sweep launches its runs."""
-
-    jobs: int | None = None
-    """Number of runs at once; by default as many as fill the cores with their threads, one on a GPU, and all on a
-    cluster."""
-    ray_address: str | None = None
-    """Address of a Ray cluster that does the runs, such as 127.0.0.1:6379; its nodes share the directories DATA and
-    OUT."""
-    retry_failed: bool = False
-    """Retry runs that failed before."""
 
 
 def run_sweep_and_report(
@@ -238,7 +224,7 @@ def describe_failure(log: str, status: int) -> str:
         status: Exit status of the process; the negative number of the signal that killed it, if one did.
     """
     if status < 0:
-        hint = "; is the memory full?" if status == -signal.SIGKILL else ""
+        hint = "; is the memory full?" if -status == _SIGKILL else ""
         return f"signal {-status} ({signal.strsignal(-status)}) ended it{hint}"
     lines = [line for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")] or [
@@ -247,4 +233,5 @@ def describe_failure(log: str, status: int) -> str:
     return [f"it ended with status {status}", *lines[-1:], *errors][-1].removeprefix("error: ")
 
 
+_SIGKILL = 9  # Windows, which has no signals, has no `signal.SIGKILL`
 _EXCEPTION = re.compile(r"[\w.]+(Error|Exception)\b")

@@ -7,9 +7,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import ale_py
-from ale_py import roms
-
 from atari_dt.games.published_scores import HUMAN_SCORES, PAPER_SCORES, PaperScores
 from replay_data import InputError
 
@@ -72,10 +69,14 @@ def bundled_rom(game: Game) -> Path:
 
 
 def _bundled_games() -> list[Game]:
+    from ale_py import roms  # here and below, because reading options must not wait for the emulator
+
     return [Game("".join(word.capitalize() for word in rom.split("_")), rom) for rom in sorted(roms.get_all_rom_ids())]
 
 
 def _bundled_path(game: Game) -> Path:
+    from ale_py import roms
+
     try:
         path = roms.get_rom_path(game.rom)
     except OSError as error:
@@ -89,6 +90,8 @@ def _bundled_path(game: Game) -> Path:
 
 def _has_implementation(path: Path) -> bool:
     """Return whether ALE can play a bundled ROM; when asked to load any other, it ends the process."""
+    import ale_py
+
     return ale_py.ALEInterface.isSupportedROM(path) is not None
 
 

@@ -10,9 +10,9 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from atari_dt.interpretation.visualization_config import check_patch
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.training.batches import ContextBatch
-from replay_data import InputError
 from replay_data.episode import LEAD_IN, STACK
 
 FRAME_SIZE = 84  # pixels along a side
@@ -84,12 +84,6 @@ def occlusion(
                 changed[:, step] = model.encode_states(torch.where(covered, background, state))
                 drops[index, step, chunk] = logit - _last_logits(model, changed, context)
     return rearrange(drops, "b k (f y x) -> b k f y x", f=STACK, y=patches)
-
-
-def check_patch(patch: int) -> None:
-    """Raise InputError unless square patches with a side of ``patch`` pixels tile a frame."""
-    if patch < 1 or FRAME_SIZE % patch:
-        raise InputError(f"`patch` must be a divisor of {FRAME_SIZE}, such as 6, 12 or 14, not {patch}")
 
 
 def sum_by_frame(saliency: Tensor) -> Tensor:

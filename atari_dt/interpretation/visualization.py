@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from atari_dt.config import ModelConfig
 from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.hardware import translate_out_of_memory
 from atari_dt.interpretation.episode_trace import EpisodeTrace, Floats, TracedEvaluation
 from atari_dt.interpretation.figures import distance_figure, heads_figure
-from atari_dt.interpretation.saliency import check_patch, gradient_times_input, occlusion, sum_by_cell, sum_by_frame
+from atari_dt.interpretation.saliency import gradient_times_input, occlusion, sum_by_cell, sum_by_frame
 from atari_dt.interpretation.step_view import StepView, step_figure, video_frame
 from atari_dt.interpretation.summary import attention_of_full_contexts, summarize_attention
 from atari_dt.interpretation.tracing import trace_episodes
 from atari_dt.interpretation.viewer import viewer_page
+from atari_dt.interpretation.visualization_config import VisualizationConfig
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.model.pretrained import latest_checkpoint
 from atari_dt.rendering.video import write_video
@@ -33,56 +32,6 @@ _CELLS = 14  # cells of a gradient map along a side, of 6 pixels each
 _BATCH_SIZE = 16  # contexts in one backward pass
 
 
-@dataclass(frozen=True)
-class VisualizationConfig:
-    """What the figures, the video and the page show.
-
-    Raises:
-        InputError: If a value is not valid for any model.
-    """
-
-    step: int | None = None
-    """Step of the best episode shown in attention.png; by default the middle one."""
-    layer: str = "mean"
-    """Layer shown in attention.png and attention.mp4: `mean` of all layers, `rollout`, or a number from 1."""
-    head: str = "mean"
-    """Head of that layer: `mean` of all heads, or a number from 1."""
-    grid: bool = False
-    """Write attention_heads.png, the attention of every head at the step."""
-    occlusion: bool = False
-    """Add the occlusion map of each step's newest state to the page (slow)."""
-    patch: int = 12
-    """Side of an occluded patch in pixels, a divisor of 84."""
-    video: bool = True
-    """Write attention.mp4, a video of the best episode."""
-
-    def __post_init__(self) -> None:
-        check_patch(self.patch)
-        if self.layer not in ("mean", "rollout") and not _is_number(self.layer):
-            raise InputError(f"`layer` must be mean, rollout or a number from 1, not {self.layer!r}")
-        if self.head != "mean" and not _is_number(self.head):
-            raise InputError(f"`head` must be mean or a number from 1, not {self.head!r}")
-        if self.head != "mean" and not _is_number(self.layer):
-            raise InputError(f"`head` is {self.head}, so `layer` must be a number from 1, not {self.layer}")
-
-    def check(self, model: ModelConfig) -> None:
-        """Raise InputError unless the model has the layer and the head."""
-        for name, value, count in (("layer", self.layer, model.num_layers), ("head", self.head, model.num_heads)):
-            if _is_number(value) and int(value) > count:
-                raise InputError(f"`{name}` must be at most {count}, the model's number of {name}s, not {value}")
-
-    def weights(self, episode: EpisodeTrace) -> tuple[Floats, str]:
-        """Return the weights to show for each step of an episode, ``[T, K, token_types]``, and their name."""
-        if self.layer == "rollout":
-            return episode.rollout, "attention rollout"
-        if self.layer == "mean":
-            return episode.attention.mean((1, 2)), "attention, mean of all heads"
-        layer = episode.attention[:, int(self.layer) - 1]
-        if self.head == "mean":
-            return layer.mean(1), f"attention of layer {self.layer}, mean of its heads"
-        return layer[:, int(self.head) - 1], f"attention of layer {self.layer}, head {self.head}"
-
-
 def play_and_visualize(
     run_directory: Path,
     out: Path,
@@ -90,6 +39,7 @@ def play_and_visualize(
     play: PlayConfig,
     *,
     return_multiple: float | None = None,
+    return_percentile: int | None = None,
     target_return: float | None = None,
 ) -> str:
     """Play episodes with a trained model and visualize what it attends to.
@@ -100,6 +50,7 @@ def play_and_visualize(
         config: What to show.
         play: How the model plays.
         return_multiple: Target return as a multiple of the dataset's largest return; 1 by default.
+        return_percentile: Target return as a percentile of the dataset's episode returns, instead of a multiple.
         target_return: Target return in the dataset's reward units, instead of a multiple.
 
     Returns:
@@ -111,7 +62,13 @@ def play_and_visualize(
     """
     check_new_directory(out)
     config.check(DecisionTransformer.from_pretrained(latest_checkpoint(run_directory)).config)
-    traced = trace_episodes(run_directory, play, return_multiple=return_multiple, target_return=target_return)
+    traced = trace_episodes(
+        run_directory,
+        play,
+        return_multiple=return_multiple,
+        return_percentile=return_percentile,
+        target_return=target_return,
+    )
     return visualize(out, traced, config)
 
 
@@ -166,10 +123,6 @@ def visualize(out: Path, traced: TracedEvaluation, config: VisualizationConfig, 
         (directory / "attention.json").write_text(numbers + "\n")
         (directory / "viewer.html").write_text(viewer_page(traced, saliency), encoding="utf-8")
     return summary.to_table()
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and int(text) > 0
 
 
 def _saliency(

@@ -1,16 +1,14 @@
-"""The Decision Transformer: tokens in, action logits out."""
+"""The Decision Transformer: tokens in, action logits out.
 
-from atari_dt.model.checkpoint_config import CheckpointConfig
-from atari_dt.model.dataset_info import DatasetInfo
-from atari_dt.model.decision_transformer import DecisionTransformer, DecisionTransformerOutput
-from atari_dt.model.pretrained import latest_checkpoint
-from atari_dt.model.reported_evaluation import ReportedEvaluation
+The names of this package are in `atari_dt.model.api`, and are imported when the first of them is used. Commands
+therefore read their options before they import PyTorch.
+"""
 
-__all__ = [
-    "CheckpointConfig",
-    "DatasetInfo",
-    "DecisionTransformer",
-    "DecisionTransformerOutput",
-    "ReportedEvaluation",
-    "latest_checkpoint",
-]
+from typing import TYPE_CHECKING
+
+from atari_dt.lazy_api import lazy_api
+
+if TYPE_CHECKING:
+    from atari_dt.model.api import *  # noqa: F403
+
+__getattr__ = lazy_api("atari_dt.model.api")

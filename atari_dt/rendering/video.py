@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -122,6 +121,8 @@ def write_video(path: Path, pictures: Iterable[Pixels]) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
+    import av  # FFmpeg, which only videos need
+
     try:
         with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
             stream = container.add_stream("libx264", rate=STEPS_PER_SECOND, options={"crf": "20", "preset": "veryfast"})

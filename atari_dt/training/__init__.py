@@ -1,21 +1,14 @@
-"""Train a Decision Transformer on the contexts of a trajectory store."""
+"""Train a Decision Transformer on the contexts of a trajectory store.
 
-from atari_dt.training.batches import ContextBatch, ContextLoader, ContextSampler
-from atari_dt.training.interruption import TrainingStopped
-from atari_dt.training.loop import train
-from atari_dt.training.metrics import MetricsLine, read_metrics
-from atari_dt.training.training_run import TrainingRun, read_training_run
-from atari_dt.training.windows import training_windows
+The names of this package are in `atari_dt.training.api`, and are imported when the first of them is used. Commands
+therefore read their options before they import PyTorch.
+"""
 
-__all__ = [
-    "ContextBatch",
-    "ContextLoader",
-    "ContextSampler",
-    "MetricsLine",
-    "TrainingRun",
-    "TrainingStopped",
-    "read_metrics",
-    "read_training_run",
-    "train",
-    "training_windows",
-]
+from typing import TYPE_CHECKING
+
+from atari_dt.lazy_api import lazy_api
+
+if TYPE_CHECKING:
+    from atari_dt.training.api import *  # noqa: F403
+
+__getattr__ = lazy_api("atari_dt.training.api")

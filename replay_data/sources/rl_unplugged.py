@@ -34,6 +34,9 @@ from replay_data.sources.rl_unplugged_record import ShardRecord
 from replay_data.sources.tfrecord import read_records
 from replay_data.storage.gzip_streams import open_gzip, translate_gzip_errors
 
+BASE_URL = "https://storage.googleapis.com/rl_unplugged/atari_episodes_ordered"
+"""Address of the public data, a directory for each game."""
+
 _FILE_NAME = re.compile(r"run_(\d+)-(\d{5})-of-(\d{5})")
 
 

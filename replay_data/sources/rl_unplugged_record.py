@@ -10,7 +10,6 @@ import numpy.typing as npt
 from google.protobuf import message
 
 from replay_data.episode import FRAME_SHAPE, Episode
-from replay_data.opencv import cv2
 from replay_data.sources.tfrecord import Example
 
 _FEATURES: tuple[tuple[str, str, Any], ...] = (
@@ -86,6 +85,8 @@ class ShardRecord:
         Raises:
             ValueError: If a frame is not a PNG of a gray 84×84 frame.
         """
+        from replay_data.opencv import cv2  # the only source format that needs it
+
         frames = np.empty((len(self), *FRAME_SHAPE), dtype=np.uint8)
         for step, png in enumerate(self.observations):
             try:

@@ -1,5 +1,9 @@
 """Measure how long it takes to build a store from a replay log, and compare with the original code's loader."""
 
+from atari_dt.interrupts import exit_on_interrupt
+
+exit_on_interrupt(__name__)
+
 import gzip
 import subprocess
 import sys
@@ -12,10 +16,7 @@ from typing import Any
 import numpy as np
 from benchmark_tools import check_original, measure_in_new_process
 
-from atari_dt.collection.scripted import play_episode
 from atari_dt.command_line import run
-from atari_dt.environment.config import EnvironmentConfig
-from atari_dt.games.catalogue import find_game
 from replay_data import InputError, TrajectoryStore
 from replay_data.progress import ProgressBar
 from replay_data.sources.dopamine_format import NUM_BUFFERS
@@ -119,6 +120,10 @@ def main(
 
 def write_log(path: Path, rows: int) -> None:
     """Write 50 buffers that repeat eight episodes of scripted Breakout in random order."""
+    from atari_dt.collection.scripted import play_episode
+    from atari_dt.environment.config import EnvironmentConfig
+    from atari_dt.games.catalogue import find_game
+
     game, config, rng = find_game("Breakout"), EnvironmentConfig(), np.random.default_rng(0)
     episodes = [play_episode(game, config, skill, seed) for seed, skill in enumerate(np.linspace(0.2, 1, 8))]
     total = NUM_BUFFERS * rows

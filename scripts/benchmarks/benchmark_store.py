@@ -1,15 +1,17 @@
 """Measure how long it takes to write, open and verify a trajectory store, and to gather contexts from it."""
 
+from atari_dt.interrupts import exit_on_interrupt
+
+exit_on_interrupt(__name__)
+
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from benchmark_tools import measure_in_new_process
 
 from atari_dt.command_line import run
-from atari_dt.training import ContextLoader
 from replay_data.testing import write_random_store
 
 NUM_BATCHES = 200
@@ -24,6 +26,10 @@ def main(num_steps: int = 500_000, episode_length: int = 1000, context_length: i
         context_length: Number of steps of a context.
         batch_size: Number of contexts gathered at once.
     """
+    import torch
+
+    from atari_dt.training import ContextLoader
+
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "store"
         lengths = [episode_length] * -(-num_steps // episode_length)

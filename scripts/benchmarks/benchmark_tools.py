@@ -1,16 +1,19 @@
 """Functions that several benchmarks share. A benchmark runs as a file, so this module is on its path."""
 
+from __future__ import annotations
+
 import json
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from replay_data import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 # Linux reports the peak of this program alone: resource.getrusage would include its parent's memory when it was forked.
 _PROGRAM = """
@@ -74,6 +77,8 @@ def original_network(code: Path, num_actions: int, block_size: int, max_timestep
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Return the name of the device, the number of threads and the version of PyTorch."""
+    import torch
+
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),

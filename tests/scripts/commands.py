@@ -26,13 +26,14 @@ def call(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object) -> in
     """Run a script in this process and return its exit status."""
     monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
     monkeypatch.syspath_prepend((SCRIPTS / script).parent)
-    previous = signal.getsignal(signal.SIGTERM)
+    previous = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         runpy.run_path(str(SCRIPTS / script), run_name="__main__")
     except SystemExit as stop:
         return int(stop.code or 0)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
     return 0
 
 

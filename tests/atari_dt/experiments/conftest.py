@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from atari_dt.experiments.benchmark import benchmark_preset, benchmark_runs, benchmark_stores
+from atari_dt.experiments.benchmark import benchmark_runs, benchmark_stores
+from atari_dt.experiments.benchmark_preset import benchmark_preset
 from atari_dt.experiments.run_config import RunConfig
 from atari_dt.experiments.run_result import RunFailure
 from atari_dt.games.catalogue import find_game

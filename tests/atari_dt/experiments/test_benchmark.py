@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from atari_dt.config import TrainingConfig
-from atari_dt.experiments.benchmark import benchmark_preset, benchmark_runs, benchmark_stores, score_rows, table_1
+from atari_dt.experiments.benchmark import benchmark_runs, benchmark_stores, score_rows, table_1
+from atari_dt.experiments.benchmark_preset import benchmark_preset
 from atari_dt.experiments.results import read_groups
 from atari_dt.experiments.run_config import RunConfig
 from atari_dt.games.catalogue import find_game

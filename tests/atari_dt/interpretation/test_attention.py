@@ -17,8 +17,9 @@ from torch import Tensor
 from atari_dt.config import Conditioning, ModelConfig, TimestepEncoding, TrainingConfig
 from atari_dt.evaluation.evaluator import evaluate
 from atari_dt.evaluation.play_config import PlayConfig
-from atari_dt.evaluation.policy import DecisionTransformerPolicy, Sampling
+from atari_dt.evaluation.policy import DecisionTransformerPolicy
 from atari_dt.evaluation.protocol import PROTOCOLS, EvaluationProtocol
+from atari_dt.evaluation.sampling import Sampling
 from atari_dt.interpretation.attention import (
     attention_by_distance,
     attention_from,

@@ -25,7 +25,8 @@ from atari_dt.interpretation.step_view import (
     video_frame,
 )
 from atari_dt.interpretation.tracing import trace_episodes
-from atari_dt.interpretation.visualization import VisualizationConfig, visualize
+from atari_dt.interpretation.visualization import visualize
+from atari_dt.interpretation.visualization_config import VisualizationConfig
 from replay_data import InputError
 from tests.atari_dt.interpretation.test_viewer import K, run_directory
 

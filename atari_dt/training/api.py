@@ -1,0 +1,21 @@
+"""The names of the package `atari_dt.training`."""
+
+from atari_dt.training.batches import ContextBatch, ContextLoader, ContextSampler
+from atari_dt.training.interruption import TrainingStopped
+from atari_dt.training.loop import train
+from atari_dt.training.metrics import MetricsLine, read_metrics
+from atari_dt.training.training_run import TrainingRun, read_training_run
+from atari_dt.training.windows import training_windows
+
+__all__ = [
+    "ContextBatch",
+    "ContextLoader",
+    "ContextSampler",
+    "MetricsLine",
+    "TrainingRun",
+    "TrainingStopped",
+    "read_metrics",
+    "read_training_run",
+    "train",
+    "training_windows",
+]
