@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import types
+import typing
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 Scalar: TypeAlias = str | int | float | bool | None
 
@@ -13,6 +16,7 @@ T = TypeVar("T", str, int, float, bool)
 N = TypeVar("N", int, float)
 S = TypeVar("S", bound=Scalar)
 V = TypeVar("V")
+D = TypeVar("D")
 
 MAX_DEPTH = 32  # several times the depth of any file that this project writes
 
@@ -156,6 +160,51 @@ def read_scalars(content: Any, name: str) -> dict[str, Scalar]:
         return _check_value(value, key)
 
     return read_mapping(content, name, read_scalar)
+
+
+def read_dataclass(content: Any, dataclass_type: type[D]) -> D:
+    """Return a dataclass from the object that holds its fields; missing fields have their default values.
+
+    Args:
+        content: The object. Lists become tuples.
+        dataclass_type: Dataclass whose fields are strings, numbers, booleans, literals, tuples of these, or optional.
+
+    Raises:
+        TypeError: If ``content`` is not an object, lacks a field without a default value, has an unknown one, or one of
+            another type.
+        ValueError: As `read_field` does.
+    """
+    hints = typing.get_type_hints(dataclass_type)
+    names = {each.name for each in dataclasses.fields(dataclass_type)}  # type: ignore[arg-type]
+    values = {}
+    for name, value in read_object(content).items():
+        if name not in names:
+            raise TypeError(f"{name[:80]!r} is unknown")
+        values[name] = _convert_to_hint(value, name, hints[name])
+    return dataclass_type(**values)
+
+
+def _convert_to_hint(value: Any, name: str, hint: Any) -> Any:
+    """Return a value as the type of a type hint, or raise as `read_dataclass` does."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = [option for option in arguments if option is not types.NoneType]
+        assert len(options) == 1, hint
+        return None if value is None else _convert_to_hint(value, name, options[0])
+    if origin is Literal:
+        if value not in arguments or isinstance(value, bool):
+            raise ValueError(f"{name} is {_describe(value)}, not one of {', '.join(map(repr, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise TypeError(f"{name} is {_describe(value)}, not a list")
+        item_hints = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(value) != len(item_hints):
+            raise ValueError(f"{name} has {len(value)} items, not {len(item_hints)}")
+        return tuple(
+            _convert_to_hint(item, f"an item of {name}", each) for item, each in zip(value, item_hints, strict=True)
+        )
+    return convert(value, name, hint)
 
 
 def convert(value: Any, name: str, value_type: type[T]) -> T:

@@ -22,7 +22,6 @@ from replay_data.errors import InputError, summarize_error
 from replay_data.json_fields import (
     Scalar,
     check_range,
-    parse_json,
     read_count,
     read_field,
     read_list,
@@ -33,7 +32,7 @@ from replay_data.json_fields import (
     read_scalars,
 )
 from replay_data.recording import Recording, check_game_name, read_action_meanings
-from replay_data.storage.regular_files import MAX_JSON_BYTES, read_regular_file
+from replay_data.storage.regular_files import read_json_file
 
 FORMAT_VERSION = 2
 
@@ -260,7 +259,7 @@ def read_metadata(path: Path) -> StoreMetadata:
             "build_dataset.py"
         )
     try:
-        content = parse_json(read_regular_file(file, MAX_JSON_BYTES))
+        content = read_json_file(file)
         version = read_field(content, "format_version", int)
         if version in (1, FORMAT_VERSION):
             return StoreMetadata.from_json(content)

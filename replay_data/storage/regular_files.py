@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Any
 
 from replay_data.errors import InputError
+from replay_data.json_fields import parse_json
 
 MAX_JSON_BYTES = 32 << 20  # twice the largest file that this project writes; parsing one takes about 20 times as much
 
@@ -44,3 +46,13 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
     check_regular_file(path, max_bytes)
     with path.open("rb") as file:
         return file.read(max_bytes)
+
+
+def read_json_file(path: Path) -> Any:
+    """Return the value of a JSON file.
+
+    Raises:
+        InputError, FileNotFoundError: As `check_regular_file` does for a file of more than `MAX_JSON_BYTES`.
+        ValueError: As `parse_json` does.
+    """
+    return parse_json(read_regular_file(path, MAX_JSON_BYTES))
