@@ -18,6 +18,10 @@ Conditioning = Literal["return", "none"]
 
 TimestepEncoding = Literal["window_start", "per_step"]
 
+ARITHMETIC_SETTINGS = ("precision", "device", "compile")
+"""Fields of `TrainingConfig` and `PQNConfig` that decide how a result is rounded, but not what is computed. They may
+change when a run is resumed."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from atari_dt.config import ARITHMETIC_SETTINGS
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.model.loading import LOADING_ERRORS
 from replay_data import InputError
@@ -63,16 +65,28 @@ class Checkpoint:
     optimizer: dict[str, Any]
     generators: list[GeneratorState]
 
-    def restore(self, model: DecisionTransformer, optimizer: torch.optim.Optimizer, rank: int) -> None:
+    def restore(self, model: DecisionTransformer, optimizer: torch.optim.Optimizer, seed: int, rank: int) -> None:
         """Load the checkpoint into a model and its optimizer, and restore the random generators of this process.
+
+        A generator that the checkpoint does not hold is seeded anew: that of a process that the run did not have
+        before, or of a GPU if the run was on a CPU.
+
+        Args:
+            model: Model.
+            optimizer: Its optimizer.
+            seed: Seed of the run.
+            rank: Rank of this process.
 
         Raises:
             InputError: If the checkpoint does not fit the model.
         """
+        # The update is part of the seed, so that no masks of dropout repeat if a run changes its processes twice.
+        torch.manual_seed(int(np.random.SeedSequence([seed, rank, self.update]).generate_state(1)[0]))
         try:
             model.load_state_dict(self.weights)
             optimizer.load_state_dict(self.optimizer)
-            self.generators[rank].restore(next(model.parameters()).device)
+            if rank < len(self.generators):
+                self.generators[rank].restore(next(model.parameters()).device)
         except LOADING_ERRORS as error:
             raise _damage_error(self.path, error) from error
 
@@ -127,7 +141,7 @@ def read_checkpoint(path: Path, model: DecisionTransformer) -> Checkpoint:
     try:
         state = torch.load(path / _STATE_FILE, map_location="cpu", weights_only=True)
         saved = DecisionTransformer.from_pretrained(path)
-        if (saved.config, saved.dataset, saved.training_config) != (model.config, model.dataset, model.training_config):
+        if _experiment(saved) != _experiment(model):
             raise ValueError("it belongs to another run")
         if path.name != f"update-{state['update']:08d}":
             raise ValueError(f"it was saved at update {state['update']}")
@@ -141,6 +155,14 @@ def read_checkpoint(path: Path, model: DecisionTransformer) -> Checkpoint:
         )
     except LOADING_ERRORS as error:
         raise _damage_error(path, error) from error
+
+
+def _experiment(model: DecisionTransformer) -> tuple[object, ...]:
+    """Return the settings and the data of a model's run."""
+    training = dict(vars(model.training_config)) if model.training_config else {}
+    for name in ARITHMETIC_SETTINGS:
+        training.pop(name, None)
+    return model.config, model.dataset, training
 
 
 def _damage_error(path: Path, error: Exception) -> InputError:

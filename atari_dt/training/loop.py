@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.config import ModelConfig, TrainingConfig, describe_differences
 from atari_dt.hardware import Compute, set_up_compute, translate_compile_errors, translate_out_of_memory
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.decision_transformer import DecisionTransformer
@@ -20,8 +20,8 @@ from atari_dt.training.interruption import Interruption, TrainingStopped
 from atari_dt.training.learner import Learner, flops_per_context
 from atari_dt.training.metrics import MetricsLine, MetricsLogger
 from atari_dt.training.optimizer import learning_rate_multiplier
-from atari_dt.training.run_directory import find_checkpoint, run_directory
-from atari_dt.training.training_run import TrainingRun, find_hardware, installed_versions
+from atari_dt.training.run_directory import SavedRun, check_same_experiment, find_saved_run, run_directory
+from atari_dt.training.training_run import TrainingRun, arithmetic, find_hardware, installed_versions
 from atari_dt.training.windows import training_windows
 from replay_data import InputError, TrajectoryStore
 from replay_data.contexts import IntArray
@@ -53,7 +53,9 @@ def train(
         config: Config of the training; ``batch_size`` counts the contexts of all processes together.
         resume: Whether to continue from the last checkpoint in ``out``, if there is one. On a CPU, one or two processes
             on one machine get the same weights, bit for bit, as a run that never stopped; three or more add gradients
-            in an order that depends on when each process started.
+            in an order that depends on when each process started. The precision, the device, the number of processes,
+            ``compile``, the machine and the package versions may change; the batches stay the same, but not the last
+            digits, and one line on standard error says so. With ``auto``, the precision of the run is kept.
         show_progress: Whether to show a progress bar on standard error.
 
     Returns:
@@ -61,8 +63,8 @@ def train(
 
     Raises:
         InputError: If ``out`` exists (or, with ``resume``, holds a run with other settings or data), the frames are
-            damaged, the batch is larger than the dataset, the device does not exist or is out of memory, or a process
-            is lost.
+            damaged, the batch is larger than the dataset, the device does not exist, is out of memory or does not
+            support the precision of the resumed run, or a process is lost.
         FloatingPointError: If the loss, its gradient or the weights are no longer finite. A checkpoint never holds such
             weights.
         OSError: If a file cannot be written.
@@ -73,13 +75,42 @@ def train(
             raise InputError(
                 f"several processes cannot share {config.device}; set `device` to cuda, and each one uses its own GPU"
             )
+        saved = group.broadcast_object(lambda: find_saved_run(out, resume))
         compute = set_up_compute(config.device, config.precision, config.compile, group.local_rank)
+        if config.precision == "auto" and saved is not None and saved.checkpoint is not None:
+            compute = _keep_precision(compute, saved.run.dtype, out, group)
         advice = (
             f"`batch_size` ({config.batch_size}), `context_length` ({model_config.context_length}) or "
             f"`embed_dim` ({model_config.embed_dim})"
         )
         with translate_out_of_memory(compute.device, advice), translate_compile_errors():
-            return _train(store, out, model_config, config, resume, show_progress, compute, group)
+            return _train(store, out, model_config, config, saved, show_progress, compute, group)
+
+
+def _keep_precision(compute: Compute, dtype: str, out: Path, group: ProcessGroup) -> Compute:
+    """Return ``compute`` with the precision of the run that resumes.
+
+    Args:
+        compute: Compute with the best precision of this machine.
+        dtype: Name of the type in which the run was trained so far.
+        out: Directory of the run.
+        group: Processes that train together.
+
+    Raises:
+        SharedError: If the machine of one of the processes does not support the precision.
+    """
+    if not all(group.all_gather(dtype in ("float32", _name(compute.dtype)))):
+        raise SharedError(
+            f"{out} was trained in {dtype}, which the {compute.device.type.upper()} here does not support; set "
+            "`precision` to fp32 to continue in float32 (the result is then no longer bit for bit that of an "
+            "uninterrupted run), or to bf16 to continue in bfloat16 more slowly"
+        )
+    return dataclasses.replace(compute, dtype=getattr(torch, dtype))
+
+
+def _name(dtype: torch.dtype) -> str:
+    """Return the name of a type without its module, such as ``"bfloat16"``."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _train(
@@ -87,7 +118,7 @@ def _train(
     out: Path,
     model_config: ModelConfig,
     config: TrainingConfig,
-    resume: bool,
+    saved: SavedRun | None,
     show_progress: bool,
     compute: Compute,
     group: ProcessGroup,
@@ -100,20 +131,23 @@ def _train(
     run = TrainingRun(
         data=str(store.path.resolve()),
         data_digest=store.digest,
-        dtype=str(compute.dtype).removeprefix("torch."),
+        dtype=_name(compute.dtype),
         device=str(compute.device),
         processes=group.size,
         model=model_config,
         training=config,
         versions=installed_versions(),
         hardware=find_hardware(compute.device),
+        compiled=compute.compiled,
     )
     settings = group.all_gather((run.data_digest, run.dtype, run.model, run.training))
     if any(each != settings[0] for each in settings):
         raise SharedError(
-            "the processes of this run differ in options, data or precision; start all with the same ones"
+            "the processes of this run differ in options, data or precision; start all with the same options and data, "
+            "and set `precision` to fp32 if only some of the machines support bfloat16"
         )
-    checkpoint_path = group.broadcast_object(lambda: find_checkpoint(out, run, resume))
+    if saved is not None:
+        group.broadcast_object(lambda: check_same_experiment(out, saved.run, run))
     store.verify()
 
     torch.manual_seed(config.seed)
@@ -128,10 +162,11 @@ def _train(
     num_updates = min(config.epochs * sampler.updates_per_epoch, config.max_updates or sys.maxsize)
     final_tokens = config.final_tokens or 2 * len(windows) * 3 * model_config.context_length
     tokens = update = last_checkpoint = 0
-    if checkpoint_path is not None:
-        checkpoint = group.broadcast_object(lambda: read_checkpoint(checkpoint_path, model))
-        checkpoint.restore(model, learner.optimizer, group.rank)
+    if saved is not None and (path := saved.checkpoint) is not None:
+        checkpoint = group.broadcast_object(lambda: read_checkpoint(path, model))
+        checkpoint.restore(model, learner.optimizer, config.seed, group.rank)
         tokens, update, last_checkpoint = checkpoint.tokens, checkpoint.update, checkpoint.update
+        run = _continue_history(run, saved.run, update, group) if update < num_updates else saved.run
 
     with (
         run_directory(out, run) if group.rank == 0 else nullcontext(),
@@ -176,6 +211,28 @@ def _train(
                     signum,
                 )
     return model.eval()
+
+
+def _continue_history(run: TrainingRun, saved: TrainingRun, update: int, group: ProcessGroup) -> TrainingRun:
+    """Return a run with the history of the saved run that it continues, and say if the arithmetic changes.
+
+    Args:
+        run: The run, without a history.
+        saved: The saved run.
+        update: Number of updates of the saved run that the run builds on.
+        group: Processes that train together.
+    """
+    *earlier, last = saved.segments(update)
+    changes = describe_differences(arithmetic(last), arithmetic(run))
+    if not changes:
+        return dataclasses.replace(run, history=tuple(earlier))
+    if group.rank == 0:
+        print(
+            f"continuing from update {update} with other arithmetic: {changes}; the result is no longer bit for bit "
+            "that of an uninterrupted run",
+            file=sys.stderr,
+        )
+    return dataclasses.replace(run, history=(*earlier, last))
 
 
 def _next_line(

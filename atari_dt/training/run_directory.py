@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from atari_dt.config import describe_differences
@@ -16,17 +17,28 @@ from replay_data.storage.atomic import atomic_write
 from replay_data.storage.locks import exclusive_lock
 
 
-def find_checkpoint(directory: Path, run: TrainingRun, resume: bool) -> Path | None:
-    """Return the checkpoint that a run resumes from, or None if it starts from the beginning.
+@dataclass(frozen=True)
+class SavedRun:
+    """The run in a directory that is about to be resumed.
+
+    Attributes:
+        run: Content of its ``config.json``.
+        checkpoint: Directory of its last checkpoint; None if it was killed before the first.
+    """
+
+    run: TrainingRun
+    checkpoint: Path | None
+
+
+def find_saved_run(directory: Path, resume: bool) -> SavedRun | None:
+    """Return the run in a directory, or None if there is none.
 
     Args:
-        directory: Directory of the run.
-        run: Run that is about to start.
+        directory: Directory of the run that is about to start.
         resume: Whether the directory may exist already.
 
     Raises:
-        InputError: If the directory exists and ``resume`` is false, it is not the directory of a training run, or its
-            run has other settings or other data.
+        InputError: If the directory exists and ``resume`` is false, or it is not the directory of a training run.
     """
     if not os.path.lexists(directory):
         return None
@@ -36,11 +48,22 @@ def find_checkpoint(directory: Path, run: TrainingRun, resume: bool) -> Path | N
         )
     if directory.is_dir() and all(path.name.startswith(f".{FILE_NAME}.partial-") for path in directory.iterdir()):
         return None  # the run was killed before it wrote its first file
-    differences = describe_differences(read_training_run(directory).settings(), run.settings())
-    if differences:
+    return SavedRun(read_training_run(directory), find_checkpoint(directory))
+
+
+def find_checkpoint(directory: Path) -> Path | None:
+    """Return the last checkpoint of a run, or None if there is none."""
+    return max((directory / "checkpoints").glob("update-*"), default=None)
+
+
+def check_same_experiment(directory: Path, saved: TrainingRun, run: TrainingRun) -> None:
+    """Check that a run continues the experiment of a saved one.
+
+    Raises:
+        InputError: If the runs have other settings or other data.
+    """
+    if differences := describe_differences(saved.settings(), run.settings()):
         raise InputError(f"{directory} has other settings: {differences}; resume it with the settings it started with")
-    checkpoints = sorted((directory / "checkpoints").glob("update-*"))
-    return checkpoints[-1] if checkpoints else None
 
 
 @contextmanager

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.config import ARITHMETIC_SETTINGS, ModelConfig, TrainingConfig
 from replay_data import InputError
 from replay_data.errors import summarize_error
-from replay_data.json_fields import parse_json, read_format_version
+from replay_data.json_fields import parse_json, read_field, read_format_version
 from replay_data.storage.processes import available_cores
 
 FILE_NAME = "config.json"
@@ -42,8 +42,29 @@ class Hardware:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """Successive updates of a run that were computed with the same arithmetic.
+
+    Attributes:
+        last_update: Number of updates that the run had made when the segment ended.
+        dtype, device, processes, compiled, versions, hardware: As in `TrainingRun`.
+    """
+
+    last_update: int
+    dtype: str
+    device: str
+    processes: int
+    compiled: bool
+    versions: Mapping[str, str]
+    hardware: Hardware
+
+
+@dataclass(frozen=True)
 class TrainingRun:
     """The settings of a training run, its data and its machine.
+
+    A run may be resumed with another precision, device, number of processes or version, and on another machine. The
+    fields describe the command that wrote ``config.json`` last, and ``history`` the updates before it.
 
     Attributes:
         data: Path of the trajectory store.
@@ -55,6 +76,9 @@ class TrainingRun:
         training: Config of the training.
         versions: Versions of Python and of the packages in ``PACKAGES``, by name.
         hardware: Machine of the first process.
+        compiled: Whether the network is compiled.
+        history: Earlier segments of the run, oldest first; empty if all updates were computed with the same arithmetic.
+            Files of earlier versions have no history.
     """
 
     data: str
@@ -66,6 +90,8 @@ class TrainingRun:
     training: TrainingConfig
     versions: Mapping[str, str]
     hardware: Hardware
+    compiled: bool = False
+    history: tuple[Segment, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``config.json``."""
@@ -81,31 +107,50 @@ class TrainingRun:
             InputError, ValueError, KeyError, TypeError, AttributeError: If the content is malformed.
         """
         read_format_version(content, FORMAT_VERSION)
-        hardware = content["hardware"]
+        training = _read_config(TrainingConfig, content["training"])
+        on_gpu = str(content["device"]).startswith("cuda")
+        compiled_by_default = training.compile == "on" or (training.compile == "auto" and on_gpu)
         return cls(
             data=str(content["data"]),
             data_digest=str(content["data_digest"]),
-            dtype=str(content["dtype"]),
-            device=str(content["device"]),
-            processes=int(content["processes"]),
             model=_read_config(ModelConfig, content["model"]),
-            training=_read_config(TrainingConfig, content["training"]),
-            versions={str(name): str(value) for name, value in content["versions"].items()},
-            hardware=Hardware(
-                cpu=str(hardware["cpu"]),
-                cores=int(hardware["cores"]),
-                gpu=None if hardware["gpu"] is None else str(hardware["gpu"]),
+            training=training,
+            history=tuple(
+                Segment(last_update=read_field(segment, "last_update", int), **_read_arithmetic(segment))
+                for segment in content.get("history", [])
             ),
+            **_read_arithmetic({"compiled": compiled_by_default, **content}),
         )
 
     def settings(self) -> dict[str, object]:
-        """Return the settings that a resumed run must share, by name.
+        """Return the settings of the experiment, which a resumed run must share, by name.
 
-        Paths, devices, versions and hardware are not among them, so that a run can move to another machine.
+        The others decide only how results are rounded, and where: a run can move to another machine.
         """
         settings = {**dataclasses.asdict(self.model), **dataclasses.asdict(self.training)}
-        del settings["device"]
-        return {**settings, "data_digest": self.data_digest, "dtype": self.dtype, "processes": self.processes}
+        for name in ARITHMETIC_SETTINGS:
+            del settings[name]
+        return {**settings, "data_digest": self.data_digest}
+
+    def segments(self, num_updates: int) -> tuple[Segment, ...]:
+        """Return the segments of the run's first ``num_updates`` updates, oldest first; none for 0 updates."""
+        names = (field.name for field in dataclasses.fields(Segment) if field.name != "last_update")
+        current = Segment(num_updates, **{name: getattr(self, name) for name in names})
+        earlier = [segment for segment in self.history if segment.last_update < num_updates]
+        # The segment that made the last of these updates may have made more, which no checkpoint holds.
+        last = next((segment for segment in self.history if segment.last_update >= num_updates), current)
+        return (*earlier, dataclasses.replace(last, last_update=num_updates)) if num_updates else ()
+
+
+def arithmetic(run: TrainingRun | Segment) -> dict[str, object]:
+    """Return everything that decides how the results of updates are rounded, by name."""
+    return {
+        "dtype": run.dtype,
+        "processes": run.processes,
+        "compiled": run.compiled,
+        **{name: run.versions.get(name) for name in ("torch", "numpy")},
+        **dataclasses.asdict(run.hardware),
+    }
 
 
 def read_training_run(directory: Path) -> TrainingRun:
@@ -140,6 +185,25 @@ def find_hardware(device: torch.device) -> Hardware:
         cores=available_cores(),
         gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     )
+
+
+def _read_arithmetic(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that `TrainingRun` and `Segment` share."""
+    if content["dtype"] not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype is {content['dtype']!r}, not 'float32' or 'bfloat16'")
+    hardware = content["hardware"]
+    return {
+        "dtype": content["dtype"],
+        "device": str(content["device"]),
+        "processes": int(content["processes"]),
+        "compiled": read_field(content, "compiled", bool),
+        "versions": {str(name): str(value) for name, value in content["versions"].items()},
+        "hardware": Hardware(
+            cpu=str(hardware["cpu"]),
+            cores=int(hardware["cores"]),
+            gpu=None if hardware["gpu"] is None else str(hardware["gpu"]),
+        ),
+    }
 
 
 def _read_config(config_type: type[Config], content: Mapping[str, Any]) -> Config:

@@ -12,7 +12,7 @@ import pytest
 
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.training import MetricsLine, TrainingRun, read_metrics, read_training_run
-from atari_dt.training.training_run import Hardware
+from atari_dt.training.training_run import Hardware, Segment
 from replay_data import InputError
 from tests.conftest import DATA
 
@@ -32,9 +32,28 @@ RUN = TrainingRun(
 
 
 def test_a_training_run_survives_its_json() -> None:
-    content = json.loads(json.dumps(RUN.to_json()))
-    assert content["format_version"] == 2
-    assert TrainingRun.from_json(content) == RUN
+    earlier = Segment(100, "float32", "cpu", 1, False, {"torch": "2.6.0"}, Hardware("Apple M1", 8, None))
+    for run in (RUN, dataclasses.replace(RUN, compiled=True, history=(earlier,))):
+        content = json.loads(json.dumps(run.to_json()))
+        assert content["format_version"] == 2
+        assert TrainingRun.from_json(content) == run
+
+
+def test_segments_end_with_the_last_update_that_a_checkpoint_holds() -> None:
+    first, second = (
+        Segment(end, RUN.dtype, RUN.device, processes, RUN.compiled, RUN.versions, RUN.hardware)
+        for end, processes in ((100, 8), (200, 4))
+    )
+    run = dataclasses.replace(RUN, history=(first, second))
+    for num_updates, expected in (
+        (0, []),
+        (50, [(50, 8)]),
+        (100, [(100, 8)]),
+        (150, [(100, 8), (150, 4)]),
+        (200, [(100, 8), (200, 4)]),
+        (300, [(100, 8), (200, 4), (300, RUN.processes)]),
+    ):
+        assert [(segment.last_update, segment.processes) for segment in run.segments(num_updates)] == expected
 
 
 def test_a_config_of_version_1_is_read() -> None:
@@ -47,6 +66,7 @@ def test_a_config_of_version_1_is_read() -> None:
     )
     assert run.versions["ale-py"] == "0.12.1"
     assert run.hardware == Hardware(cpu="AMD EPYC", cores=2, gpu=None)
+    assert (run.compiled, run.history) == (False, ())
 
 
 def test_settings_that_an_old_config_does_not_name_have_their_defaults(tmp_path: Path) -> None:
@@ -57,20 +77,21 @@ def test_settings_that_an_old_config_does_not_name_have_their_defaults(tmp_path:
     assert run == dataclasses.replace(complete, training=dataclasses.replace(complete.training, top_percent=100.0))
 
 
-def test_only_settings_that_decide_the_weights_must_be_equal() -> None:
+def test_only_settings_of_the_experiment_must_be_equal() -> None:
     moved = dataclasses.replace(
         RUN,
         data="/elsewhere",
         device="cpu",
-        training=dataclasses.replace(RUN.training, device="cpu"),
+        dtype="float32",
+        processes=1,
+        compiled=True,
+        training=dataclasses.replace(RUN.training, device="cpu", precision="fp32", compile="on"),
         versions={},
         hardware=Hardware("another", 64, None),
     )
     assert moved.settings() == RUN.settings()
     for change in (
         {"data_digest": "4567"},
-        {"dtype": "float32"},
-        {"processes": 1},
         {"model": ModelConfig(context_length=4)},
         {"training": TrainingConfig(batch_size=8)},
     ):
@@ -88,6 +109,10 @@ def test_only_settings_that_decide_the_weights_must_be_equal() -> None:
         {"hardware": {"cpu": "AMD EPYC"}},
         {"processes": None},
         {"versions": []},
+        {"dtype": "int8"},
+        {"compiled": "yes"},
+        {"history": 7},
+        {"history": [{"last_update": 3}]},
     ],
 )
 def test_a_malformed_config_is_an_input_error(tmp_path: Path, change: dict[str, Any]) -> None:
