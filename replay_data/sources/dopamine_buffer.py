@@ -13,6 +13,7 @@ from replay_data.episode import Episode
 from replay_data.sources.dopamine_arrays import ArrayStream, read_add_count, read_column
 from replay_data.sources.dopamine_episode_splitter import EpisodeSplitter
 from replay_data.sources.dopamine_format import PADDING
+from replay_data.sources.dopamine_row_order import OrderedRowReader, RowRange
 from replay_data.sources.dopamine_rows import RowReader, Rows
 from replay_data.sources.dopamine_sidecar import BufferSidecar, sidecar_error, sidecar_path
 
@@ -22,8 +23,13 @@ CHECKED_ROWS = 20_000  # `LogBuffer.check` reads files of at most this many rows
 class LogBuffer:
     """One buffer of a Dopamine log; a `replay_data.episode.Shard`.
 
-    `episodes` and `returns` start at row 0. `read_to` and `episodes_to` continue from `position`, so that a caller can
-    stop at any row and go on later.
+    A file keeps the rows of the buffer in R slots. `episodes`, `returns`, `episodes_to` and `terminal_positions` see
+    the *fresh* rows, in the order they were played: those that no earlier file of the log holds
+    (`replay_data.sources.dopamine_connections`). `read_to`, `frames`, `terminal_rows` and `rewards` see the slots as
+    they are, as the original code does.
+
+    `episodes` and `returns` start at the first row. `read_to` and `episodes_to` continue from `position`, so that a
+    caller can stop at any row and go on later.
 
     Args:
         directory: The ``replay_logs`` directory.
@@ -33,10 +39,13 @@ class LogBuffer:
     Attributes:
         index: b.
         rows: R.
-        fresh: Number of rows, from row 0 on, that are in the order they were played.
-        sidecar: The JSON file beside the buffer; None if a buffer of the log has none.
-        preceding: The buffer that ends where this one begins; None if it is missing.
-        following: The buffer that begins where this one ends; None if it is missing.
+        add_count: Number of rows added to the log before this buffer was saved; None if there is no such file.
+        new_rows: The rows that no earlier file of the log holds, by their number in the log.
+        sidecar: The JSON file beside the buffer; None if there is none.
+        raw_rewards: Whether to read the raw rewards from the sidecar.
+        preceding: The buffer that holds the row before `new_rows`; None if it is missing.
+        following: The buffer whose `new_rows` begin where those of this one end; None if it is missing.
+        rest: The file that the run's unfinished rest was saved to, if it belongs to this buffer.
 
     Raises:
         ReplayFormatError: If the files are damaged or contradict each other.
@@ -46,40 +55,48 @@ class LogBuffer:
         self.index = index
         self.preceding: LogBuffer | None = None
         self.following: LogBuffer | None = None
+        self.rest: LogBuffer | None = None
         self._directory, self._num_actions = directory, num_actions
-        self._reader: RowReader | None = None
+        self._reader: RowReader | OrderedRowReader | None = None
         self._splitter: EpisodeSplitter | None = None  # of the rows that `episodes_to` reads
         self._terminals: npt.NDArray[np.int64] | None = None
         self.sidecar = BufferSidecar.read(directory, index)
+        self.raw_rewards = True
         with self._open() as reader:
             self.rows = reader.rows
         if self.sidecar is not None and self.sidecar.rows != self.rows:
             raise sidecar_error(
                 sidecar_path(directory, index), f"it describes {self.sidecar.rows} rows, but the buffer has {self.rows}"
             )
-        self._add_count = read_add_count(directory, index)
-        # Without add_count, the cursor is assumed to stand on the last slot, as in all public logs.
-        cursor = self.rows - 1 if self._add_count is None else self._add_count % self.rows
-        self.fresh = cursor or self.rows
+        self.add_count = read_add_count(directory, index)
+        self.new_rows = RowRange(0, self.rows - 1, self.rows)
 
-    def leads_to(self, other: LogBuffer) -> bool:
-        """Return whether ``other`` holds the row that was played directly after the last fresh row of this buffer."""
-        if self.rows != other.rows or self.fresh != self.rows - 1:
-            return False
-        if self._add_count is None or other._add_count is None:
-            return self._add_count is other._add_count
-        return self._add_count < other._add_count <= self._add_count + self.rows
+    @property
+    def fresh(self) -> int:
+        """Number of fresh rows.
+
+        The first of the `new_rows` is not among them if it was played directly after a row of another file: an episode
+        that begins there belongs to that file. In public logs, this is the link row.
+        """
+        return len(self._fresh_rows)
+
+    @property
+    def _fresh_rows(self) -> RowRange:
+        start, stop = self.new_rows.start, self.new_rows.stop
+        # Without the file before it, a link row is not worth its own pass over the file.
+        is_link = start < stop and (self.preceding is not None or start % self.rows == self.rows - 1)
+        return RowRange(start + is_link, stop, self.rows)
 
     @property
     def position(self) -> int:
-        """Number of rows that were read since the files were opened."""
+        """Number of fresh rows, or of slots, that were read since the files were opened."""
         return self._reader.position if self._reader is not None else 0
 
     def episodes(self, chosen: Collection[int] | None = None) -> Iterator[Episode]:
         """Yield the whole episodes that begin in this buffer; the last one may end in the buffers that follow.
 
-        The buffer includes the link row of the file after it. An episode that began before row 0 belongs to the buffer
-        before.
+        The buffer includes the first new row of the file after it (the link row), and all rows of the `rest`. An
+        episode that began before the first fresh row belongs to the buffer before.
 
         Args:
             chosen: Indices of the episodes to yield, counted from 0; None for all.
@@ -94,6 +111,12 @@ class LogBuffer:
             yield float(episode.rewards.sum(dtype=np.float64))
 
     def _episodes(self) -> Iterator[Episode]:
+        yield from self._own_episodes()
+        if self.rest is not None:
+            yield from self.rest._own_episodes()
+
+    def _own_episodes(self) -> Iterator[Episode]:
+        """Yield the whole episodes that begin in this file or in the first new row of the file after it."""
         self.close()
         splitter, link_row = EpisodeSplitter(self._starts_episode()), self.fresh
         for rows in self._rows_onward():
@@ -105,68 +128,80 @@ class LogBuffer:
                 return
 
     def _rows_onward(self) -> Iterator[Rows]:
-        """Yield the fresh rows of this buffer, then the link row and the fresh rows of each following buffer."""
-        self._reader = self._open()
-        yield from self._reader.chunks(self.fresh)
+        """Yield the fresh rows of this buffer, then the new rows of each following buffer."""
+        self._reader = reader = OrderedRowReader(self._open, self._fresh_rows)
+        yield from reader.chunks(self.fresh)
         buffer = self.following
         while buffer is not None:
-            with buffer._open() as reader:
-                reader.skip(buffer.rows - 1)
-                yield reader.read(1)
-                reader.finish()
-            with buffer._open() as reader:
-                yield from reader.chunks(buffer.fresh)
+            with OrderedRowReader(buffer._open, buffer.new_rows) as reader:
+                yield from reader.chunks(len(buffer.new_rows))
             buffer = buffer.following
 
     def _starts_episode(self) -> bool | None:
-        """Return whether row 0 is the first padding row of an episode; None if only the frames can tell.
+        """Return whether the first fresh row is the first padding row of an episode; None if only the frames can tell.
 
-        They must tell where a time limit may have truncated an episode just before row 0.
+        They must tell where a time limit may have truncated an episode just before that row.
         """
-        if self.fresh == self._add_count or (self._add_count is None and self.index == 0):
-            return True  # nothing was played before row 0
-        if self.fresh < self.rows:  # the last row is a link row
-            if self.rows - 1 in self.terminal_rows(self.rows):
+        first = self._fresh_rows.start
+        if first == 0 and self.index == 0:
+            return True  # nothing was played before it
+        if self.sidecar is not None and first % self.rows == 0:
+            return self.sidecar.starts_episode
+        if first > max(self.new_rows.stop - self.rows, 0):  # the file still holds the row before, in public logs the link
+            if self._is_terminal(first - 1):
                 return True
-            if self.preceding is None and not (self._column("action")[-1] or self._column("reward")[-1]):
-                return False  # the link row may be padding already
+            slot = (first - 1) % self.rows
+            if self.preceding is None and not (self.column("action")[slot] or self.column("reward")[slot]):
+                return False  # the row before may be padding already
         if self.preceding is None:
             return None
-        terminals = self.preceding.terminal_rows(self.preceding.fresh)
-        if len(terminals) and terminals[-1] >= self.preceding.fresh - PADDING:
-            return False  # an episode ended so late that its successor's padding began before row 0
+        if any(self.preceding._is_terminal(row) for row in range(max(first - 1 - PADDING, 0), first - 1)):
+            return False  # an episode ended so late that its successor's padding began before the first fresh row
         return None
 
+    def _is_terminal(self, row: int) -> bool:
+        """Return whether the row with this number, which the file must hold, is terminal."""
+        return row % self.rows in self.terminal_rows(self.rows)
+
     def read_to(self, row: int) -> Rows:
-        """Return the rows from `position` to ``row``."""
-        self._reader = self._reader or self._open()
+        """Return the slots from `position` to ``row``."""
+        if not isinstance(self._reader, RowReader):
+            self.close()
+            self._reader = self._open()
         return self._reader.read(row - self._reader.position)
 
-    def episodes_to(self, row: int) -> Iterator[Episode]:
-        """Read the rows from `position` to ``row`` and yield the whole episodes that end in them."""
+    def episodes_to(self, position: int) -> Iterator[Episode]:
+        """Read the fresh rows from `position` to ``position`` and yield the whole episodes that end in them."""
         if self._reader is None or self._splitter is None:
-            self._reader, self._splitter = self._open(), EpisodeSplitter(self._starts_episode())
-        for rows in self._reader.chunks(row):
+            self._reader = OrderedRowReader(self._open, self._fresh_rows)
+            self._splitter = EpisodeSplitter(self._starts_episode())
+        for rows in self._reader.chunks(position):
             for _, episode in self._splitter.add(rows):
                 yield episode
 
+    def terminal_positions(self, stop: int) -> npt.NDArray[np.int64]:
+        """Return the positions below ``stop`` of the terminal rows among the fresh ones, int64 ``[T]``, ascending."""
+        positions = np.sort((self.terminal_rows(self.rows) - self._fresh_rows.start) % self.rows)
+        return positions[: np.searchsorted(positions, min(stop, self.fresh))]
+
     def frames(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        """Return the frames of rows ``start:stop``, uint8 ``[stop - start, 84, 84]``, whatever `position` is."""
+        """Return the frames of slots ``start:stop``, uint8 ``[stop - start, 84, 84]``, whatever `position` is."""
         with ArrayStream(self._directory, "observation", self.index) as stream:
             stream.skip(start)
             return stream.read(stop - start)
 
     def terminal_rows(self, stop: int) -> npt.NDArray[np.int64]:
-        """Return the rows below ``stop`` whose terminal is set, int64 ``[T]``, ascending."""
+        """Return the slots below ``stop`` whose terminal is set, int64 ``[T]``, ascending."""
         if self._terminals is None:
-            self._terminals = np.flatnonzero(self._column("terminal"))
+            self._terminals = np.flatnonzero(self.column("terminal"))
         return self._terminals[: np.searchsorted(self._terminals, stop)]
 
     def rewards(self, stop: int) -> npt.NDArray[np.float32]:
-        """Return the rewards of the rows below ``stop``, float32 ``[stop]``."""
-        return self._column("reward")[:stop].copy()
+        """Return the rewards of the slots below ``stop``, float32 ``[stop]``."""
+        return self.column("reward")[:stop].copy()
 
-    def _column(self, element: str) -> npt.NDArray[Any]:
+    def column(self, element: str) -> npt.NDArray[Any]:
+        """Return the actions, rewards or terminals of all slots, ``[R]``."""
         return read_column(self._directory, element, self.index)
 
     def check(self, everything: bool = False) -> bool:
@@ -181,13 +216,17 @@ class LogBuffer:
         frames = everything or self.rows <= CHECKED_ROWS
         if self._reader is not None:
             self._reader.finish(frames)
+        if self.rest is not None:
+            self.rest.check(everything)
         return frames
 
     def close(self) -> None:
-        """Close the files; the next read starts at row 0."""
+        """Close the files; the next read starts at the first row."""
         if self._reader is not None:
             self._reader.close()
+        if self.rest is not None:
+            self.rest.close()
         self._reader, self._splitter = None, None
 
     def _open(self) -> RowReader:
-        return RowReader(self._directory, self.index, self._num_actions, self.sidecar)
+        return RowReader(self._directory, self.index, self._num_actions, self.sidecar, self.raw_rewards)

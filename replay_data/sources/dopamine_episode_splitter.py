@@ -6,14 +6,29 @@ All selection methods use this module, except ``original``, which cuts the rows 
 In the rows of a log, in the order they were played, an episode is three rows of padding (zeros) followed by its steps.
 It ends in one of two ways:
 
-- **Terminated**: after a row whose terminal is set.
-- **Truncated** by a time limit: before padding that does not follow a terminal row.
-
-A step can look like padding: a black frame, action 0, reward 0, no terminal. Such a row is *blank* here. Blank rows
-count as the padding of a new episode only in runs of exactly three; a game that fades to black shows more. A run counts
-only when the row after it is known.
+- **Terminated**: in a row whose terminal is set.
+- **Truncated** by a time limit: in a row whose terminal is not set. The padding of the next episode follows.
 
 The first rows may belong to an episode that began before them. Its rows are dropped.
+
+**Logs that this project recorded.** The sidecar beside each buffer lists every episode that ends in it. The list
+decides, and the frames play no part. The rows are checked against it: every terminal row must end a listed episode, an
+episode must have the listed number of steps, and its padding must be zeros.
+
+**Other logs.** Terminals are certain. Every other end must be found by the padding after it, but a step can look like
+padding: a black frame, action 0, reward 0, no terminal. Such a row is *blank* here. The three rows after an end are
+padding for certain, so blank steps at the beginning of an episode do no harm. Any other run of three blank rows or more
+is padding, or a game that fades to black while the player does nothing, or both. These rules decide:
+
+1. An episode that reaches 27,000 steps in the run ends there. This is the time limit of Dopamine's runner
+   (``max_steps_per_episode`` in its ``run_experiment.py``), and the only end of this kind that is certain.
+2. A run of exactly three rows is padding: the episode before it was truncated.
+3. In a longer run, an episode ends where it reaches the log's own time limit, if one is known: the number of steps of
+   the longest episode so far, if that one was truncated.
+4. Any other run is a part of the episode.
+
+A run that rules 2 to 4 decide is uncertain. Each episode holds the number of uncertain runs among its steps and at its
+end (`replay_data.episode.Episode.num_uncertain_ends`). A run counts only when the row after it is known.
 """
 
 from __future__ import annotations
@@ -27,6 +42,8 @@ from replay_data.episode import Episode
 from replay_data.errors import ReplayFormatError
 from replay_data.sources.dopamine_format import MAX_EPISODE_ROWS, PADDING
 from replay_data.sources.dopamine_rows import Rows
+
+DOPAMINE_TIME_LIMIT = 27_000  # steps
 
 
 class EpisodeSplitter:
@@ -47,41 +64,73 @@ class EpisodeSplitter:
         self.first_row = 0
         self._at_start = at_start
         self._pending: list[Rows] = []
-        self._terminal = np.zeros(0, dtype=bool)  # of each pending row
+        self._is_end = np.zeros(0, dtype=bool)  # of each pending row: whether it is known to end an episode
+        self._settled = np.zeros(0, dtype=bool)  # whether it is known to end one or known to end none
         self._blank = np.zeros(0, dtype=bool)
+        self._max_steps = 0  # of the episodes so far
+        self._time_limit: int | None = None  # `_max_steps`, if an episode of that length was truncated
 
     def add(self, rows: Rows) -> Iterator[tuple[int, Episode]]:
         """Add rows and yield each whole episode that ends in them, with the `first_row` of its padding.
 
         Raises:
-            ReplayFormatError: If an episode does not begin with padding, or does not end within 108,000 rows.
+            ReplayFormatError: If an episode does not begin with padding, has another number of steps than the sidecar
+                lists, or does not end within 108,000 rows.
         """
+        listed = rows.episode_steps >= 0
         self._pending.append(rows)
-        self._terminal = np.concatenate([self._terminal, rows.terminals])
+        self._is_end = np.concatenate([self._is_end, rows.terminals | (rows.episode_steps > 0)])
+        self._settled = np.concatenate([self._settled, rows.terminals | listed])
         self._blank = np.concatenate([self._blank, _blank_rows(rows)])
         if self._at_start is None:
             if len(self._blank) <= PADDING:
                 return
-            self._at_start = 0 in _padding_starts(self._blank)
-        while (end := self._find_end()) is not None:
+            self._at_start = bool(self._blank[:PADDING].all() and not self._blank[PADDING])
+        while (found := self._find_end()) is not None:
+            end, num_uncertain = found
             first_row, whole = self.first_row, self._at_start
             episode_rows = self._take(end)
             self._at_start = True
             if whole:
-                yield first_row, _make_episode(episode_rows)
+                self._learn_time_limit(end - PADDING, truncated=not episode_rows.terminals[-1])
+                yield first_row, _make_episode(episode_rows, num_uncertain)
         if len(self._blank) > MAX_EPISODE_ROWS:
             raise ReplayFormatError(
                 f"{rows.path}, row {rows.first_row}: no episode has ended for {MAX_EPISODE_ROWS:,} rows; the log is "
                 "damaged or of another format"
             )
 
-    def _find_end(self) -> int | None:
-        """Return the number of pending rows that belong to the first pending episode; None if it has not ended."""
-        terminals = np.flatnonzero(self._terminal)
-        terminated = int(terminals[0]) + 1 if len(terminals) else None
-        starts = _padding_starts(self._blank[:terminated])
-        truncated = starts[starts > (PADDING if self._at_start else 0)]  # the episode's own padding ends nothing
-        return int(truncated[0]) if len(truncated) else terminated
+    def _find_end(self) -> tuple[int, int] | None:
+        """Find the end of the first pending episode.
+
+        Returns:
+            The number of pending rows that belong to the episode, and how many runs of blank rows in and after them are
+            uncertain; None if the episode has not ended.
+        """
+        ends = np.flatnonzero(self._is_end)
+        known_end = int(ends[0]) + 1 if len(ends) else None
+        num_uncertain = 0
+        first_step = PADDING if self._at_start else 0
+        for start, stop in _find_runs(self._blank[:known_end], first_step):
+            if self._reaches(DOPAMINE_TIME_LIMIT, start, stop):
+                return first_step + DOPAMINE_TIME_LIMIT, num_uncertain
+            if start == first_step or self._settled[start - 1]:  # the first steps of the episode, or no end for certain
+                continue
+            num_uncertain += 1
+            if stop - start == PADDING:
+                return start, num_uncertain
+            if self._time_limit is not None and self._reaches(self._time_limit, start, stop):
+                return first_step + self._time_limit, num_uncertain
+        return None if known_end is None else (known_end, num_uncertain)
+
+    def _reaches(self, steps: int, start: int, stop: int) -> bool:
+        """Return whether the first pending episode can end after ``steps`` steps, before blank rows ``start:stop``."""
+        end = PADDING + steps
+        return bool(self._at_start) and start <= end <= stop - PADDING and not self._settled[end - 1]
+
+    def _learn_time_limit(self, steps: int, truncated: bool) -> None:
+        if steps > self._max_steps or (steps == self._max_steps and truncated):
+            self._max_steps, self._time_limit = steps, steps if truncated else None
 
     def _take(self, count: int) -> Rows:
         """Remove and return the first ``count`` pending rows."""
@@ -94,12 +143,12 @@ class EpisodeSplitter:
                 rows = rows[:missing]
             pieces.append(rows)
             missing -= len(rows)
-        self._terminal, self._blank = self._terminal[count:], self._blank[count:]
+        self._is_end, self._settled, self._blank = self._is_end[count:], self._settled[count:], self._blank[count:]
         self.first_row += count
         return Rows.concatenate(pieces)
 
 
-def _make_episode(rows: Rows) -> Episode:
+def _make_episode(rows: Rows, num_uncertain: int) -> Episode:
     """Return the episode in rows that run from its first padding row to its last step."""
     padding, steps = rows[:PADDING], rows[PADDING:]
     if not len(steps) or padding.frames.any() or padding.actions.any() or padding.rewards.any():
@@ -107,8 +156,15 @@ def _make_episode(rows: Rows) -> Episode:
             f"{rows.path}, row {rows.first_row}: an episode should begin with three rows of zeros and a step; "
             "the log is damaged or of another format"
         )
+    listed = int(steps.episode_steps[-1])
+    if listed > 0 and listed != len(steps):
+        raise ReplayFormatError(
+            f"{rows.path}, row {rows.first_row}: an episode of {len(steps)} steps begins here, but the sidecar of the "
+            f"buffer that it ends in lists {listed} steps; copy the log again"
+        )
     raw_rewards = None if np.isnan(steps.raw_rewards).any() else steps.raw_rewards
-    return Episode(steps.frames, steps.actions, steps.rewards, raw_rewards, terminated=bool(steps.terminals[-1]))
+    terminated = bool(steps.terminals[-1])
+    return Episode(steps.frames, steps.actions, steps.rewards, raw_rewards, terminated, num_uncertain)
 
 
 def _blank_rows(rows: Rows) -> npt.NDArray[np.bool_]:
@@ -118,9 +174,12 @@ def _blank_rows(rows: Rows) -> npt.NDArray[np.bool_]:
     return blank
 
 
-def _padding_starts(blank: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Return where runs of exactly three blank rows start, int64 ``[P]``; a run that reaches the end does not count."""
-    edges = np.flatnonzero(np.diff(blank.astype(np.int8), prepend=0))
-    starts, stops = edges[::2], edges[1::2]  # a run that reaches the end has a start and no stop
-    starts = starts[: len(stops)]
-    return starts[stops - starts == PADDING]
+def _find_runs(blank: npt.NDArray[np.bool_], first: int) -> Iterator[tuple[int, int]]:
+    """Yield the first row and the exclusive end of each run of three blank rows or more from row ``first`` on.
+
+    A run that reaches the end of the rows is left out.
+    """
+    edges = np.flatnonzero(np.diff(blank[first:].astype(np.int8), prepend=0)) + first
+    for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=False):  # an open run has no stop
+        if stop - start >= PADDING:
+            yield start, stop

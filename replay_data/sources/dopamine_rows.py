@@ -27,6 +27,8 @@ class Rows:
         rewards: float32 ``[T]``, clipped to [-1, 1].
         raw_rewards: float32 ``[T]``, the rewards before clipping; NaN where they are not known.
         terminals: bool ``[T]``.
+        episode_steps: int64 ``[T]``, the number of steps of the episode that ends with the row, 0 where none ends; -1
+            where that is not known.
         path: The file of the frames, for error messages.
         first_row: Row of the buffer that the first of these rows is.
     """
@@ -36,6 +38,7 @@ class Rows:
     rewards: npt.NDArray[np.float32]
     raw_rewards: npt.NDArray[np.float32]
     terminals: npt.NDArray[np.bool_]
+    episode_steps: npt.NDArray[np.int64]
     path: Path
     first_row: int
 
@@ -49,6 +52,7 @@ class Rows:
             self.rewards[span],
             self.raw_rewards[span],
             self.terminals[span],
+            self.episode_steps[span],
             self.path,
             self.first_row + (span.start or 0),
         )
@@ -62,6 +66,7 @@ class Rows:
             np.concatenate([rows.rewards for rows in pieces]),
             np.concatenate([rows.raw_rewards for rows in pieces]),
             np.concatenate([rows.terminals for rows in pieces]),
+            np.concatenate([rows.episode_steps for rows in pieces]),
             pieces[0].path,
             pieces[0].first_row,
         )
@@ -74,7 +79,8 @@ class RowReader:
         directory: The ``replay_logs`` directory.
         index: Index of the buffer.
         num_actions: Size of the game's action set; a larger action is an error.
-        sidecar: The JSON file beside the buffer, for the raw rewards; None if they are not known.
+        sidecar: The JSON file beside the buffer, for the raw rewards and the ends of episodes; None if there is none.
+        raw_rewards: Whether to read the raw rewards; otherwise they are NaN.
 
     Attributes:
         rows: R, number of rows of the buffer.
@@ -84,8 +90,11 @@ class RowReader:
         ReplayFormatError: If a file is damaged or the files contradict each other.
     """
 
-    def __init__(self, directory: Path, index: int, num_actions: int, sidecar: BufferSidecar | None):
+    def __init__(
+        self, directory: Path, index: int, num_actions: int, sidecar: BufferSidecar | None, raw_rewards: bool = True
+    ):
         self.position = 0
+        self._has_raw_rewards = raw_rewards
         self._num_actions = num_actions
         self._sidecar, self._sidecar_path = sidecar, sidecar_path(directory, index)
         self._streams: dict[str, ArrayStream] = {}
@@ -129,8 +138,17 @@ class RowReader:
         self._check("reward", rewards, np.abs(rewards) <= 1, "from -1 to 1")
         self._check("terminal", terminals, terminals <= 1, "0 or 1")
         first_row, self.position = self.position, self.position + count
-        path, raw_rewards = self._streams["observation"].path, self._raw_rewards(rewards, first_row)
-        return Rows(frames, actions.astype(np.uint8), rewards, raw_rewards, terminals.astype(bool), path, first_row)
+        terminals, raw_rewards = terminals.astype(bool), np.full_like(rewards, np.nan)
+        episode_steps = np.full(count, -1, dtype=np.int64)
+        if self._sidecar is not None:
+            try:
+                episode_steps = self._sidecar.episode_steps(terminals, first_row)
+                if self._has_raw_rewards:
+                    raw_rewards = self._sidecar.raw_rewards(rewards, first_row)
+            except ValueError as error:
+                raise sidecar_error(self._sidecar_path, str(error)) from error
+        path = self._streams["observation"].path
+        return Rows(frames, actions.astype(np.uint8), rewards, raw_rewards, terminals, episode_steps, path, first_row)
 
     def _check(self, element: str, values: npt.NDArray[Any], valid: npt.NDArray[np.bool_], expected: str) -> None:
         if not valid.all():
@@ -139,14 +157,6 @@ class RowReader:
                 f"{self._streams[element].path}, row {self.position + row}: {element} {values[row]:g} is not "
                 f"{expected}; the file is damaged or of another format"
             )
-
-    def _raw_rewards(self, rewards: npt.NDArray[np.float32], first_row: int) -> npt.NDArray[np.float32]:
-        if self._sidecar is None:
-            return np.full_like(rewards, np.nan)
-        try:
-            return self._sidecar.raw_rewards(rewards, first_row)
-        except ValueError as error:
-            raise sidecar_error(self._sidecar_path, str(error)) from error
 
     def skip(self, count: int) -> None:
         """Read past ``count`` rows."""

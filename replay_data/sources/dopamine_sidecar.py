@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import numpy.typing as npt
 from replay_data.errors import ReplayFormatError, summarize_error
 from replay_data.json_fields import convert, parse_json, read_field, read_format_version
 from replay_data.recording import Recording
+from replay_data.sources.dopamine_format import PADDING
+from replay_data.storage.regular_files import MAX_JSON_BYTES, read_regular_file
 
 FORMAT_VERSION = 2
 
@@ -27,7 +30,7 @@ class RecordedEpisode:
 
     Attributes:
         row: Row of the last step in the buffer.
-        steps: Number of steps.
+        steps: Number of steps, those in the buffers before included.
         return_: Sum of the clipped rewards.
         score: Sum of the raw rewards, in the game's points.
         details: Values that the player adds, by name, such as ``"played"``, the steps of all environments so far.
@@ -75,7 +78,8 @@ class BufferSidecar:
     Attributes:
         recording: Who played, and how.
         rows: R.
-        episodes: The episodes that end in the buffer, in the order of their rows.
+        episodes: The episodes that end in the buffer, in the order they were played. One that ends in the link row,
+            R-1, comes first, because the link row was played before row 0.
         clipped_rows: int64 ``[C]``, the rows whose reward was clipped, ascending.
         clipped_values: float32 ``[C]``, the rewards of these rows before clipping.
     """
@@ -116,7 +120,23 @@ class BufferSidecar:
             raise ValueError("its raw rewards contradict each other")
         if len(rows) and (rows[0] < 0 or rows[-1] >= sidecar.rows or (np.diff(rows) <= 0).any()):
             raise ValueError("its raw rewards do not name ascending rows of the buffer")
+        sidecar._check_episodes()
         return sidecar
+
+    def _check_episodes(self) -> None:
+        """Raise ValueError if the episodes overlap, or leave rows of the buffer to no episode."""
+        end = None  # position after the last step of the episode before; row 0 is position 0, and the link row is -1
+        for episode in self.episodes:
+            if not 0 <= episode.row < self.rows or episode.steps < 1:
+                raise ValueError(f"it lists an episode of {episode.steps} steps that ends in row {episode.row}")
+            position = -1 if episode.row == self.rows - 1 else episode.row
+            start = position + 1 - episode.steps - PADDING
+            if start > 0 if end is None else start != end:
+                raise ValueError(
+                    f"it lists an episode of {episode.steps} steps that ends in row {episode.row}, which does not "
+                    "follow the episode before it"
+                )
+            end = position + 1
 
     @classmethod
     def read(cls, directory: Path, index: int) -> BufferSidecar | None:
@@ -126,10 +146,10 @@ class BufferSidecar:
             ReplayFormatError: If the file is damaged.
         """
         path = sidecar_path(directory, index)
-        if not path.exists():
-            return None
         try:
-            return cls.from_json(parse_json(path.read_bytes()))
+            return cls.from_json(parse_json(read_regular_file(path, MAX_JSON_BYTES)))
+        except FileNotFoundError:
+            return None
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise sidecar_error(path, f"{type(error).__name__}: {summarize_error(error)}") from error
 
@@ -150,6 +170,40 @@ class BufferSidecar:
             raise ValueError("its raw rewards, clipped, are not the rewards of the buffer")
         return raw
 
+    @property
+    def starts_episode(self) -> bool:
+        """Whether row 0 is the first padding row of an episode because the one before it ends in the link row."""
+        return bool(self.episodes) and self.episodes[0].row == self.rows - 1
+
+    def episode_steps(self, terminals: npt.NDArray[np.bool_], first_row: int) -> npt.NDArray[np.int64]:
+        """Return, for each of T consecutive rows, the number of steps of the episode that ends with it, int64 ``[T]``.
+
+        It is 0 for a row that ends no episode.
+
+        Args:
+            terminals: bool ``[T]``, the terminals that the buffer holds.
+            first_row: Row of the first of them.
+
+        Raises:
+            ValueError: If a row is terminal, but no listed episode ends with it.
+        """
+        rows, steps = self._ends
+        listed = np.zeros(len(terminals), dtype=np.int64)
+        span = slice(*np.searchsorted(rows, (first_row, first_row + len(terminals))))
+        listed[rows[span] - first_row] = steps[span]
+        unlisted = terminals & (listed == 0)
+        if unlisted.any():
+            row = first_row + int(np.argmax(unlisted))
+            raise ValueError(f"row {row} of the buffer is terminal, but no listed episode ends there")
+        return listed
+
+    @cached_property
+    def _ends(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The rows in which episodes end, ascending, and the episodes' numbers of steps."""
+        ends = sorted((episode.row, episode.steps) for episode in self.episodes)
+        rows, steps = np.array(ends, dtype=np.int64).reshape(-1, 2).T
+        return rows, steps
+
 
 def sidecar_path(directory: Path, index: int) -> Path:
     """Return the path of the JSON file beside buffer ``index``."""
@@ -158,4 +212,6 @@ def sidecar_path(directory: Path, index: int) -> Path:
 
 def sidecar_error(path: Path, reason: str) -> ReplayFormatError:
     """Return the error to raise where a sidecar is damaged or does not fit its buffer."""
-    return ReplayFormatError(f"{path} is damaged ({reason}); copy it again, or remove it and go without raw rewards")
+    return ReplayFormatError(
+        f"{path} is damaged ({reason}); copy it again, or remove it and go without raw rewards and certain episode ends"
+    )
