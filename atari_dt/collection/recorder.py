@@ -40,7 +40,7 @@ from atari_dt.environment.rom import rom_sha256
 from atari_dt.games.catalogue import Game
 from replay_data import InputError
 from replay_data.errors import summarize_error
-from replay_data.json_fields import Scalar, parse_json, read_format_version
+from replay_data.json_fields import Scalar, read_format_version
 from replay_data.recording import Recording
 from replay_data.sources.dopamine_format import NUM_BUFFERS, PADDING
 from replay_data.sources.dopamine_sidecar import BufferSidecar
@@ -48,6 +48,7 @@ from replay_data.sources.dopamine_stage import recover_log
 from replay_data.storage.atomic import atomic_write, sync
 from replay_data.storage.locks import exclusive_lock
 from replay_data.storage.paths import check_free_space
+from replay_data.storage.regular_files import read_json_file
 
 RECORDING_FORMAT_VERSION = 2  # of recording.json
 
@@ -204,10 +205,10 @@ def _check_recording(directory: Path, recording: Recording, resume: bool) -> Non
             f"{directory} exists already; choose another `out` or `run`, delete it, or continue it with `resume`"
         )
     try:
-        content = parse_json(path.read_text())
+        content = read_json_file(path)
         read_format_version(content, RECORDING_FORMAT_VERSION)
         saved = Recording.from_json(content)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (InputError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{directory} is not a recording that can be resumed: {path.name} is missing or damaged "
             f"({type(error).__name__}: {summarize_error(error)}); choose another `out` or `run`"

@@ -6,7 +6,9 @@ Version 1 has no ``format_version``, and other names for two fields: ``whole`` f
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import shutil
 import zipfile
 import zlib
@@ -16,19 +18,35 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from isal import isal_zlib
+import numpy.typing as npt
+from isal import igzip, isal_zlib
 
 from atari_dt.collection.rollout import CompressedEpisode, FinishedEpisode
 from replay_data import InputError
+from replay_data.episode import FRAME_SHAPE
 from replay_data.errors import summarize_error
-from replay_data.json_fields import parse_json, read_field, read_format_version, read_object, read_optional_field
+from replay_data.json_fields import convert, read_count, read_format_version, read_object, read_optional_field
+from replay_data.sources.dopamine_format import STAGE_PREFIX
 from replay_data.storage.atomic import atomic_directory
+from replay_data.storage.npy_header import read_npy_header
+from replay_data.storage.regular_files import check_regular_file, read_json_file, read_regular_file
 
 FORMAT_VERSION = 2
 
 RECORDING_FILE, LOGS_DIRECTORY, CHECKPOINTS_DIRECTORY = "recording.json", "replay_logs", "checkpoints"
 
 _PROGRESS_FILE, _EPISODES_FILE, _PLAYER_FILE = "progress.json", "episodes.npz", "player"
+
+_MAX_PLAYER_BYTES = 256 << 20  # PQN's network and optimizer take 21 MB in the largest game
+
+_ARRAYS: dict[str, Any] = {
+    "frames": np.uint8,
+    "sizes": np.int64,
+    "actions": np.uint8,
+    "raw_rewards": np.float32,
+    "lengths": np.int64,
+    "terminal": np.bool_,
+}
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
@@ -85,15 +103,18 @@ class RecorderCheckpoint:
         if read_format_version(content, FORMAT_VERSION) == 1:
             new_names = {"whole": "num_complete", "played": "num_steps_played"}
             content = {new_names.get(name, name): value for name, value in content.items()}
+        stage = read_optional_field(content, "stage", str)
+        if stage is not None and (not stage.startswith(STAGE_PREFIX) or Path(stage).name != stage):
+            raise ValueError(f"stage is {stage[:80]!r}, not a directory of the recorder")
         return cls(
-            num_complete=read_field(content, "num_complete", int),
-            add_count=read_field(content, "add_count", int),
+            num_complete=read_count(content, "num_complete"),
+            add_count=read_count(content, "add_count"),
             episodes=[
                 FinishedEpisode(episode, _read_details(details))
                 for episode, details in zip(episodes, content["details"], strict=True)
             ],
-            num_steps_played=read_field(content, "num_steps_played", int),
-            stage=read_optional_field(content, "stage", str),
+            num_steps_played=read_count(content, "num_steps_played"),
+            stage=stage,
             player_state=player_state,
         )
 
@@ -110,8 +131,11 @@ class RecorderCheckpoint:
         path = paths[-1]
         try:
             episodes = _read_episodes(path / _EPISODES_FILE)
-            content = parse_json((path / _PROGRESS_FILE).read_text())
-            return cls.from_json(content, episodes, (path / _PLAYER_FILE).read_bytes())
+            player_state = read_regular_file(path / _PLAYER_FILE, _MAX_PLAYER_BYTES)
+            checkpoint = cls.from_json(read_json_file(path / _PROGRESS_FILE), episodes, player_state)
+            if path.name != checkpoint._name:
+                raise ValueError(f"it was saved after {checkpoint.num_complete} buffers")
+            return checkpoint
         except _READING_ERRORS as error:
             raise InputError(
                 f"the checkpoint {path} is damaged ({type(error).__name__}: {summarize_error(error)}); this recording "
@@ -144,24 +168,49 @@ def _read_details(content: Any) -> dict[str, float]:
     for name, value in details.items():
         if not isinstance(value, (int, float)):
             raise TypeError(f"{name} of an episode is not a number")
+        convert(value, name, type(value))  # it must be finite, and stays an integer if it was one
     return details
 
 
 def _read_episodes(path: Path) -> list[CompressedEpisode]:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        frames, sizes, actions, raw_rewards, lengths, terminated = (
-            arrays[name] for name in ("frames", "sizes", "actions", "raw_rewards", "lengths", "terminal")
-        )
+    arrays = _read_arrays(path)
+    lengths, sizes, rewards = arrays["lengths"], arrays["sizes"], arrays["raw_rewards"]
+    totals = (("lengths", "actions"), ("lengths", "raw_rewards"), ("sizes", "frames"))
+    if any(int(arrays[name].sum()) != len(arrays[other]) for name, other in totals):
+        raise ValueError("the arrays of its episodes differ in length")
+    if min(lengths.min(initial=1), sizes.min(initial=1)) < 1 or not np.isfinite(rewards).all():
+        raise ValueError("an episode has no steps, or rewards that are not finite")
     episodes = []
     ends, frames_ends = np.cumsum(lengths), np.cumsum(sizes)
-    for end, length, frames_end, size, ended in zip(ends, lengths, frames_ends, sizes, terminated, strict=True):
+    for end, length, frames_end, size, terminated in zip(
+        ends, lengths, frames_ends, sizes, arrays["terminal"], strict=True
+    ):
         span = slice(end - length, end)
-        compressed = frames[frames_end - size : frames_end].tobytes()
-        episode = CompressedEpisode(compressed, actions[span], raw_rewards[span], bool(ended))
-        if not len(episode.unpack().frames) == len(episode) == len(episode.raw_rewards):
-            raise ValueError("the arrays of an episode differ in length")
-        episodes.append(episode)
+        compressed = arrays["frames"][frames_end - size : frames_end].tobytes()
+        num_bytes = int(length) * math.prod(FRAME_SHAPE)
+        with igzip.open(io.BytesIO(compressed)) as frames:
+            if len(frames.read(num_bytes + 1)) != num_bytes:  # it may decompress to far more
+                raise ValueError("an episode has more or fewer frames than steps")
+        episodes.append(CompressedEpisode(compressed, arrays["actions"][span], rewards[span], bool(terminated)))
     return episodes
+
+
+def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Read the one-dimensional arrays of ``episodes.npz``, which are stored without compression."""
+    check_regular_file(path)
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        for name, dtype in _ARRAYS.items():
+            info = archive.getinfo(f"{name}.npy")
+            if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size > path.stat().st_size:
+                raise ValueError(f"{name} has another size than stated")
+            content = io.BytesIO(archive.read(info))
+            header = read_npy_header(content)
+            values = content.read()
+            if header.dtype != dtype or header.shape != (len(values) // header.dtype.itemsize,):
+                raise ValueError(f"{name} is {header.dtype} {list(header.shape)}")
+            arrays[name] = np.frombuffer(values, header.dtype)
+    return arrays
 
 
 def _write_episodes(path: Path, episodes: Sequence[CompressedEpisode]) -> None:
@@ -177,6 +226,6 @@ def _write_episodes(path: Path, episodes: Sequence[CompressedEpisode]) -> None:
 
 
 _READING_ERRORS = (
-    *(OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError),
+    *(InputError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error, cast(type[Exception], isal_zlib.error)),  # the annotations of isal are wrong
 )

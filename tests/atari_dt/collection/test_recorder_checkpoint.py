@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import shutil
+import tracemalloc
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +121,11 @@ def test_checkpoint_reads_what_it_wrote(tmp_path: Path) -> None:
         ({"num_complete": None}, "num_complete is None"),
         ({"num_steps_played": 1.5}, "num_steps_played is 1.5"),
         ({"stage": 3}, "stage is 3"),
+        ({"stage": ".partial-/../../2"}, "not a directory of the recorder"),
+        ({"stage": "/tmp"}, "not a directory of the recorder"),
+        ({"add_count": -1}, "add_count is -1"),
+        ({"num_complete": 2}, "it was saved after 2 buffers"),
+        ({"details": [{"skill": float("nan")}]}, "skill is nan, not a finite number"),
         ({"details": []}, "shorter"),
         ({"details": [{"skill": "good"}]}, "skill of an episode is not a number"),
         ({"details": [None]}, "None"),
@@ -131,6 +139,47 @@ def test_malformed_progress_is_refused(tmp_path: Path, change: dict[str, Any], m
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(InputError, match=rf"buffers-01 is damaged .*{message}.* buffers can be used"):
         RecorderCheckpoint.read(tmp_path)
+
+
+def malformed_episodes(name: str, path: Path) -> None:
+    """Replace one array of an ``episodes.npz`` with one episode of 20 steps."""
+    with np.load(path) as loaded:
+        arrays = dict(loaded)
+    zeros = gzip.compress(bytes(20_000_000))
+    changes: dict[str, dict[str, Any]] = {
+        "lengths": {"lengths": np.array([19])},
+        "negative lengths": {"lengths": np.array([-20])},
+        "dtype": {"actions": arrays["actions"].astype(np.float64)},
+        "NaN": {"raw_rewards": np.full(20, np.nan, np.float32)},
+        "too many frames": {"frames": np.frombuffer(zeros, np.uint8), "sizes": np.array([len(zeros)])},
+    }
+    save = np.savez_compressed if name == "compressed" else np.savez
+    save(path, **(arrays | changes.get(name, {})))
+    if name == "shape":
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"'shape': (20,), }  ", b"'shape': (2000,), }"))
+
+
+@pytest.mark.parametrize(
+    "name", ["lengths", "negative lengths", "dtype", "NaN", "too many frames", "compressed", "shape", "named pipe"]
+)
+def test_malformed_episodes_are_refused(tmp_path: Path, name: str) -> None:
+    episode = FinishedEpisode(CompressedEpisode.pack(gray_episode(0)), {"skill": 0.5})
+    (tmp_path / "checkpoints").mkdir()
+    RecorderCheckpoint(1, 158, [episode], 200, None, b"state").write(tmp_path)
+    path = tmp_path / "checkpoints" / "buffers-01" / "episodes.npz"
+    if name == "named pipe":
+        path.unlink()
+        os.mkfifo(path)
+    else:
+        malformed_episodes(name, path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="buffers-01 is damaged"):
+            RecorderCheckpoint.read(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_buffers_without_a_checkpoint_are_left_alone(complete: Path, tmp_path: Path) -> None:
