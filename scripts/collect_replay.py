@@ -7,12 +7,12 @@ from atari_dt.interrupts import exit_on_interrupt
 exit_on_interrupt(__name__)
 
 import os
-import shlex
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
+from atari_dt.command_line import format_command
 from atari_dt.command_line import run as run_command
 from atari_dt.config import PQNConfig
 from replay_data import InputError
@@ -92,6 +92,7 @@ def main(
         resume=resume,
     )
     from atari_dt.rendering.replay_summary import disk_usage, replay_figure, replay_table, suggest_selection
+    from replay_data.sources.dopamine_format import PADDING
 
     directory = out / played_game.name / str(run)
     size, bytes_per_row = disk_usage(directory / "replay_logs", buffers)
@@ -102,14 +103,19 @@ def main(
         f"{directory}: {len(buffers)} buffers of {rows:,} rows, {size / 1e6:,.0f} MB, {bytes_per_row:.0f} bytes per row"
     )
     print(f"figure: {directory / 'returns.png'}")
-    selection = suggest_selection(buffers)
-    options = f"--selection {selection.method}"
+    if (selection := suggest_selection(buffers)) is None:
+        rows_of_an_episode = -(-(max_steps + PADDING) // len(buffers))  # per buffer, for an episode of any length
+        print(
+            f"note:   no episode ends in the recording's {rows * len(buffers):,} rows, so no dataset can be built from "
+            f"it; record again with --num-steps {len(buffers) * rows_of_an_episode}, or with a smaller --max-steps"
+        )
+        return
+    options = ["--game", played_game.name, "--run", str(run), "--selection", selection.method]
     if selection.method == "even":
-        options += f" --num-steps {selection.num_steps}"
-    print(
-        f"next:   python scripts/build_dataset.py --source dopamine --path {shlex.quote(str(out))} "
-        f"--game {played_game.name} --run {run} {options} --out data/{played_game.name.lower()}"
-    )
+        options += ["--num-steps", str(selection.num_steps)]
+    source = "--source", "dopamine", "--path", out
+    command = format_command("build_dataset.py", *source, *options, "--out", f"data/{played_game.name.lower()}")
+    print(f"next:   {command}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from atari_dt.environment.vector_env import VectorEnv, make_vector_env
 from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.evaluation.policy import DecisionTransformerPolicy, Floats, Ints, Policy, RandomPolicy
 from atari_dt.evaluation.results import EvaluatedEpisode, EvaluationResult
-from atari_dt.evaluation.target_returns import require_dataset
+from atari_dt.evaluation.target_returns import check_target_returns, require_dataset
 from atari_dt.games.catalogue import find_game
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.decision_transformer import DecisionTransformer
@@ -257,5 +257,4 @@ def _check_arguments(target_returns: Sequence[float], num_envs: int) -> None:
         raise InputError("`target_returns` must have at least 1 number")
     if num_envs < 1:
         raise InputError(f"`num_envs` must be at least 1, not {num_envs}")
-    if not np.isfinite(target_returns).all():
-        raise InputError(f"target returns must be finite numbers, not {list(target_returns)}")
+    check_target_returns(target_returns)

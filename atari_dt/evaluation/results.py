@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.rom import rom_sha256
-from atari_dt.evaluation.policy import Sampling
 from atari_dt.evaluation.protocol import EvaluationProtocol
+from atari_dt.evaluation.sampling import Sampling
 from atari_dt.games.catalogue import Game, find_game
 from atari_dt.model.dataset_info import DatasetInfo
 
@@ -63,7 +63,9 @@ class Evaluation:
         datasets: Training data of each seed; all of the same game.
         conditioned: Whether the models have target returns; False for behavior cloning.
         return_multiples: Multiple of the dataset's largest return of each target return; None for a target return given
-            as a number, and for behavior cloning.
+            another way, and for behavior cloning.
+        return_percentiles: Percentile of the dataset's episode returns of each target return; None for a target return
+            given another way, and for behavior cloning.
         results: Results ``[seeds][targets]``.
         random: Result of the uniform-random policy.
         protocol: Protocol of the evaluation.
@@ -76,6 +78,7 @@ class Evaluation:
     datasets: tuple[DatasetInfo, ...]
     conditioned: bool
     return_multiples: tuple[float | None, ...]
+    return_percentiles: tuple[int | None, ...]
     results: tuple[tuple[EvaluationResult, ...], ...]
     random: EvaluationResult
     protocol: EvaluationProtocol
@@ -93,6 +96,11 @@ class Evaluation:
         """Hexadecimal digest of the ROM that was played."""
         return rom_sha256(self.game, self.environment.rom)
 
+    @property
+    def num_targets(self) -> int:
+        """Number of target returns; 1 for behavior cloning, which has none."""
+        return len(self.return_multiples)
+
     def scores(self, target_index: int) -> list[npt.NDArray[np.float64]]:
         """Return the scores ``[seeds][episodes]`` under a target return."""
         return [results[target_index].scores for results in self.results]
@@ -104,20 +112,29 @@ class Evaluation:
     def target_return(self, target_index: int) -> float | None:
         """Return the target return, averaged over the seeds, or None for behavior cloning.
 
-        The datasets of the seeds may differ in their largest return, and so in the target return of a multiple.
+        The datasets of the seeds may differ in their returns, and so in the target return of a multiple or percentile.
         """
         if not self.conditioned:
             return None
         return float(np.mean([results[target_index].target_return for results in self.results]))
 
     def label(self, target_index: int) -> str:
-        """Return a short name of a target return: ``1x``, ``target-90`` or ``cloning``."""
+        """Return a short name of a target return: ``1x``, ``percentile-90``, ``target-90`` or ``cloning``."""
         if not self.conditioned:
             return "cloning"
-        multiple = self.return_multiples[target_index]
+        multiple, percentile = self.return_multiples[target_index], self.return_percentiles[target_index]
+        if percentile is not None:
+            return f"percentile-{percentile}"
         if multiple is None:
             return f"target-{self.results[0][target_index].target_return:g}"
         return f"{multiple:g}x"
+
+
+def format_origin(return_multiple: float | None, return_percentile: int | None) -> str:
+    """Return how a target return was given, to be put after it: ``" (0.5×)"``, ``" (percentile 90)"`` or nothing."""
+    if return_percentile is not None:
+        return f" (percentile {return_percentile})"
+    return "" if return_multiple is None else f" ({return_multiple:g}×)"
 
 
 def normalization_ranges(game: Game) -> dict[str, tuple[float, float]]:

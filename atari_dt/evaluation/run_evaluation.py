@@ -5,12 +5,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from atari_dt.evaluation.evaluator import evaluate, evaluate_random
 from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.evaluation.results import Evaluation
-from atari_dt.evaluation.target_returns import compute_target_returns, require_dataset
+from atari_dt.evaluation.target_returns import (
+    compute_target_returns,
+    default_percentiles,
+    lacks_positive_return,
+    look_up_percentiles,
+    require_dataset,
+    returns_source,
+)
 from atari_dt.hardware import find_device, keep_freed_memory, translate_out_of_memory
+from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.model.pretrained import latest_checkpoint
 from replay_data import InputError, TrajectoryStore
@@ -23,6 +32,7 @@ def evaluate_runs(
     play: PlayConfig | None = None,
     *,
     return_multiples: Sequence[float] | None = None,
+    return_percentiles: Sequence[int] | None = None,
     target_returns: Sequence[float] | None = None,
     data: TrajectoryStore | None = None,
     num_envs: int = 16,
@@ -30,13 +40,16 @@ def evaluate_runs(
 ) -> Evaluation:
     """Evaluate trained models and a uniform-random policy under the same protocol.
 
+    Multiples are played first, then percentiles, then numbers. If none is given, the target returns are
+    `DEFAULT_MULTIPLES` of the dataset's largest return; if that is not positive, they are `default_percentiles`.
+
     Args:
         run_directories: Run directories or checkpoints, one for each training seed.
         play: How the models play.
-        return_multiples: Target returns as multiples of the dataset's largest return; by default
-            `DEFAULT_MULTIPLES`, unless ``target_returns`` are given.
-        target_returns: Target returns as numbers, in the dataset's reward units; played after the multiples.
-        data: Store whose largest return replaces that of the model's dataset.
+        return_multiples: Target returns as multiples of the dataset's largest return.
+        return_percentiles: Target returns as percentiles of the dataset's episode returns, from 0 to 100.
+        target_returns: Target returns as numbers, in the dataset's reward units.
+        data: Store whose returns replace those of the model's dataset.
         num_envs: Number of environments stepped in parallel; the scores do not depend on it.
         show_progress: Whether to show progress bars on standard error.
 
@@ -64,41 +77,78 @@ def evaluate_runs(
         )
     play = dataclasses.replace(play, protocol=play.protocol.resolved(datasets[0]))
     conditioned = models[0].config.conditioning == "return"
-    if not conditioned:
-        if return_multiples or target_returns or data:
-            raise InputError(
-                "behavior cloning has no target return; leave `return_multiples`, `target_returns` and `data` out"
-            )
-        multiples: tuple[float | None, ...] = (None,)
-        all_target_returns = [[0.0] for _ in models]
+    if conditioned:
+        targets = _resolve_targets(datasets, return_multiples, return_percentiles, target_returns, data)
+    elif return_multiples or return_percentiles or target_returns or data:
+        raise InputError(
+            "behavior cloning has no target return; leave `return_multiples`, `return_percentiles`, `target_returns` "
+            "and `data` out"
+        )
     else:
-        if return_multiples is None:
-            return_multiples = () if target_returns else DEFAULT_MULTIPLES
-        if data and not return_multiples:
-            raise InputError("`data` has no effect on `target_returns`; leave it out, or give `return_multiples`")
-        multiples = (*return_multiples, *(None for _ in target_returns or ()))
-        all_target_returns = [
-            [
-                *(compute_target_returns(dataset, return_multiples, data) if return_multiples else ()),
-                *(target_returns or ()),
-            ]
-            for dataset in datasets
-        ]
+        targets = _Targets((None,), (None,), [[0.0] for _ in models])
     with translate_out_of_memory(device, "`num_envs`"):
         results = [
             evaluate(model, model_target_returns, play, num_envs=num_envs, show_progress=show_progress)
-            for model, model_target_returns in zip(models, all_target_returns, strict=True)
+            for model, model_target_returns in zip(models, targets.target_returns, strict=True)
         ]
     random = evaluate_random(datasets[0], play, num_envs=num_envs, show_progress=False)
     return Evaluation(
         checkpoints=tuple(checkpoints),
         datasets=tuple(datasets),
         conditioned=conditioned,
-        return_multiples=multiples,
+        return_multiples=targets.return_multiples,
+        return_percentiles=targets.return_percentiles,
         results=tuple(map(tuple, results)),
         random=random,
         protocol=play.protocol,
         sampling=play.sampling,
         seed=play.seed,
         environment=play.environment(datasets[0]),
+    )
+
+
+class _Targets(NamedTuple):
+    """The target returns of an evaluation.
+
+    Attributes:
+        return_multiples: As in `Evaluation`, ``[targets]``.
+        return_percentiles: As in `Evaluation`, ``[targets]``.
+        target_returns: Target returns of each model, ``[models][targets]``.
+    """
+
+    return_multiples: tuple[float | None, ...]
+    return_percentiles: tuple[int | None, ...]
+    target_returns: list[list[float]]
+
+
+def _resolve_targets(
+    datasets: Sequence[DatasetInfo],
+    return_multiples: Sequence[float] | None,
+    return_percentiles: Sequence[int] | None,
+    target_returns: Sequence[float] | None,
+    data: TrajectoryStore | None,
+) -> _Targets:
+    """Return the target returns of models that were trained on ``datasets``; the arguments are `evaluate_runs`'."""
+    if return_multiples is None and not return_percentiles and not target_returns:
+        sources = [returns_source(dataset, data) for dataset in datasets]
+        if lacks_positive_return(sources):
+            return_percentiles = default_percentiles(sources)
+        else:
+            return_multiples = DEFAULT_MULTIPLES
+    multiples, percentiles, numbers = return_multiples or (), return_percentiles or (), target_returns or ()
+    if data and not multiples and not percentiles:
+        raise InputError(
+            "`data` has no effect on `target_returns`; leave it out, or give `return_multiples` or `return_percentiles`"
+        )
+    return _Targets(
+        (*multiples, *(None for _ in percentiles), *(None for _ in numbers)),
+        (*(None for _ in multiples), *percentiles, *(None for _ in numbers)),
+        [
+            [
+                *(compute_target_returns(dataset, multiples, data) if multiples else ()),
+                *(look_up_percentiles(dataset, percentiles, data) if percentiles else ()),
+                *numbers,
+            ]
+            for dataset in datasets
+        ],
     )

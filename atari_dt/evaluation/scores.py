@@ -14,111 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import ale_py
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from atari_dt.evaluation.policy import Sampling
 from atari_dt.evaluation.protocol import EvaluationProtocol
-from atari_dt.evaluation.results import Evaluation, EvaluationResult, normalization_ranges
-from atari_dt.evaluation.statistics import ScoreSummary, summarize
-from atari_dt.games.catalogue import Game
+from atari_dt.evaluation.results import Evaluation, EvaluationResult
+from atari_dt.evaluation.sampling import Sampling
+from atari_dt.evaluation.score_statistics import RandomScores, ScoreStatistics, TargetSummary
 from atari_dt.games.published_scores import PaperScores
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.reported_evaluation import ReportedEvaluation
 from replay_data.errors import InputError, summarize_error
-from replay_data.json_fields import parse_json, read_format_version
+from replay_data.json_fields import parse_json, read_format_version, read_optional_field
+from replay_data.storage.regular_files import MAX_JSON_BYTES, read_regular_file
 
 FORMAT_VERSION = 2
-
-
-@dataclass(frozen=True)
-class ScoreStatistics:
-    """Statistics of some scores, in points and normalized.
-
-    Attributes:
-        points: Statistics in the game's points.
-        normalized_as_in_the_paper: Statistics in percent of the way from random to gamer, with the constants of Chen et
-            al. 2021; None for a game that is not in the paper.
-        human_normalized: Statistics in percent of the way from random to human, with the constants of 57 games; None
-            for a game outside that table.
-    """
-
-    points: ScoreSummary
-    normalized_as_in_the_paper: ScoreSummary | None = None
-    human_normalized: ScoreSummary | None = None
-
-    @classmethod
-    def from_scores(cls, game: Game, scores: list[npt.NDArray[np.float64]]) -> ScoreStatistics:
-        """Compute the statistics of scores ``[seeds][episodes]`` of a game."""
-        points = summarize(scores)
-        return cls(points, **{name: points.normalized(*ends) for name, ends in normalization_ranges(game).items()})
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads; normalizations that are None are left out."""
-        return {name: dataclasses.asdict(summary) for name, summary in vars(self).items() if summary is not None}
-
-    @classmethod
-    def from_json(cls, content: Any) -> ScoreStatistics:
-        """Read what `to_json` returned."""
-        return cls(**{name: ScoreSummary.from_json(summary) for name, summary in content.items()})
-
-
-@dataclass(frozen=True)
-class TargetSummary:
-    """Statistics of the episodes of all seeds under one target return.
-
-    Attributes:
-        return_multiple: Multiple of the dataset's largest return; None for a target return given as a number, and for
-            behavior cloning.
-        target_return: Mean target return over the seeds, in the dataset's reward units; None for behavior cloning.
-        score: Statistics of the scores.
-        mean_return: Mean return, in the dataset's reward units.
-        std_return: Population standard deviation of the returns.
-    """
-
-    return_multiple: float | None
-    target_return: float | None
-    score: ScoreStatistics
-    mean_return: float
-    std_return: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
-        return {**vars(self), "score": self.score.to_json()}
-
-    @classmethod
-    def from_json(cls, content: Any) -> TargetSummary:
-        """Read what `to_json` returned."""
-        return cls(
-            return_multiple=_optional_float(content["return_multiple"]),
-            target_return=_optional_float(content["target_return"]),
-            score=ScoreStatistics.from_json(content["score"]),
-            mean_return=float(content["mean_return"]),
-            std_return=float(content["std_return"]),
-        )
-
-
-@dataclass(frozen=True)
-class RandomScores:
-    """Scores of the uniform-random policy under the same protocol.
-
-    Attributes:
-        score: Statistics of the scores.
-        scores: ``[episodes]``, in the game's points.
-    """
-
-    score: ScoreStatistics
-    scores: tuple[float, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
-        return {"score": self.score.to_json(), "scores": list(self.scores)}
-
-    @classmethod
-    def from_json(cls, content: Any) -> RandomScores:
-        """Read what `to_json` returned."""
-        return cls(ScoreStatistics.from_json(content["score"]), tuple(map(float, content["scores"])))
 
 
 @dataclass(frozen=True)
@@ -134,6 +43,7 @@ class TargetScores:
         returns: ``[episodes]``, in the dataset's reward units.
         lengths: ``[episodes]``, in steps.
         emulator_seeds: ``[episodes]``, seeds that play the episodes again.
+        return_percentile: Percentile of the dataset's episode returns; None as in `TargetSummary`.
     """
 
     return_multiple: float | None
@@ -144,43 +54,52 @@ class TargetScores:
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
     emulator_seeds: tuple[int, ...]
+    return_percentile: int | None = None
 
     @classmethod
-    def from_result(cls, return_multiple: float | None, conditioned: bool, result: EvaluationResult) -> TargetScores:
-        """Summarize a result; ``conditioned`` is False for behavior cloning, which has no target return."""
+    def from_result(cls, evaluation: Evaluation, target_index: int, result: EvaluationResult) -> TargetScores:
+        """Summarize the result of one of an evaluation's runs under one of its target returns."""
         return cls(
-            return_multiple=return_multiple,
-            target_return=result.target_return if conditioned else None,
+            return_multiple=evaluation.return_multiples[target_index],
+            target_return=result.target_return if evaluation.conditioned else None,
             scores=tuple(result.scores.tolist()),
             mean_score=float(result.scores.mean()),
             std_score=float(result.scores.std()),
             returns=tuple(result.returns.tolist()),
             lengths=tuple(result.lengths.tolist()),
             emulator_seeds=tuple(result.emulator_seeds.tolist()),
+            return_percentile=evaluation.return_percentiles[target_index],
         )
 
     def reported(self) -> ReportedEvaluation:
         """Return what a model card reports of these episodes."""
         return ReportedEvaluation(
-            self.return_multiple, self.target_return, self.scores, self.mean_score, self.std_score
+            self.return_multiple,
+            self.target_return,
+            self.scores,
+            self.mean_score,
+            self.std_score,
+            self.return_percentile,
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        fields = {name: value for name, value in vars(self).items() if (name, value) != ("return_percentile", None)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
     @classmethod
     def from_json(cls, content: Any) -> TargetScores:
         """Read what `to_json` returned."""
         return cls(
-            return_multiple=_optional_float(content["return_multiple"]),
-            target_return=_optional_float(content["target_return"]),
+            return_multiple=read_optional_field(content, "return_multiple", float),
+            target_return=read_optional_field(content, "target_return", float),
             scores=tuple(map(float, content["scores"])),
             mean_score=float(content["mean_score"]),
             std_score=float(content["std_score"]),
             returns=tuple(map(float, content["returns"])),
             lengths=tuple(map(int, content["lengths"])),
             emulator_seeds=tuple(map(int, content["emulator_seeds"])),
+            return_percentile=read_optional_field(content, "return_percentile", int),
         )
 
 
@@ -247,7 +166,7 @@ class EvaluationScores:
     @classmethod
     def from_evaluation(cls, evaluation: Evaluation) -> EvaluationScores:
         """Compute the statistics of an evaluation and note the versions of the software."""
-        game, multiples = evaluation.game, evaluation.return_multiples
+        game = evaluation.game
         return cls(
             game=game.name,
             protocol=evaluation.protocol,
@@ -260,16 +179,7 @@ class EvaluationScores:
                 "torch": torch.__version__,
                 "ale_py": ale_py.__version__,
             },
-            summary=tuple(
-                TargetSummary(
-                    multiple,
-                    evaluation.target_return(i),
-                    ScoreStatistics.from_scores(game, evaluation.scores(i)),
-                    mean_return=float(evaluation.returns(i).mean()),
-                    std_return=float(evaluation.returns(i).std()),
-                )
-                for i, multiple in enumerate(multiples)
-            ),
+            summary=tuple(TargetSummary.from_evaluation(evaluation, i) for i in range(evaluation.num_targets)),
             random=RandomScores(
                 ScoreStatistics.from_scores(game, [evaluation.random.scores]), tuple(evaluation.random.scores.tolist())
             ),
@@ -279,10 +189,7 @@ class EvaluationScores:
             runs=tuple(
                 RunScores(
                     str(checkpoint),
-                    tuple(
-                        TargetScores.from_result(multiple, evaluation.conditioned, result)
-                        for multiple, result in zip(multiples, results, strict=True)
-                    ),
+                    tuple(TargetScores.from_result(evaluation, i, result) for i, result in enumerate(results)),
                 )
                 for checkpoint, results in zip(evaluation.checkpoints, evaluation.results, strict=True)
             ),
@@ -344,7 +251,7 @@ def read_scores(path: Path) -> EvaluationScores:
         InputError: If the file cannot be read or is malformed.
     """
     try:
-        return EvaluationScores.from_json(parse_json(path.read_text()))
+        return EvaluationScores.from_json(parse_json(read_regular_file(path, MAX_JSON_BYTES)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
         reason = f"{type(error).__name__}: {summarize_error(error)}"
         raise InputError(f"{path} holds no scores ({reason}); write it with scripts/evaluate.py and `out`") from error
@@ -372,7 +279,3 @@ def _read_paper(content: Any) -> PaperScores:
     }
     values["normalized"] = {str(method): (mean, std) for method, (mean, std) in content["normalized"].items()}
     return PaperScores(**values)
-
-
-def _optional_float(value: Any) -> float | None:
-    return None if value is None else float(value)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from atari_dt.evaluation.results import format_origin
 from atari_dt.evaluation.statistics import ScoreSummary, summarize
 from atari_dt.experiments.run_config import RunConfig
 from atari_dt.experiments.run_result import RunCosts, RunResult, read_costs, read_result
@@ -180,16 +181,16 @@ def format_interval(summary: ScoreSummary) -> str:
 
 
 def format_target(group: RunGroup, target_index: int) -> str:
-    """Format a target return and its multiple, such as ``22 (1×)``; empty for behavior cloning.
+    """Format a target return and its origin, such as ``22 (1×)``; empty for behavior cloning.
 
     Where each seed has a dataset of its own, the number is the mean over the seeds.
     """
     returns = [result.targets[target_index].target_return for result in group.results]
     if returns[0] is None:
         return ""
-    multiple = group.results[0].targets[target_index].return_multiple
+    target = group.results[0].targets[target_index]
     mean = np.mean([target_return for target_return in returns if target_return is not None])
-    return f"{mean:g}" + ("" if multiple is None else f" ({multiple:g}×)")
+    return f"{mean:g}{format_origin(target.return_multiple, target.return_percentile)}"
 
 
 def describe_datasets(groups: Iterable[RunGroup]) -> list[str]:

@@ -88,6 +88,7 @@ def _evaluate(training: Path, config: RunConfig) -> Evaluation:
         [training],
         config.evaluation.play_config(config.training.device),
         return_multiples=config.evaluation.return_multiples if conditioned else None,
+        return_percentiles=config.evaluation.return_percentiles if conditioned else None,
         target_returns=config.evaluation.target_returns if conditioned else None,
         show_progress=False,
     )
@@ -116,8 +117,11 @@ def _target_results(evaluation: Evaluation) -> tuple[TargetResult, ...]:
             scores=tuple(result.scores.tolist()),
             returns=tuple(result.returns.tolist()),
             lengths=tuple(result.lengths.tolist()),
+            return_percentile=percentile,
         )
-        for multiple, result in zip(evaluation.return_multiples, evaluation.results[0], strict=True)
+        for multiple, percentile, result in zip(
+            evaluation.return_multiples, evaluation.return_percentiles, evaluation.results[0], strict=True
+        )
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,19 @@ from typing import Any
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.evaluation.protocol import PROTOCOLS, ProtocolName
+from atari_dt.evaluation.target_returns import (
+    check_percentiles,
+    check_target_returns,
+    compute_target_returns,
+    explain_percentiles,
+    lacks_positive_return,
+    look_up_percentiles,
+)
+from atari_dt.model.dataset_info import DatasetInfo
 from replay_data import InputError
 from replay_data.errors import summarize_error
 from replay_data.json_fields import parse_json, read_field, read_format_version
+from replay_data.storage.regular_files import MAX_JSON_BYTES, read_regular_file
 
 FORMAT_VERSION = 2
 """Version of ``experiment.json``, ``result.json``, ``costs.json`` and ``failure.json``."""
@@ -21,12 +31,18 @@ FORMAT_VERSION = 2
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How the trained model is evaluated."""
+    """How the trained model is evaluated.
+
+    Multiples are played first, then percentiles, then numbers. Behavior cloning uses none of them.
+    """
 
     return_multiples: tuple[float, ...] = (1.0,)
-    """Target returns as multiples of the dataset's largest return; not used by behavior cloning."""
+    """Target returns as multiples of the dataset's largest return."""
     target_returns: tuple[float, ...] = ()
-    """Target returns as numbers, in the dataset's reward units; not used by behavior cloning."""
+    """Target returns as numbers, in the dataset's reward units."""
+    return_percentiles: tuple[int, ...] = ()
+    """Target returns as percentiles of the dataset's episode returns, from 0 to 100; by default 100, in place of the
+    multiples, where the largest return is not positive."""
     protocol: ProtocolName = "dopamine"
     """`dopamine`: play as the dataset was recorded; `original`: play as the original code evaluates."""
     episodes: int = 16
@@ -39,11 +55,44 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.evaluation_seed < 0:
             raise InputError(f"`evaluation_seed` must be at least 0, not {self.evaluation_seed}")
-        if not self.return_multiples and not self.target_returns:
-            raise InputError("`return_multiples` or `target_returns` must have at least one number")
-        if not all(map(math.isfinite, (*self.return_multiples, *self.target_returns))):
-            raise InputError("`return_multiples` and `target_returns` must be finite numbers")
+        if not self.return_multiples and not self.return_percentiles and not self.target_returns:
+            raise InputError(
+                "`return_multiples`, `return_percentiles` or `target_returns` must have at least one number"
+            )
+        check_percentiles(self.return_percentiles)
+        check_target_returns((*self.return_multiples, *self.target_returns))
         self.play_config("auto")
+
+    def for_returns_of(self, datasets: Sequence[DatasetInfo]) -> EvaluationConfig:
+        """Return the config with percentile 100 in place of the multiples if they make no targets for some dataset.
+
+        The result is a default, which the user may change.
+
+        Args:
+            datasets: Dataset of each run.
+        """
+        if not self.return_multiples or not lacks_positive_return(datasets):
+            return self
+        return dataclasses.replace(self, return_multiples=(), return_percentiles=(100,))
+
+    def explain_default(self, default: EvaluationConfig) -> str | None:
+        """Return a sentence about percentiles that are not given but the default; None if there are none.
+
+        Args:
+            default: The default config, from `for_returns_of`.
+        """
+        if not self.return_percentiles or self.return_percentiles != default.return_percentiles:
+            return None
+        return explain_percentiles(self.return_percentiles)
+
+    def check_targets(self, dataset: DatasetInfo) -> None:
+        """Check that a dataset has these target returns.
+
+        Raises:
+            InputError: If it lacks one.
+        """
+        compute_target_returns(dataset, self.return_multiples)
+        look_up_percentiles(dataset, self.return_percentiles)
 
     def play_config(self, device: str) -> PlayConfig:
         """Return how the trained model plays on a device."""
@@ -61,6 +110,7 @@ class EvaluationConfig:
             **dataclasses.asdict(self),
             "return_multiples": list(self.return_multiples),
             "target_returns": list(self.target_returns),
+            "return_percentiles": list(self.return_percentiles),
         }
 
     @classmethod
@@ -75,6 +125,7 @@ class EvaluationConfig:
             config,
             return_multiples=tuple(config.return_multiples),
             target_returns=tuple(config.target_returns),
+            return_percentiles=tuple(config.return_percentiles),
         )
 
 
@@ -146,7 +197,7 @@ def read_run_config(directory: Path) -> RunConfig:
     """
     path = directory / "experiment.json"
     try:
-        return RunConfig.from_json(parse_json(path.read_text()))
+        return RunConfig.from_json(parse_json(read_regular_file(path, MAX_JSON_BYTES)))
     except (OSError, ValueError, KeyError, TypeError, InputError) as error:
         raise InputError(
             f"{directory} is not a run: its {path.name} cannot be read ({type(error).__name__}: "

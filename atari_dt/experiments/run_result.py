@@ -23,6 +23,7 @@ from replay_data.json_fields import (
     read_mapping,
     read_optional_field,
 )
+from replay_data.storage.regular_files import MAX_JSON_BYTES, read_regular_file
 from replay_data.store_metadata import StoreSource
 
 
@@ -59,11 +60,13 @@ class TargetResult:
 
     Attributes:
         return_multiple: Target return as a multiple of the dataset's largest return; None for a target return given
-            as a number, and for behavior cloning.
+            another way, and for behavior cloning.
         target_return: Target return in the dataset's reward units; None for behavior cloning.
         scores: Score of each episode, in points.
         returns: Return of each episode, in the dataset's reward units.
         lengths: Number of steps of each episode.
+        return_percentile: Target return as a percentile of the dataset's episode returns; None for a target return
+            given another way, for behavior cloning, and in older files.
     """
 
     return_multiple: float | None
@@ -71,6 +74,14 @@ class TargetResult:
     scores: tuple[float, ...]
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
+    return_percentile: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return one entry of ``targets``."""
+        content = dataclasses.asdict(self)
+        if self.return_percentile is None:
+            del content["return_percentile"]
+        return content
 
     @classmethod
     def from_json(cls, content: Any) -> TargetResult:
@@ -81,6 +92,7 @@ class TargetResult:
             scores=_read_scores(content, "scores"),
             returns=read_list(content, "returns", float),
             lengths=read_list(content, "lengths", int),
+            return_percentile=read_optional_field(content, "return_percentile", int),
         )
 
 
@@ -115,7 +127,7 @@ class RunResult:
             "dataset": self.dataset.to_json(),
             "data_source": self.data_source.to_json(),
             "curve": [dataclasses.asdict(point) for point in self.curve],
-            "targets": [dataclasses.asdict(target) for target in self.targets],
+            "targets": [target.to_json() for target in self.targets],
             "random_scores": list(self.random_scores),
         }
 
@@ -233,10 +245,10 @@ def read_failure(directory: Path) -> RunFailure | None:
     if (directory / "result.json").exists():
         return None
     try:
-        return RunFailure.from_json(parse_json((directory / "failure.json").read_text()))
+        return RunFailure.from_json(parse_json(read_regular_file(directory / "failure.json", MAX_JSON_BYTES)))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, InputError):
         return RunFailure("its failure.json cannot be read")
 
 
@@ -246,7 +258,7 @@ Content = TypeVar("Content", RunResult, RunCosts)
 def _read(directory: Path, name: str, from_json: Callable[[Any], Content]) -> Content:
     path = directory / name
     try:
-        return from_json(parse_json(path.read_text()))
+        return from_json(parse_json(read_regular_file(path, MAX_JSON_BYTES)))
     except (OSError, ValueError, KeyError, TypeError, InputError) as error:
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}: {summarize_error(error)}); remove "

@@ -14,9 +14,15 @@ import torch
 from atari_dt.config import Conditioning
 from atari_dt.evaluation.evaluator import evaluate_policy, make_dataset_env
 from atari_dt.evaluation.play_config import PlayConfig
-from atari_dt.evaluation.policy import DecisionTransformerPolicy, Sampling
+from atari_dt.evaluation.policy import DecisionTransformerPolicy
 from atari_dt.evaluation.protocol import EvaluationProtocol
-from atari_dt.evaluation.target_returns import compute_target_returns, require_dataset
+from atari_dt.evaluation.sampling import Sampling
+from atari_dt.evaluation.target_returns import (
+    check_target_returns,
+    compute_target_returns,
+    look_up_percentiles,
+    require_dataset,
+)
 from atari_dt.hardware import find_device, translate_out_of_memory
 from atari_dt.interpretation.attention import attention_from, attention_rollout, by_step_and_token_type, query_positions
 from atari_dt.interpretation.episode_trace import EpisodeTrace, Floats, Ints, TracedEvaluation
@@ -36,6 +42,7 @@ def trace_episodes(
     play: PlayConfig | None = None,
     *,
     return_multiple: float | None = None,
+    return_percentile: int | None = None,
     target_return: float | None = None,
     show_progress: bool = True,
 ) -> TracedEvaluation:
@@ -47,6 +54,7 @@ def trace_episodes(
         run_directory: Run directory or checkpoint.
         play: How the model plays; by default one episode of at most 2,000 steps.
         return_multiple: Target return as a multiple of the dataset's largest return; 1 by default.
+        return_percentile: Target return as a percentile of the dataset's episode returns, instead of a multiple.
         target_return: Target return in the dataset's reward units, instead of a multiple.
         show_progress: Whether to show a progress bar on standard error.
 
@@ -61,7 +69,7 @@ def trace_episodes(
     dataset = require_dataset(model)
     if play.max_steps < model.config.context_length:
         raise InputError(f"`max_steps` must be at least {model.config.context_length}, the model's context length")
-    target_returns, played_index = _traced_target_returns(model, return_multiple, target_return)
+    target_returns, played_index = _traced_target_returns(model, return_multiple, return_percentile, target_return)
     play = dataclasses.replace(play, protocol=play.protocol.resolved(dataset))
     policy = TracingPolicy(
         DecisionTransformerPolicy(model, play.episodes, play.protocol, play.sampling, keep_last_step=True),
@@ -182,22 +190,28 @@ class TracingPolicy:
 
 
 def _traced_target_returns(
-    model: DecisionTransformer, return_multiple: float | None, target_return: float | None
+    model: DecisionTransformer,
+    return_multiple: float | None,
+    return_percentile: int | None,
+    target_return: float | None,
 ) -> tuple[Floats, int]:
     """Return the traced target returns, ascending, and the index of the played one."""
     dataset = require_dataset(model)
+    num_given = sum(given is not None for given in (return_multiple, return_percentile, target_return))
     if model.config.conditioning == "none":
-        if return_multiple is not None or target_return is not None:
-            raise InputError("behavior cloning has no target return; omit `return_multiple` and `target_return`")
+        if num_given:
+            raise InputError(
+                "behavior cloning has no target return; omit `return_multiple`, `return_percentile` and `target_return`"
+            )
         return np.zeros(1, dtype=np.float32), 0
-    if target_return is None:
+    if num_given > 1:
+        raise InputError("set only one of `return_multiple`, `return_percentile` and `target_return`")
+    if return_percentile is not None:
+        (target_return,) = look_up_percentiles(dataset, [return_percentile])
+    elif target_return is None:
         (target_return,) = compute_target_returns(dataset, [1.0 if return_multiple is None else return_multiple])
-    elif return_multiple is not None:
-        raise InputError("set either `return_multiple` or `target_return`, not both")
-    with np.errstate(over="ignore"):
-        played = np.float32(target_return)
-    if not np.isfinite(played):
-        raise InputError(f"the target return must be a finite number, not {target_return}")
+    check_target_returns([target_return])
+    played = np.float32(target_return)
     if dataset.max_return is not None and dataset.max_return > 0:
         grid = compute_target_returns(dataset, GRID_MULTIPLES)
     else:  # no positive largest return to multiply: a grid centered on the played target return

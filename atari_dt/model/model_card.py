@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from atari_dt.model.checkpoint_config import CheckpointConfig
+from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.reported_evaluation import ReportedEvaluation
 from replay_data import InputError
 from replay_data.errors import summarize_error
@@ -77,7 +78,7 @@ def make_model_card(config: CheckpointConfig, repo_id: str) -> ModelCard:
         scores=_make_table(("target return", "score, mean ± standard deviation", "episodes"), rows)
         if rows
         else "The model was not evaluated.",
-        data=_make_table(("", ""), _format_fields(vars(config.dataset))) if config.dataset else "Not recorded.",
+        data=_make_table(("", ""), _format_dataset(config.dataset)) if config.dataset else "Not recorded.",
         settings=_make_table(("", ""), _format_fields(settings)),
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{content}")
@@ -109,6 +110,8 @@ def translate_hub_errors(repo_id: str, action: str) -> Iterator[None]:
 def _format_target_return(evaluation: ReportedEvaluation) -> str:
     if evaluation.target_return is None:
         return "none"
+    if evaluation.return_percentile is not None:
+        return f"{evaluation.target_return:.1f} (percentile {evaluation.return_percentile} of the data's returns)"
     if evaluation.return_multiple is None:
         return f"{evaluation.target_return:.1f}"
     return f"{evaluation.target_return:.1f} ({evaluation.return_multiple:g} × the data's largest)"
@@ -116,6 +119,11 @@ def _format_target_return(evaluation: ReportedEvaluation) -> str:
 
 def _format_score(evaluation: ReportedEvaluation) -> str:
     return f"{evaluation.mean_score:.1f} ± {evaluation.std_score:.1f}"
+
+
+def _format_dataset(dataset: DatasetInfo) -> list[tuple[str, str]]:
+    """Return the name and value of each known field, without the percentiles, which are too many for a table."""
+    return _format_fields({name: value for name, value in vars(dataset).items() if name != "return_percentiles"})
 
 
 def _format_fields(fields: Mapping[str, object]) -> list[tuple[str, str]]:

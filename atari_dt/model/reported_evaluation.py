@@ -6,18 +6,22 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from replay_data.json_fields import read_optional_field
+
 
 @dataclass(frozen=True)
 class ReportedEvaluation:
     """Scores of one model under one target return.
 
     Attributes:
-        return_multiple: Multiple of the dataset's largest return; None for a target return given as a number, and for
+        return_multiple: Multiple of the dataset's largest return; None for a target return given another way, and for
             behavior cloning.
         target_return: Target return in the dataset's reward units; None for a model without return tokens.
         scores: Score of each episode, in the game's points.
         mean_score: Mean of the scores.
         std_score: Population standard deviation of the scores.
+        return_percentile: Percentile of the dataset's episode returns; None for a target return given another way, for
+            behavior cloning, and in older files.
     """
 
     return_multiple: float | None
@@ -25,10 +29,14 @@ class ReportedEvaluation:
     scores: tuple[float, ...]
     mean_score: float
     std_score: float
+    return_percentile: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
-        return {**dataclasses.asdict(self), "scores": list(self.scores)}
+        content = {**dataclasses.asdict(self), "scores": list(self.scores)}
+        if self.return_percentile is None:
+            del content["return_percentile"]
+        return content
 
     @classmethod
     def from_json(cls, content: Any) -> ReportedEvaluation:
@@ -44,4 +52,5 @@ class ReportedEvaluation:
             scores=tuple(map(float, content["scores"])),
             mean_score=float(content["mean_score"]),
             std_score=float(content["std_score"]),
+            return_percentile=read_optional_field(content, "return_percentile", int),
         )

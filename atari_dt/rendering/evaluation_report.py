@@ -43,7 +43,7 @@ def write_evaluation(out: Path, evaluation: Evaluation, video_targets: Sequence[
         OSError: If it cannot be written.
     """
     check_new_directory(out)
-    num_targets = len(evaluation.return_multiples)
+    num_targets = evaluation.num_targets
     curve, histograms = Figure(figsize=(6, 4.5), layout="constrained"), Figure(layout="constrained")
     draw_target_return_curve(curve.subplots(), evaluation)
     histograms.set_size_inches(6, 1 + 1.5 * num_targets)

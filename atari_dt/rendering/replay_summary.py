@@ -63,12 +63,14 @@ def replay_figure(game: Game, buffers: Sequence[BufferSidecar]) -> bytes:
     return to_png(figure)
 
 
-def suggest_selection(buffers: Sequence[BufferSidecar]) -> Selection:
-    """Return a selection that suits the recording.
+def suggest_selection(buffers: Sequence[BufferSidecar]) -> Selection | None:
+    """Return a selection that suits the recording, or None if no episode ends in it.
 
     The selection is a number of steps, the same from every buffer: a third of the rows, at most the paper's 500,000. If
     the whole episodes of some buffer have fewer steps than its share, the selection is all episodes.
     """
+    if not any(buffer.episodes for buffer in buffers):
+        return None
     share = min(500_000 // len(buffers), buffers[0].rows // 3)
     steps_of_whole_episodes = [
         sum(episode.steps for episode in buffer.episodes if PADDING + episode.steps <= episode.row + 1)

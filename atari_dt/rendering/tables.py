@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from atari_dt.evaluation.results import Evaluation, normalization_ranges
+from atari_dt.evaluation.results import Evaluation, format_origin, normalization_ranges
 from atari_dt.evaluation.statistics import Scores, normalize_score, summarize
 
 _NORMALIZED_COLUMNS = {"normalized_as_in_the_paper": "paper's %", "human_normalized": "human %"}
@@ -45,10 +45,9 @@ def evaluation_table(evaluation: Evaluation) -> str:
             normalized = [f"{normalize_score(score, *bounds):.1f}" for bounds in ranges.values()]
             rows.append([name, f"{score:.1f}{spread}", "", "", "", *normalized, returns, episodes])
 
-    for i, multiple in enumerate(evaluation.return_multiples):
+    for i, origin in enumerate(zip(evaluation.return_multiples, evaluation.return_percentiles, strict=True)):
         target_return = evaluation.target_return(i)
-        suffix = "" if multiple is None else f" ({multiple:g}×)"
-        name = "none (cloning)" if target_return is None else f"{target_return:.1f}{suffix}"
+        name = "none (cloning)" if target_return is None else f"{target_return:.1f}{format_origin(*origin)}"
         add_episodes(name, evaluation.scores(i), evaluation.returns(i))
     add_episodes("random policy", [evaluation.random.scores], evaluation.random.returns)
     dataset, paper = evaluation.datasets[0], evaluation.game.paper

@@ -46,7 +46,10 @@ def test_a_checkpoint_of_the_original_code_plays(
             "{store}/metadata.json --game Pong --max-return 20 --out {tmp}/new",
             "holds no state dict of the original network",
         ),
-        ("x --game Pong --max-return nan --out {tmp}/new", "--max-return must be a finite number, not nan"),
+        (
+            "x --game Pong --max-return nan --out {tmp}/new",
+            "--max-return must be a finite number of magnitude 3.4e38 at most, not nan",
+        ),
     ],
 )
 def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str) -> None:
