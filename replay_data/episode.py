@@ -78,6 +78,10 @@ class EpisodeSource(Protocol):
 
     num_shards: int
     """Number of shards of the run, whether they are present or not."""
+    missing: set[int]
+    """Indices of the run's shards that are not present."""
+    notes: tuple[str, ...]
+    """What a user should know about how the run was read, one sentence each."""
     recording: Recording | None
     """Who played, and how, where this project recorded the run; None otherwise."""
 

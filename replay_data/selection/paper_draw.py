@@ -42,22 +42,24 @@ def capacity(buffer: LogBuffer) -> int:
     return min(PAPER_CAPACITY, buffer.rows)
 
 
-def visit_ends(buffer: LogBuffer, start: int, num_ends: int, stop: int) -> tuple[npt.NDArray[np.int64], bool]:
+def visit_ends(
+    terminals: npt.NDArray[np.int64], start: int, num_ends: int, capacity: int
+) -> tuple[npt.NDArray[np.int64], bool]:
     """Return where the episodes of a buffer visit end.
 
     Args:
-        buffer: The buffer.
+        terminals: Rows of the buffer that are terminal, int64 ``[T]``, ascending.
         start: First row of the visit.
         num_ends: Number of terminals that the visit passes.
-        stop: Row before which the terminals must lie.
+        capacity: Number of rows of the buffer that the original code sees.
 
     Returns:
         The exclusive end row of each terminated episode, int64 ``[num_ends]``, or fewer if there are fewer; and whether
         the visit is made, that is, has all its ends and does not reach the last row that the original code sees.
     """
-    ends = buffer.terminal_rows(stop) + 1
+    ends = terminals + 1
     ends = ends[ends > start][:num_ends]
-    return ends, len(ends) == num_ends and bool(ends[-1] < capacity(buffer))
+    return ends, len(ends) == num_ends and bool(ends[-1] < capacity)
 
 
 class _Visits(Protocol):
@@ -84,8 +86,8 @@ class BufferVisits:
         """
         if self.exhausted:
             return
-        stop = min(self._buffer.fresh, capacity(self._buffer))
-        ends, made = visit_ends(self._buffer, self._buffer.position, num_ends, stop)
+        terminals, start = self._buffer.terminal_positions(capacity(self._buffer)), self._buffer.position
+        ends, made = visit_ends(terminals, start, num_ends, capacity(self._buffer))
         if not made:
             self.exhausted = True
             return
@@ -184,7 +186,8 @@ def _plan_original(buffers: Mapping[int, LogBuffer], indices: range, selection: 
         if index not in buffers:
             continue
         buffer, start = buffers[index], next_rows[index]
-        ends, made = visit_ends(buffer, start, selection.trajectories_per_buffer + 1, capacity(buffer))
+        terminals = buffer.terminal_rows(capacity(buffer))
+        ends, made = visit_ends(terminals, start, selection.trajectories_per_buffer + 1, capacity(buffer))
         done_idxs.extend((ends - start + steps).tolist())
         if not made:
             exhausted.add(index)  # the rows of this visit are dropped, but its episode ends stay in done_idxs

@@ -147,7 +147,7 @@ class LogBuffer:
             return True  # nothing was played before it
         if self.sidecar is not None and first % self.rows == 0:
             return self.sidecar.starts_episode
-        if first > max(self.new_rows.stop - self.rows, 0):  # the file still holds the row before, in public logs the link
+        if first > max(self.new_rows.stop - self.rows, 0):  # the file holds the row before, the link row in public logs
             if self._is_terminal(first - 1):
                 return True
             slot = (first - 1) % self.rows

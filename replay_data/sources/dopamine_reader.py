@@ -1,6 +1,7 @@
-"""Read a Dopamine replay log: find its buffers and how they are connected.
+"""Read a Dopamine replay log: find its files.
 
-`LogBuffer` reads the rows of a buffer, and `EpisodeSplitter` cuts them into episodes.
+`connect_buffers` finds out how they are connected, `LogBuffer` reads the rows of a buffer, and `EpisodeSplitter` cuts
+them into episodes.
 """
 
 from __future__ import annotations
@@ -11,22 +12,33 @@ from replay_data.errors import ReplayFormatError
 from replay_data.recording import Recording
 from replay_data.sources.directories import find_directory
 from replay_data.sources.dopamine_buffer import LogBuffer
-from replay_data.sources.dopamine_format import ELEMENTS, FILE_NAME, NUM_BUFFERS, STAGE_PREFIX, element_path
+from replay_data.sources.dopamine_connections import connect_buffers
+from replay_data.sources.dopamine_format import (
+    BUFFER_NAME,
+    ELEMENTS,
+    FILE_NAME,
+    NUM_BUFFERS,
+    STAGE_PREFIX,
+    find_element,
+)
 
 
 class DopamineLog:
     """One run of a game, recorded as a Dopamine replay log; a `replay_data.episode.EpisodeSource`.
 
     Args:
-        path: Directory that holds ``{game}/{run}/replay_logs``.
+        path: Directory that holds ``{game}/{run}/replay_logs``, or d4rl-atari's ``{game}/{run}/{b}/observation.gz`` …
         game: Name of the game's directory, such as ``"Breakout"``.
         run: Index of the run, which is the name of its directory.
         num_actions: Size of the game's action set; a larger action is an error.
 
     Attributes:
-        directory: The ``replay_logs`` directory.
-        shards: The buffers that are present, by index, ascending.
+        directory: The ``replay_logs`` directory, or d4rl-atari's ``{game}/{run}``.
+        shards: The buffers to read, by index, ascending. Files without rows of their own are not among them, and the
+            unfinished rest of the run is a part of the last one (`replay_data.sources.dopamine_connections`).
         num_shards: Number of buffers of the run: 50, as in the public runs, or more if there are more.
+        missing: The indices below ``num_shards`` of which there are no files.
+        notes: What a user should know about how the files were read, one sentence each.
         recording: Who played, and how, where this project recorded the log; None otherwise.
 
     Raises:
@@ -36,17 +48,17 @@ class DopamineLog:
     def __init__(self, path: Path, game: str, run: int, num_actions: int):
         if list((path / game).glob(f"run_{run}-*-of-*")) and not (path / game / str(run)).exists():
             raise ReplayFormatError(f"{path / game} holds episode shards; read them with `source` rl_unplugged")
-        self.directory = find_directory(path, game, str(run), "replay_logs")
-        self.shards = {index: LogBuffer(self.directory, index, num_actions) for index in self._find_buffers()}
-        self.num_shards = max(NUM_BUFFERS, *(index + 1 for index in self.shards))
-        sidecars = [buffer.sidecar for buffer in self.shards.values() if buffer.sidecar is not None]
+        self.directory = _find_log(path, game, run)
+        buffers = {index: LogBuffer(self.directory, index, num_actions) for index in self._find_buffers()}
+        sidecars = [buffer.sidecar for buffer in buffers.values() if buffer.sidecar is not None]
         self.recording: Recording | None = sidecars[0].recording if sidecars else None
-        if len(sidecars) < len(self.shards):  # raw rewards are known for all episodes or for none
-            for buffer in self.shards.values():
-                buffer.sidecar = None
-        for index, buffer in self.shards.items():
-            if (following := self.shards.get(index + 1)) and buffer.leads_to(following):
-                buffer.following, following.preceding = following, buffer
+        if len(sidecars) < len(buffers):  # raw rewards are known for all episodes or for none
+            for buffer in buffers.values():
+                buffer.raw_rewards = False
+        connections = connect_buffers(buffers)
+        self.shards, self.notes = connections.shards, tuple(connections.notes)
+        self.num_shards: int = max(NUM_BUFFERS, *(index + 1 for index in self.shards))
+        self.missing = set(range(self.num_shards)) - set(buffers)
 
     def _find_buffers(self) -> list[int]:
         """Return the indices of the buffers that are present, ascending."""
@@ -54,6 +66,8 @@ class DopamineLog:
         for file in self.directory.iterdir():
             if match := FILE_NAME.fullmatch(file.name):
                 elements.setdefault(int(match[2]), set()).add(match[1])
+            elif present := _elements_of_d4rl_atari(file):
+                elements[int(file.name)] = present
         if not elements:
             raise ReplayFormatError(
                 f"{self.directory} holds no replay log; its files are named like $store$_observation_ckpt.0.gz"
@@ -65,7 +79,7 @@ class DopamineLog:
         return sorted(elements)
 
     def _missing_element(self, index: int, element: str) -> ReplayFormatError:
-        path = element_path(self.directory, element, index)
+        path = find_element(self.directory, element, index)
         if any(self.directory.glob(f"{STAGE_PREFIX}*/{path.name}")):
             advice = (
                 "the recorder was killed before it moved this file into the log; continue the recording with `resume`"
@@ -75,3 +89,19 @@ class DopamineLog:
         return ReplayFormatError(
             f"{path} is missing; a buffer needs its observation, action, reward and terminal files: {advice}"
         )
+
+
+def _find_log(path: Path, game: str, run: int) -> Path:
+    """Return the directory of a run's log in either layout."""
+    directory = path / game / str(run)
+    has_other_layout = directory.is_dir() and any(map(_elements_of_d4rl_atari, directory.iterdir()))
+    if has_other_layout and not (directory / "replay_logs").exists():
+        return directory
+    return find_directory(path, game, str(run), "replay_logs")
+
+
+def _elements_of_d4rl_atari(buffer: Path) -> set[str]:
+    """Return the elements that a directory holds in d4rl-atari's layout, none if it is not a buffer."""
+    if not BUFFER_NAME.fullmatch(buffer.name):
+        return set()
+    return {element for element in ELEMENTS if (buffer / f"{element}.gz").exists()}

@@ -1,0 +1,246 @@
+"""Find out which rows each file of a Dopamine log adds to the files before it.
+
+A file holds the last R rows that had been added when it was saved: with an ``add_count`` of a, the rows a - R to a - 1
+(`replay_data.sources.dopamine_row_order.RowRange`). Its *new* rows are those from the ``add_count`` of the file before
+it on. There are four kinds of files:
+
+- **Public logs** save a buffer whenever its cursor stands on the last slot, so that file b ends with row (b + 1) R - 2.
+  No two files share a row. A file without ``add_count`` is taken for one of these.
+- **Dopamine's checkpoints** save the same buffer every few thousand rows. Their files share rows.
+- **The rest** is the last file of a public log, number 50 of a run of 50 buffers. It was saved at the end of the run
+  with the cursor as its ``add_count``, which is therefore below that of the file before it (``log_final_buffer`` of
+  github.com/google-research/batch_rl). Slots behind the cursor hold rows of the file before, or zeros. The rest is no
+  shard of its own, but belongs to the buffer before it, so that draws and shares are the same with and without it.
+- **Other runs**: files that were copied together, or written by a run that was started again. Their rows are read, but
+  no episode is joined to those of the file before.
+
+Where two files should share rows, their actions, rewards and terminals are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from replay_data.errors import ReplayFormatError
+from replay_data.sources.dopamine_buffer import LogBuffer
+from replay_data.sources.dopamine_format import NUM_BUFFERS, PADDING
+from replay_data.sources.dopamine_row_order import RowRange
+
+_COLUMNS = ("action", "reward", "terminal")
+
+# A file without add_count is taken for the rest if at least so many of its last rows are those of the file before, or
+# zeros. Fewer can be equal by chance. If they are more by chance, all are alike, and no episode ends in them.
+_MIN_OLD_ROWS = 16
+
+
+@dataclass
+class Connections:
+    """The buffers of a log, connected.
+
+    Attributes:
+        shards: The buffers to read, by index, ascending. Each knows its `LogBuffer.new_rows`, the buffers before and
+            after it, and its `LogBuffer.rest`.
+        notes: What a user should know about files that are not as in a public log, one sentence each.
+    """
+
+    shards: dict[int, LogBuffer] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def connect_buffers(buffers: Mapping[int, LogBuffer]) -> Connections:
+    """Find the new rows of each file, and connect those whose rows were played one after the other.
+
+    Args:
+        buffers: All files of the log, by index.
+
+    Raises:
+        ReplayFormatError: If no file holds a row.
+    """
+    connector = _Connector(buffers)
+    for index in sorted(buffers):
+        connector.add(buffers[index], is_last=index == max(buffers))
+    connections = connector.connections
+    if not connections.shards:
+        raise ReplayFormatError(
+            f"the counts in add_count_ckpt.{min(buffers)}.gz and its neighbors say that the log holds no rows; "
+            "copy it again, or remove these files"
+        )
+    if connector.num_overlapping:
+        connections.notes.append(
+            f"{connector.num_overlapping} of {len(buffers)} buffers hold rows of the buffer before them, as Dopamine's "
+            "checkpoints do; `selection` original reads them again, the others read each row once"
+        )
+    return connections
+
+
+class _Connector:
+    """Connects the files of a log one by one."""
+
+    def __init__(self, buffers: Mapping[int, LogBuffer]):
+        self.connections = Connections()
+        self.num_overlapping = 0  # files that share rows with the one before
+        counted = [buffers[index] for index in sorted(buffers) if buffers[index].add_count is not None]
+        self._is_public = all(_count_of(buffer) % buffer.rows == buffer.rows - 1 for buffer in counted[:-1])
+        self._previous: LogBuffer | None = None  # the last file that has new rows
+
+    def add(self, buffer: LogBuffer, is_last: bool) -> None:
+        """Connect the next file."""
+        previous = self._previous
+        if previous is not None and previous.rows != buffer.rows:
+            previous = None
+        if buffer.add_count is None and not self._is_public:
+            self._leave_out(buffer, "has no add_count, and the counts of other files show that it is no public log")
+        elif is_last and previous is not None and self._add_last(buffer, previous):
+            pass
+        elif buffer.add_count == 0:
+            self._leave_out(buffer, "was saved before any row was added")
+        elif previous is not None:
+            self._add_next(buffer, previous, _count_of(buffer))
+        else:
+            self._add_first(buffer, _count_of(buffer))
+
+    def _add_first(self, buffer: LogBuffer, count: int, start: int = 0) -> None:
+        """Add a buffer of which no other file holds the rows before ``start``."""
+        start = max(start, count - buffer.rows)
+        older = RowRange(start, count - count % buffer.rows - 1, buffer.rows)  # of the slots behind the cursor
+        if len(older) and _all_zero(buffer, older):
+            start = older.stop  # they were never played: a log that this project wrote ends with them
+        self._add(buffer, RowRange(start, count, buffer.rows))
+
+    def _add_next(self, buffer: LogBuffer, previous: LogBuffer, count: int) -> None:
+        """Add a buffer whose rows may continue those of the file before it."""
+        end, num_slots = previous.new_rows.stop, buffer.rows
+        shared = RowRange(max(count - num_slots, end - num_slots, 0), min(count, end), num_slots)
+        if not len(shared):
+            if end < count <= end + num_slots:
+                self._add(buffer, RowRange(end, count, num_slots), previous)
+            else:
+                self._add_first(buffer, count)
+            return
+        if count > end and _all_zero(buffer, shared):  # the last buffer of a log that this project wrote
+            self._add(buffer, RowRange(end, count, num_slots), previous)
+            return
+        num_equal = _count_equal(previous, buffer, shared)
+        if num_equal < len(shared):
+            self.connections.notes.append(
+                f"buffers {previous.index} and {buffer.index} are not of one run, although their counts say so: their "
+                "rows differ; no episode is joined across them"
+            )
+            self._add_first(buffer, count, shared.start + num_equal)
+        elif count > end:
+            self.num_overlapping += 1
+            self._add(buffer, RowRange(end, count, num_slots), previous)
+        else:
+            self._leave_out(buffer, f"holds no row that buffer {previous.index} does not hold")
+
+    def _add_last(self, buffer: LogBuffer, previous: LogBuffer) -> bool:
+        """Add the last file if it is the unfinished rest of the run; return whether it is."""
+        end, num_slots, count = previous.new_rows.stop, buffer.rows, buffer.add_count
+        follows = buffer.index == previous.index + 1
+        if end % num_slots != num_slots - 1:
+            return False  # the files before are no public log
+        if count is None:
+            cursor = _find_cursor(buffer, previous) if follows else None
+            if cursor is None:
+                return False
+            if buffer.index < NUM_BUFFERS:
+                self._add(buffer, RowRange(end, end + 1 + cursor, num_slots), previous)
+                return True
+        elif count > end:  # the count of all rows
+            cursor = count % num_slots
+            if buffer.index < NUM_BUFFERS or cursor == num_slots - 1 or count > end + num_slots:
+                return False
+        else:
+            cursor = count
+            held = RowRange(max(end - num_slots, 0), end, num_slots)
+            if cursor >= num_slots - 1:
+                if cursor >= num_slots or _count_equal(previous, buffer, held) < len(held):
+                    return False
+                self._leave_out(buffer, f"holds no row that buffer {previous.index} does not hold")
+                return True
+            if end < num_slots and cursor and _count_equal(previous, buffer, held) >= cursor:
+                return False  # an earlier save of the same buffer
+        rows = RowRange(end, end + 1 + cursor, num_slots)
+        older = RowRange(rows.stop - num_slots, end, num_slots)
+        is_joined = follows and (
+            _count_equal(previous, buffer, older) == len(older)
+            or (_all_zero(buffer, older) and _holds_link_row(buffer, previous))
+        )
+        note = f"buffer {buffer.index} is the rest of the run, and its episodes count as buffer {previous.index}'s"
+        if is_joined:
+            self._connect(buffer, rows, previous)
+        else:
+            self._connect(buffer, RowRange(0, cursor, num_slots), None)
+            note += "; the episode between them is left out, because the files do not show that they are connected"
+        previous.rest = buffer
+        self.connections.notes.append(note)
+        return True
+
+    def _add(self, buffer: LogBuffer, rows: RowRange, previous: LogBuffer | None = None) -> None:
+        self.connections.shards[buffer.index] = self._previous = buffer
+        self._connect(buffer, rows, previous)
+
+    def _connect(self, buffer: LogBuffer, rows: RowRange, previous: LogBuffer | None) -> None:
+        buffer.new_rows, buffer.preceding = rows, previous
+        if previous is not None:
+            previous.following = buffer
+
+    def _leave_out(self, buffer: LogBuffer, reason: str) -> None:
+        self.connections.notes.append(f"buffer {buffer.index} {reason}; it is left out")
+
+
+def _count_of(buffer: LogBuffer) -> int:
+    """Return the ``add_count`` of a buffer; where it is missing, that of a public log."""
+    return (buffer.index + 1) * buffer.rows - 1 if buffer.add_count is None else buffer.add_count
+
+
+def _count_equal(previous: LogBuffer, buffer: LogBuffer, rows: RowRange) -> int:
+    """Return how many of the rows, from the first on, are the same in both files, but for their frames."""
+    differ = np.zeros(len(rows), dtype=bool)
+    try:
+        for element in _COLUMNS:
+            differ |= rows.of(previous.column(element)) != rows.of(buffer.column(element))
+    except ReplayFormatError:
+        return 0  # the damage is named when the rows are read
+    return int(np.argmax(differ)) if differ.any() else len(rows)
+
+
+def _all_zero(buffer: LogBuffer, rows: RowRange) -> bool:
+    """Return whether actions, rewards and terminals of the rows are zeros, as if they had never been played."""
+    try:
+        return not any(rows.of(buffer.column(element)).any() for element in _COLUMNS)
+    except ReplayFormatError:
+        return False  # the damage is named when the rows are read
+
+
+def _holds_link_row(buffer: LogBuffer, previous: LogBuffer) -> bool:
+    """Return whether the last slot of a buffer holds a row that was played, where the slots before it hold zeros."""
+    link = buffer.rows - 1
+    if not _all_zero(buffer, RowRange(link, link + 1, buffer.rows)):
+        return True
+    terminals = previous.terminal_rows(link)
+    if len(terminals) and terminals[-1] >= link - PADDING:
+        return True  # the row is padding
+    try:
+        return bool(buffer.frames(link, link + 1).any())
+    except ReplayFormatError:
+        return False  # the damage is named when the rows are read
+
+
+def _find_cursor(buffer: LogBuffer, previous: LogBuffer) -> int | None:
+    """Return the cursor of a file without ``add_count``; None if the slots behind it look as if they were new."""
+    slots = RowRange(0, buffer.rows - 1, buffer.rows)
+    played = np.zeros(len(slots), dtype=bool)
+    changed = np.zeros(len(slots), dtype=bool)
+    try:
+        for element in _COLUMNS:
+            column = slots.of(buffer.column(element))
+            played |= column != 0
+            changed |= column != slots.of(previous.column(element))
+    except ReplayFormatError:
+        return None  # the damage is named when the rows are read
+    cursor = min(len(slots) - int(np.argmax(flags[::-1])) if flags.any() else 0 for flags in (played, changed))
+    return cursor if cursor <= len(slots) - _MIN_OLD_ROWS else None
