@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from replay_data import InputError
+from replay_data.json_fields import read_dataclass
 
 Conditioning = Literal["return", "none"]
 
@@ -69,10 +70,10 @@ class ModelConfig:
         """Read a JSON object that `to_json` returned; missing fields have their default values.
 
         Raises:
-            TypeError: If the content is anything else.
+            ValueError, TypeError: If the content is anything else.
             InputError: If a field has an impossible value.
         """
-        return cls(**content)
+        return read_dataclass(content, cls)
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,7 @@ class TrainingConfig:
             ValueError, TypeError: If the content is anything else.
             InputError: If a field has an impossible value.
         """
-        config = cls(**content)
-        beta1, beta2 = config.betas
-        return dataclasses.replace(config, betas=(float(beta1), float(beta2)))
+        return read_dataclass(content, cls)
 
 
 @dataclass(frozen=True)

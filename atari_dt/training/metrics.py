@@ -17,10 +17,13 @@ from atari_dt.training.distributed import ProcessGroup
 from replay_data import InputError
 from replay_data.contexts import IntArray
 from replay_data.errors import summarize_error
-from replay_data.json_fields import parse_json
+from replay_data.json_fields import parse_json, read_count, read_field, read_optional_field
 from replay_data.storage.atomic import atomic_write
+from replay_data.storage.regular_files import read_regular_file
 
 FILE_NAME = "metrics.jsonl"
+
+_MAX_BYTES = 128 << 20  # the lines of 500,000 updates, if each has its own
 
 
 @dataclass(frozen=True)
@@ -67,16 +70,17 @@ class MetricsLine:
         Raises:
             ValueError, KeyError, TypeError: If the content is malformed.
         """
-        optional = ("mfu", "validation_loss", "validation_accuracy")
         return cls(
-            update=int(content["update"]),
-            tokens=int(content["tokens"]),
-            learning_rate=float(content["learning_rate"]),
-            loss=float(content["loss"]),
-            action_accuracy=float(content["action_accuracy"]),
-            grad_norm=float(content["grad_norm"]),
-            contexts_per_s=float(content["contexts_per_s"]),
-            **{name: float(content[name]) for name in optional if name in content},
+            update=read_count(content, "update"),
+            tokens=read_count(content, "tokens"),
+            learning_rate=read_field(content, "learning_rate", float),
+            loss=read_field(content, "loss", float),
+            action_accuracy=read_field(content, "action_accuracy", float),
+            grad_norm=read_field(content, "grad_norm", float),
+            contexts_per_s=read_field(content, "contexts_per_s", float),
+            mfu=read_optional_field(content, "mfu", float),
+            validation_loss=read_optional_field(content, "validation_loss", float),
+            validation_accuracy=read_optional_field(content, "validation_accuracy", float),
         )
 
 
@@ -88,8 +92,9 @@ def read_metrics(directory: Path) -> list[MetricsLine]:
     """
     path = directory / FILE_NAME
     try:
-        return [MetricsLine.from_json(parse_json(line)) for line in path.read_text().splitlines()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        lines = read_regular_file(path, _MAX_BYTES).splitlines()
+        return [MetricsLine.from_json(parse_json(line)) for line in lines]
+    except (InputError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}: {summarize_error(error)}); resume the training, which "
             "repairs it, or train again"
@@ -121,7 +126,8 @@ class MetricsLogger:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only a process that writes needs it
 
         path = directory / FILE_NAME
-        lines = path.read_bytes().splitlines(keepends=True) if update and path.exists() else []
+        content = read_regular_file(path, _MAX_BYTES) if update and path.exists() else b""
+        lines = content.splitlines(keepends=True)
         atomic_write(path, b"".join(line for line in lines if 0 < _update_of(line) <= update))
         if not update:
             shutil.rmtree(directory / "tensorboard", ignore_errors=True)
@@ -192,6 +198,6 @@ class MetricsLogger:
 def _update_of(line: bytes) -> int:
     """Return the update of a line of ``metrics.jsonl``, or 0 if the line is damaged or cut off."""
     try:
-        return int(parse_json(line)["update"]) if line.endswith(b"\n") else 0
+        return MetricsLine.from_json(parse_json(line)).update if line.endswith(b"\n") else 0
     except (ValueError, KeyError, TypeError):
         return 0

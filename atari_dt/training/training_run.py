@@ -9,21 +9,27 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from atari_dt.config import ARITHMETIC_SETTINGS, ModelConfig, TrainingConfig
 from replay_data import InputError
 from replay_data.errors import summarize_error
-from replay_data.json_fields import parse_json, read_field, read_format_version
+from replay_data.json_fields import (
+    convert,
+    read_count,
+    read_dataclass,
+    read_field,
+    read_format_version,
+    read_mapping,
+)
 from replay_data.storage.processes import available_cores
+from replay_data.storage.regular_files import read_json_file
 
 FILE_NAME = "config.json"
 FORMAT_VERSION = 2
 PACKAGES = ("atari-dt", "torch", "numpy", "ale-py")
-
-Config = TypeVar("Config", ModelConfig, TrainingConfig)
 
 
 @dataclass(frozen=True)
@@ -107,16 +113,16 @@ class TrainingRun:
             InputError, ValueError, KeyError, TypeError, AttributeError: If the content is malformed.
         """
         read_format_version(content, FORMAT_VERSION)
-        training = _read_config(TrainingConfig, content["training"])
-        on_gpu = str(content["device"]).startswith("cuda")
+        training = TrainingConfig.from_json(content["training"])
+        on_gpu = read_field(content, "device", str).startswith("cuda")
         compiled_by_default = training.compile == "on" or (training.compile == "auto" and on_gpu)
         return cls(
-            data=str(content["data"]),
-            data_digest=str(content["data_digest"]),
-            model=_read_config(ModelConfig, content["model"]),
+            data=read_field(content, "data", str),
+            data_digest=read_field(content, "data_digest", str),
+            model=ModelConfig.from_json(content["model"]),
             training=training,
             history=tuple(
-                Segment(last_update=read_field(segment, "last_update", int), **_read_arithmetic(segment))
+                Segment(last_update=read_count(segment, "last_update"), **_read_arithmetic(segment))
                 for segment in content.get("history", [])
             ),
             **_read_arithmetic({"compiled": compiled_by_default, **content}),
@@ -160,7 +166,7 @@ def read_training_run(directory: Path) -> TrainingRun:
         InputError: If the directory has no such file, or the file is malformed.
     """
     try:
-        return TrainingRun.from_json(parse_json((directory / FILE_NAME).read_text()))
+        return TrainingRun.from_json(read_json_file(directory / FILE_NAME))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
         raise InputError(
             f"{directory} is not a training run: its {FILE_NAME} cannot be read "
@@ -189,26 +195,14 @@ def find_hardware(device: torch.device) -> Hardware:
 
 def _read_arithmetic(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that `TrainingRun` and `Segment` share."""
-    if content["dtype"] not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype is {content['dtype']!r}, not 'float32' or 'bfloat16'")
-    hardware = content["hardware"]
+    dtype = read_field(content, "dtype", str)
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype is {dtype[:80]!r}, not 'float32' or 'bfloat16'")
     return {
-        "dtype": content["dtype"],
-        "device": str(content["device"]),
-        "processes": int(content["processes"]),
+        "dtype": dtype,
+        "device": read_field(content, "device", str),
+        "processes": read_count(content, "processes", minimum=1),
         "compiled": read_field(content, "compiled", bool),
-        "versions": {str(name): str(value) for name, value in content["versions"].items()},
-        "hardware": Hardware(
-            cpu=str(hardware["cpu"]),
-            cores=int(hardware["cores"]),
-            gpu=None if hardware["gpu"] is None else str(hardware["gpu"]),
-        ),
+        "versions": read_mapping(content, "versions", lambda name, version: convert(version, name, str)),
+        "hardware": read_dataclass(content["hardware"], Hardware),
     }
-
-
-def _read_config(config_type: type[Config], content: Mapping[str, Any]) -> Config:
-    """Make a config from its JSON object, which has lists where the config has tuples."""
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
-    }
-    return config_type(**fields)
