@@ -100,6 +100,8 @@ class StoreSource:
         episodes_per_shard: Number of episodes taken from each shard, by its index; empty if the source has no shards.
         original_done_idxs: ``done_idxs`` of the original code where they differ from the ends of episodes, else None.
         details: Fields that only one source format has, such as the seed of scripted players.
+        num_uncertain_ends: Number of places in the episodes where the source does not tell for certain whether an
+            episode was truncated (`replay_data.sources.dopamine_episode_splitter`); 0 if the file lacks this field.
     """
 
     format: str
@@ -110,6 +112,7 @@ class StoreSource:
     episodes_per_shard: Mapping[int, int] = field(default_factory=dict)
     original_done_idxs: tuple[int, ...] | None = None
     details: Mapping[str, Scalar] = field(default_factory=dict)
+    num_uncertain_ends: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the content that `from_json` reads."""
@@ -121,6 +124,7 @@ class StoreSource:
             "verified": self.verified,
             "episodes_per_shard": {str(index): count for index, count in self.episodes_per_shard.items()},
             "original_done_idxs": None if self.original_done_idxs is None else list(self.original_done_idxs),
+            "num_uncertain_ends": self.num_uncertain_ends or None,
             "details": dict(self.details),
         }
         return {name: value for name, value in content.items() if value is not None and value != {}}
@@ -146,6 +150,7 @@ class StoreSource:
             verified=read_optional_field(content, "verified", bool),
             episodes_per_shard={int(index): read_count(shards, index) for index in shards},
             original_done_idxs=_read_counts(content, "original_done_idxs") if has_done_idxs else None,
+            num_uncertain_ends=read_count(content, "num_uncertain_ends") if "num_uncertain_ends" in content else 0,
             details=read_scalars(content, "details"),
         )
 

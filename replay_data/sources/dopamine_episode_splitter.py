@@ -24,7 +24,7 @@ is padding, or a game that fades to black while the player does nothing, or both
    (``max_steps_per_episode`` in its ``run_experiment.py``), and the only end of this kind that is certain.
 2. A run of exactly three rows is padding: the episode before it was truncated.
 3. In a longer run, an episode ends where it reaches the log's own time limit, if one is known: the number of steps of
-   the longest episode so far, if that one was truncated.
+   the longest episode so far without uncertain runs among its steps, if that one was truncated.
 4. Any other run is a part of the episode.
 
 A run that rules 2 to 4 decide is uncertain. Each episode holds the number of uncertain runs among its steps and at its
@@ -67,7 +67,7 @@ class EpisodeSplitter:
         self._is_end = np.zeros(0, dtype=bool)  # of each pending row: whether it is known to end an episode
         self._settled = np.zeros(0, dtype=bool)  # whether it is known to end one or known to end none
         self._blank = np.zeros(0, dtype=bool)
-        self._max_steps = 0  # of the episodes so far
+        self._max_steps = 0  # of the episodes so far that are certainly not several
         self._time_limit: int | None = None  # `_max_steps`, if an episode of that length was truncated
 
     def add(self, rows: Rows) -> Iterator[tuple[int, Episode]]:
@@ -92,8 +92,9 @@ class EpisodeSplitter:
             episode_rows = self._take(end)
             self._at_start = True
             if whole:
-                self._learn_time_limit(end - PADDING, truncated=not episode_rows.terminals[-1])
-                yield first_row, _make_episode(episode_rows, num_uncertain)
+                episode = _make_episode(episode_rows, num_uncertain)
+                self._learn_time_limit(episode)
+                yield first_row, episode
         if len(self._blank) > MAX_EPISODE_ROWS:
             raise ReplayFormatError(
                 f"{rows.path}, row {rows.first_row}: no episode has ended for {MAX_EPISODE_ROWS:,} rows; the log is "
@@ -128,7 +129,10 @@ class EpisodeSplitter:
         end = PADDING + steps
         return bool(self._at_start) and start <= end <= stop - PADDING and not self._settled[end - 1]
 
-    def _learn_time_limit(self, steps: int, truncated: bool) -> None:
+    def _learn_time_limit(self, episode: Episode) -> None:
+        steps, truncated = len(episode), not episode.terminated
+        if episode.num_uncertain_ends > truncated:
+            return  # it may be several episodes
         if steps > self._max_steps or (steps == self._max_steps and truncated):
             self._max_steps, self._time_limit = steps, steps if truncated else None
 

@@ -133,8 +133,8 @@ class BufferSidecar:
             start = position + 1 - episode.steps - PADDING
             if start > 0 if end is None else start != end:
                 raise ValueError(
-                    f"it lists an episode of {episode.steps} steps that ends in row {episode.row}, which does not "
-                    "follow the episode before it"
+                    f"it lists an episode of {episode.steps} steps that ends in row {episode.row}, but none that ends "
+                    "where this one begins"
                 )
             end = position + 1
 

@@ -14,6 +14,7 @@ import pytest
 
 from replay_data import ReplayFormatError
 from replay_data.episode import Episode, EpisodeSource
+from replay_data.recording import Recording
 from replay_data.selection.build import build_store
 from replay_data.selection.methods import Selection, SelectionMethod
 from replay_data.sources import dopamine_stage, dopamine_writer
@@ -107,6 +108,17 @@ def indices_in_truth(store: TrajectoryStore) -> list[int]:
     return indices
 
 
+def recording_of(game: str, action_meanings: list[str]) -> Recording:
+    """Return the description of a recording, for the sidecars of a log that a test writes."""
+    return Recording("numbered", game, 1000, 0, 0.25, 108_000, tuple(action_meanings), "0" * 64)
+
+
+def black_episode(steps: int, *, terminated: bool = True) -> Episode:
+    """Return an episode in which every step looks like padding, but for the terminal of the last one."""
+    rewards = np.zeros(steps, np.float32)
+    return Episode(np.zeros((steps, 84, 84), np.uint8), np.zeros(steps, np.uint8), rewards, rewards, terminated)
+
+
 def random_episode(rng: np.random.Generator, steps: int, *, terminated: bool = True) -> Episode:
     """Return an episode of noise without black frames."""
     raw = rng.integers(-3, 4, size=steps).astype(np.float32)
@@ -114,7 +126,9 @@ def random_episode(rng: np.random.Generator, steps: int, *, terminated: bool = T
     return Episode(frames, rng.integers(0, 4, size=steps, dtype=np.uint8), raw.clip(-1, 1), raw, terminated)
 
 
-def write_log(path: Path, episodes: list[Episode], rows: int, game: str = "Breakout") -> Path:
+def write_log(
+    path: Path, episodes: list[Episode], rows: int, game: str = "Breakout", recording: Recording | None = None
+) -> Path:
     """Write episodes as run 1 of a log with buffers of ``rows`` rows; return its ``replay_logs`` directory.
 
     Files are not forced onto the disk, which would take most of the time.
@@ -123,9 +137,15 @@ def write_log(path: Path, episodes: list[Episode], rows: int, game: str = "Break
     with pytest.MonkeyPatch.context() as patch:
         for module in (dopamine_stage, dopamine_writer):
             patch.setattr(module, "sync", lambda path: None)
-        with DopamineLogWriter(directory, rows) as writer:
+        with DopamineLogWriter(directory, rows, recording=recording) as writer:
             for episode in episodes:
-                writer.append(episode.frames, episode.actions, episode.rewards, terminated=episode.terminated)
+                writer.append(
+                    episode.frames,
+                    episode.actions,
+                    episode.rewards,
+                    terminated=episode.terminated,
+                    raw_rewards=episode.raw_rewards,
+                )
     return directory
 
 
