@@ -7,7 +7,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias, TypeVar
 
 Scalar: TypeAlias = str | int | float | bool | None
@@ -167,7 +167,8 @@ def read_dataclass(content: Any, dataclass_type: type[D]) -> D:
 
     Args:
         content: The object. Lists become tuples.
-        dataclass_type: Dataclass whose fields are strings, numbers, booleans, literals, tuples of these, or optional.
+        dataclass_type: Dataclass whose fields are strings, numbers, booleans and literals, tuples and mappings of
+            these, or optional.
 
     Raises:
         TypeError: If ``content`` is not an object, lacks a field without a default value, has an unknown one, or one of
@@ -195,6 +196,9 @@ def _convert_to_hint(value: Any, name: str, hint: Any) -> Any:
         if value not in arguments or isinstance(value, bool):
             raise ValueError(f"{name} is {_describe(value)}, not one of {', '.join(map(repr, arguments))}")
         return value
+    if origin is Mapping:
+        items = read_object(value).items()
+        return {key: _convert_to_hint(item, f"{key[:80]!r} of {name}", arguments[1]) for key, item in items}
     if origin is tuple:
         if not isinstance(value, list):
             raise TypeError(f"{name} is {_describe(value)}, not a list")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from atari_dt.evaluation.results import Evaluation, normalization_ranges
 from atari_dt.evaluation.statistics import ScoreSummary, summarize
 from atari_dt.games.catalogue import Game
-from replay_data.json_fields import read_optional_field
+from replay_data.json_fields import read_field, read_list, read_object, read_optional_field
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ScoreStatistics:
     @classmethod
     def from_json(cls, content: Any) -> ScoreStatistics:
         """Read what `to_json` returned."""
-        return cls(**{name: ScoreSummary.from_json(summary) for name, summary in content.items()})
+        return cls(**{name: ScoreSummary.from_json(summary) for name, summary in read_object(content).items()})
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ class TargetSummary:
             return_multiple=read_optional_field(content, "return_multiple", float),
             target_return=read_optional_field(content, "target_return", float),
             score=ScoreStatistics.from_json(content["score"]),
-            mean_return=float(content["mean_return"]),
-            std_return=float(content["std_return"]),
+            mean_return=read_field(content, "mean_return", float),
+            std_return=read_field(content, "std_return", float),
             return_percentile=read_optional_field(content, "return_percentile", int),
         )
 
@@ -119,4 +119,4 @@ class RandomScores:
     @classmethod
     def from_json(cls, content: Any) -> RandomScores:
         """Read what `to_json` returned."""
-        return cls(ScoreStatistics.from_json(content["score"]), tuple(map(float, content["scores"])))
+        return cls(ScoreStatistics.from_json(content["score"]), read_list(content, "scores", float))

@@ -24,8 +24,17 @@ from atari_dt.games.published_scores import PaperScores
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.reported_evaluation import ReportedEvaluation
 from replay_data.errors import InputError, summarize_error
-from replay_data.json_fields import parse_json, read_format_version, read_optional_field
-from replay_data.storage.regular_files import MAX_JSON_BYTES, read_regular_file
+from replay_data.json_fields import (
+    convert,
+    read_dataclass,
+    read_field,
+    read_format_version,
+    read_list,
+    read_mapping,
+    read_optional_field,
+)
+from replay_data.recording import check_game_name
+from replay_data.storage.regular_files import read_json_file
 
 FORMAT_VERSION = 2
 
@@ -93,12 +102,12 @@ class TargetScores:
         return cls(
             return_multiple=read_optional_field(content, "return_multiple", float),
             target_return=read_optional_field(content, "target_return", float),
-            scores=tuple(map(float, content["scores"])),
-            mean_score=float(content["mean_score"]),
-            std_score=float(content["std_score"]),
-            returns=tuple(map(float, content["returns"])),
-            lengths=tuple(map(int, content["lengths"])),
-            emulator_seeds=tuple(map(int, content["emulator_seeds"])),
+            scores=read_list(content, "scores", float),
+            mean_score=read_field(content, "mean_score", float),
+            std_score=read_field(content, "std_score", float),
+            returns=read_list(content, "returns", float),
+            lengths=read_list(content, "lengths", int),
+            emulator_seeds=read_list(content, "emulator_seeds", int),
             return_percentile=read_optional_field(content, "return_percentile", int),
         )
 
@@ -122,7 +131,7 @@ class RunScores:
     @classmethod
     def from_json(cls, content: Any) -> RunScores:
         """Read what `to_json` returned."""
-        return cls(str(content["run"]), tuple(map(TargetScores.from_json, content["evaluations"])))
+        return cls(read_field(content, "run", str), tuple(map(TargetScores.from_json, content["evaluations"])))
 
 
 @dataclass(frozen=True)
@@ -221,26 +230,26 @@ class EvaluationScores:
         """Read the content of ``scores.json``, of format version 1 or 2; keys it does not know are ignored.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: If the content is malformed.
+            InputError, ValueError, KeyError, TypeError: If the content is malformed.
         """
         if read_format_version(content, FORMAT_VERSION) == 1:
             content = _rename_keys(content, _KEYS_OF_VERSION_1)
         human = content["human"]
         return cls(
-            game=str(content["game"]),
-            protocol=EvaluationProtocol(**content["protocol"]),
-            sampling=Sampling(**content["sampling"]),
-            seed=int(content["seed"]),
-            max_frames=int(content["max_frames"]),
-            rom_sha256=str(content["rom_sha256"]),
-            versions={str(package): str(version) for package, version in content["versions"].items()},
+            game=check_game_name(read_field(content, "game", str)),
+            protocol=read_dataclass(content["protocol"], EvaluationProtocol),
+            sampling=read_dataclass(content["sampling"], Sampling),
+            seed=read_field(content, "seed", int),
+            max_frames=read_field(content, "max_frames", int),
+            rom_sha256=read_field(content, "rom_sha256", str),
+            versions=read_mapping(content, "versions", lambda package, version: convert(version, package, str)),
             summary=tuple(map(TargetSummary.from_json, content["summary"])),
             random=RandomScores.from_json(content["random"]),
             datasets=tuple(map(DatasetInfo.from_json, content["datasets"])),
-            paper=None if content["paper"] is None else _read_paper(content["paper"]),
-            human=None if human is None else (float(human["random"]), float(human["human"])),
+            paper=None if content["paper"] is None else read_dataclass(content["paper"], PaperScores),
+            human=None if human is None else (read_field(human, "random", float), read_field(human, "human", float)),
             runs=tuple(map(RunScores.from_json, content["runs"])),
-            reward_units=str(content["reward_units"]),
+            reward_units=read_field(content, "reward_units", str),
         )
 
 
@@ -251,8 +260,8 @@ def read_scores(path: Path) -> EvaluationScores:
         InputError: If the file cannot be read or is malformed.
     """
     try:
-        return EvaluationScores.from_json(parse_json(read_regular_file(path, MAX_JSON_BYTES)))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+        return EvaluationScores.from_json(read_json_file(path))
+    except (OSError, ValueError, KeyError, TypeError, InputError) as error:
         reason = f"{type(error).__name__}: {summarize_error(error)}"
         raise InputError(f"{path} holds no scores ({reason}); write it with scripts/evaluate.py and `out`") from error
 
@@ -270,12 +279,3 @@ def _rename_keys(content: Any, names: Mapping[str, str]) -> Any:
     if isinstance(content, dict):
         return {names.get(key, key): _rename_keys(value, names) for key, value in content.items()}
     return [_rename_keys(value, names) for value in content] if isinstance(content, list) else content
-
-
-def _read_paper(content: Any) -> PaperScores:
-    """Return the scores with the tuples that JSON turned into lists."""
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
-    }
-    values["normalized"] = {str(method): (mean, std) for method, (mean, std) in content["normalized"].items()}
-    return PaperScores(**values)

@@ -8,11 +8,13 @@ training seed, ``[seeds][episodes]``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from replay_data.json_fields import read_dataclass, read_object
 
 Scores = Sequence[npt.NDArray[np.float64]]
 
@@ -47,25 +49,12 @@ class ScoreSummary:
 
     @classmethod
     def from_json(cls, content: Any) -> ScoreSummary:
-        """Read a JSON object with these fields.
+        """Read a JSON object with these fields; other keys are ignored.
 
         Raises:
             ValueError, KeyError, TypeError: If the content is anything else.
         """
-        interval, std_of_seeds = content["interval"], content["std_of_seeds"]
-        if interval is not None:
-            low, high = interval
-            interval = float(low), float(high)
-        return cls(
-            seeds=int(content["seeds"]),
-            episodes=int(content["episodes"]),
-            mean=float(content["mean"]),
-            std=float(content["std"]),
-            median=float(content["median"]),
-            interquartile_mean=float(content["interquartile_mean"]),
-            interval=interval,
-            std_of_seeds=None if std_of_seeds is None else float(std_of_seeds),
-        )
+        return read_dataclass({each.name: read_object(content)[each.name] for each in fields(cls)}, cls)
 
     def normalized(self, random: float, human: float) -> ScoreSummary:
         """Return the summary of the `normalize_score` scores.

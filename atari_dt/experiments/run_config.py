@@ -22,8 +22,8 @@ from atari_dt.evaluation.target_returns import (
 from atari_dt.model.dataset_info import DatasetInfo
 from replay_data import InputError
 from replay_data.errors import summarize_error
-from replay_data.json_fields import parse_json, read_field, read_format_version
-from replay_data.storage.regular_files import MAX_JSON_BYTES, read_regular_file
+from replay_data.json_fields import read_dataclass, read_field, read_format_version
+from replay_data.storage.regular_files import read_json_file
 
 FORMAT_VERSION = 2
 """Version of ``experiment.json``, ``result.json``, ``costs.json`` and ``failure.json``."""
@@ -118,15 +118,9 @@ class EvaluationConfig:
         """Read a JSON object that `to_json` returned; missing fields have their default values.
 
         Raises:
-            InputError, KeyError, TypeError: If the content is malformed.
+            InputError, ValueError, TypeError: If the content is malformed.
         """
-        config = cls(**content)
-        return dataclasses.replace(
-            config,
-            return_multiples=tuple(config.return_multiples),
-            target_returns=tuple(config.target_returns),
-            return_percentiles=tuple(config.return_percentiles),
-        )
+        return read_dataclass(content, cls)
 
 
 @dataclass(frozen=True)
@@ -197,7 +191,7 @@ def read_run_config(directory: Path) -> RunConfig:
     """
     path = directory / "experiment.json"
     try:
-        return RunConfig.from_json(parse_json(read_regular_file(path, MAX_JSON_BYTES)))
+        return RunConfig.from_json(read_json_file(path))
     except (OSError, ValueError, KeyError, TypeError, InputError) as error:
         raise InputError(
             f"{directory} is not a run: its {path.name} cannot be read ({type(error).__name__}: "

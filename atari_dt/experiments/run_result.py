@@ -16,14 +16,14 @@ from replay_data import InputError
 from replay_data.errors import summarize_error
 from replay_data.json_fields import (
     convert,
-    parse_json,
+    read_dataclass,
     read_field,
     read_format_version,
     read_list,
     read_mapping,
     read_optional_field,
 )
-from replay_data.storage.regular_files import MAX_JSON_BYTES, read_regular_file
+from replay_data.storage.regular_files import read_json_file
 from replay_data.store_metadata import StoreSource
 
 
@@ -183,17 +183,12 @@ class RunCosts:
             ValueError, KeyError, TypeError: If the content is malformed.
         """
         read_format_version(content, FORMAT_VERSION)
-        hardware = content["hardware"]
         return cls(
             seconds_per_update=read_field(content, "seconds_per_update", float),
             evaluation_steps_per_s=read_field(content, "evaluation_steps_per_s", float),
             dtype=read_field(content, "dtype", str),
             versions=read_mapping(content, "versions", lambda name, version: convert(version, name, str)),
-            hardware=Hardware(
-                cpu=read_field(hardware, "cpu", str),
-                cores=read_field(hardware, "cores", int),
-                gpu=read_optional_field(hardware, "gpu", str),
-            ),
+            hardware=read_dataclass(content["hardware"], Hardware),
         )
 
 
@@ -245,7 +240,7 @@ def read_failure(directory: Path) -> RunFailure | None:
     if (directory / "result.json").exists():
         return None
     try:
-        return RunFailure.from_json(parse_json(read_regular_file(directory / "failure.json", MAX_JSON_BYTES)))
+        return RunFailure.from_json(read_json_file(directory / "failure.json"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, InputError):
@@ -258,7 +253,7 @@ Content = TypeVar("Content", RunResult, RunCosts)
 def _read(directory: Path, name: str, from_json: Callable[[Any], Content]) -> Content:
     path = directory / name
     try:
-        return from_json(parse_json(read_regular_file(path, MAX_JSON_BYTES)))
+        return from_json(read_json_file(path))
     except (OSError, ValueError, KeyError, TypeError, InputError) as error:
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}: {summarize_error(error)}); remove "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
@@ -23,6 +24,7 @@ class Settings:
     betas: tuple[float, float] = (0.9, 0.95)
     multiples: tuple[float, ...] = (1.0,)
     exact: bool = False
+    scores: Mapping[str, tuple[float, float | None]] = field(default_factory=dict)
 
 
 @pytest.mark.parametrize("opening", ["[", '{"x":'])
@@ -63,6 +65,7 @@ def test_dataclasses_are_read_with_their_types() -> None:
     assert settings == Settings(2, 1.0, mode="b", limit=None, betas=(0.0, 0.5), multiples=(1.0, 2.0, 3.0))
     assert isinstance(settings.rate, float)
     assert read_dataclass({"layers": 2, "limit": 3}, Settings).limit == 3
+    assert read_dataclass({"layers": 2, "scores": {"a": [1, None]}}, Settings).scores == {"a": (1.0, None)}
 
 
 @pytest.mark.parametrize(
@@ -79,6 +82,8 @@ def test_dataclasses_are_read_with_their_types() -> None:
         ({"layers": 2, "betas": [0.9]}, "betas has 1 items, not 2"),
         ({"layers": 2, "multiples": ["x"]}, "an item of multiples is 'x'"),
         ({"layers": 2, "exact": 1}, "exact is 1"),
+        ({"layers": 2, "scores": []}, "a list is where an object should be"),
+        ({"layers": 2, "scores": {"a": [1]}}, "'a' of scores has 1 items, not 2"),
         ({"layers": 2, "heads": 1}, "'heads' is unknown"),
         ({}, "layers"),
         ([], "a list is where an object should be"),
