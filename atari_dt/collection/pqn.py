@@ -31,9 +31,11 @@ from atari_dt.hardware import (
     translate_compile_errors,
     translate_out_of_memory,
 )
-from atari_dt.model.loading import LOADING_ERRORS
+from atari_dt.model.loading import LOADING_ERRORS, load_torch
+from atari_dt.model.weights import check_weights, load_optimizer
 from replay_data import InputError
-from replay_data.json_fields import Scalar
+from replay_data.errors import summarize_error
+from replay_data.json_fields import Scalar, read_count
 
 
 def lambda_returns(
@@ -189,12 +191,19 @@ class PQNPlayer:
             InputError: If it is damaged, or was not saved by a PQN player of this game.
         """
         try:
-            content = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
+            content = load_torch(io.BytesIO(state))
+            shapes = {name: tuple(tensor.shape) for name, tensor in self._model.state_dict().items()}
+            check_weights(content["model"], shapes)
             self._model.load_state_dict(content["model"])
-            self._optimizer.load_state_dict(content["optimizer"])
-            self._num_played, self._num_optimizer_steps, self._num_starts = content["counts"]
+            load_optimizer(self._optimizer, content["optimizer"])
+            names = ("num_played", "num_optimizer_steps", "num_starts")
+            counts = dict(zip(names, content["counts"], strict=True))
+            self._num_played, self._num_optimizer_steps, self._num_starts = (read_count(counts, name) for name in names)
         except LOADING_ERRORS as error:
-            raise InputError("the player's checkpoint is damaged; the recording cannot be resumed") from error
+            raise InputError(
+                f"the player's checkpoint is damaged ({summarize_error(error)}); the recording cannot be resumed, but "
+                "its complete buffers can be used"
+            ) from error
 
     def _epsilon(self) -> float:
         """Return the probability of a random action."""

@@ -8,6 +8,8 @@ from typing import Any
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.reported_evaluation import ReportedEvaluation
+from replay_data.json_fields import check_range, read_count, read_field, read_object
+from replay_data.recording import MAX_ACTIONS
 
 CHECKPOINT_FORMAT = 2
 
@@ -53,15 +55,22 @@ class CheckpointConfig:
         """Read the content of ``config.json``, format version 1 or 2.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: If the content is anything else.
+            ValueError, KeyError, TypeError: If the content is anything else, or a number is impossible.
             InputError: If a setting has an impossible value.
         """
-        dataset, training = content["dataset"], content.get("training")
-        return cls(
+        dataset, training = read_object(content)["dataset"], content.get("training")
+        evaluations = content.get("evaluations", [])
+        if not isinstance(evaluations, list):
+            raise TypeError("evaluations is not a list")
+        config = cls(
             model=ModelConfig.from_json(content["model"]),
-            num_actions=content["num_actions"],
-            max_timestep=content["max_timestep"],
+            num_actions=check_range("num_actions", read_field(content, "num_actions", int), 1, MAX_ACTIONS),
+            max_timestep=read_count(content, "max_timestep"),
             dataset=None if dataset is None else DatasetInfo.from_json(dataset),
             training=None if training is None else TrainingConfig.from_json(training),
-            evaluations=tuple(map(ReportedEvaluation.from_json, content.get("evaluations", []))),
+            evaluations=tuple(map(ReportedEvaluation.from_json, evaluations)),
         )
+        num_meanings = config.num_actions if config.dataset is None else len(config.dataset.action_meanings)
+        if num_meanings != config.num_actions:
+            raise ValueError(f"num_actions is {config.num_actions}, but there are {num_meanings} action_meanings")
+        return config

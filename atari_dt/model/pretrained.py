@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import nn
 
 from atari_dt.config import Conditioning, ModelConfig, TrainingConfig
 from atari_dt.model.checkpoint_config import CHECKPOINT_FORMAT, CheckpointConfig
 from atari_dt.model.dataset_info import DatasetInfo
+from atari_dt.model.loading import load_safetensors_file
 from atari_dt.model.model_card import make_model_card, translate_hub_errors
-from atari_dt.model.original_checkpoint import read_original_checkpoint
+from atari_dt.model.original_checkpoint import read_original_weights
 from atari_dt.model.reported_evaluation import ReportedEvaluation
+from atari_dt.model.weights import NonFiniteWeightsError, Shapes, check_weights, network_shapes
 from replay_data import InputError
 from replay_data.errors import summarize_error
-from replay_data.json_fields import parse_json
+from replay_data.json_fields import read_field
 from replay_data.storage.atomic import atomic_directory
+from replay_data.storage.regular_files import read_json_file
 
 CHECKPOINT_FILES = ("config.json", "model.safetensors")
 
@@ -129,24 +131,24 @@ class PretrainedModel(nn.Module, ModelHubMixin):
     def _read(cls: type[Model], path: Path) -> Model:
         """Load the checkpoint directory ``path``."""
         try:
-            content = parse_json((path / "config.json").read_text())
-            version = content["format_version"]
+            content = read_json_file(path / "config.json")
+            version = read_field(content, "format_version", int)
             if version in (1, CHECKPOINT_FORMAT):
                 config = CheckpointConfig.from_json(content)
+                weights = load_safetensors_file(path / "model.safetensors")
+                shapes = cls._shapes(config.model, config.num_actions, config.max_timestep, len(weights))
+                check_weights(weights, shapes)
                 model = cls(config.model, config.num_actions, config.max_timestep)
                 model.dataset, model.training_config = config.dataset, config.training
                 model.evaluations = config.evaluations
-                model.load_state_dict(load_file(path / "model.safetensors"))
+                model.load_state_dict(weights)
                 return model.eval()
-        except (
-            AttributeError,
-            InputError,
-            KeyError,
-            RuntimeError,
-            SafetensorError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except NonFiniteWeightsError as error:
+            raise InputError(
+                f"the weights of the checkpoint {path} are not finite: {error}; use a checkpoint from before the "
+                "training diverged"
+            ) from error
+        except (InputError, OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"the checkpoint {path} is damaged or from another project ({summarize_error(error)}); "
                 "copy it again or use another checkpoint"
@@ -160,27 +162,29 @@ class PretrainedModel(nn.Module, ModelHubMixin):
     def from_original_checkpoint(
         cls: type[Model], path: str | os.PathLike[str], num_heads: int = 8, conditioning: Conditioning = "return"
     ) -> Model:
-        """Load a state dict of the original code; the model is on the CPU and in evaluation mode.
+        """Load weights of the original code; the model is on the CPU and in evaluation mode.
 
         The logits equal those of the original network. The checkpoint does not describe its training data.
 
         Args:
-            path: The ``.pth`` file; see `read_original_checkpoint`.
+            path: File of ``torch.save`` or safetensors; see `read_original_weights`.
             num_heads: Number of attention heads, which the file does not contain; 8 in the paper.
             conditioning: ``"return"`` for ``model_type="reward_conditioned"``, ``"none"`` for ``"naive"``.
 
         Raises:
-            InputError: If the file is damaged, holds something else, or its shapes do not match.
+            InputError: If the file is damaged, holds something else, or its shapes or values are impossible.
         """
-        config, num_actions, max_timestep, weights = read_original_checkpoint(path, num_heads, conditioning)
-        model = cls(config, num_actions, max_timestep)
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise InputError(
-                f"the shapes in {path} do not match ({summarize_error(error)}); give a checkpoint of the original code"
-            ) from error
+        original = read_original_weights(Path(path), num_heads, conditioning)
+        sizes = original.config, original.num_actions, original.max_timestep
+        weights = original.convert(cls._shapes(*sizes, len(original.tensors)))
+        model = cls(*sizes)
+        model.load_state_dict(weights)
         return model.eval()
+
+    @classmethod
+    def _shapes(cls, config: ModelConfig, num_actions: int, max_timestep: int, num_tensors: int) -> Shapes:
+        """Return the shapes of a network's state dict; see `network_shapes`."""
+        return network_shapes(lambda each: cls(each, num_actions, max_timestep), config, num_tensors)
 
 
 def latest_checkpoint(path: str | os.PathLike[str]) -> Path:

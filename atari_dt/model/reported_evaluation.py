@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from replay_data.json_fields import read_optional_field
+from replay_data.json_fields import read_field, read_list, read_object, read_optional_field
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,18 @@ class ReportedEvaluation:
         """Read a JSON object with these fields; other keys are ignored.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: If the content is anything else.
+            ValueError, KeyError, TypeError: If the content is anything else.
         """
-        multiple, target_return = content["return_multiple"], content["target_return"]
         return cls(
-            return_multiple=None if multiple is None else float(multiple),
-            target_return=None if target_return is None else float(target_return),
-            scores=tuple(map(float, content["scores"])),
-            mean_score=float(content["mean_score"]),
-            std_score=float(content["std_score"]),
+            return_multiple=_read_number_or_null(content, "return_multiple"),
+            target_return=_read_number_or_null(content, "target_return"),
+            scores=read_list(content, "scores", float),
+            mean_score=read_field(content, "mean_score", float),
+            std_score=read_field(content, "std_score", float),
             return_percentile=read_optional_field(content, "return_percentile", int),
         )
+
+
+def _read_number_or_null(content: Any, name: str) -> float | None:
+    """Return a field that must be there, but may be null."""
+    return None if read_object(content)[name] is None else read_field(content, name, float)

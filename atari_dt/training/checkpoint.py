@@ -13,12 +13,16 @@ from torch import Tensor
 
 from atari_dt.config import ARITHMETIC_SETTINGS
 from atari_dt.model.decision_transformer import DecisionTransformer
-from atari_dt.model.loading import LOADING_ERRORS
+from atari_dt.model.loading import LOADING_ERRORS, load_torch_file
+from atari_dt.model.weights import load_optimizer
 from replay_data import InputError
 from replay_data.errors import summarize_error
+from replay_data.json_fields import read_count
 from replay_data.storage.atomic import atomic_directory
 
 _STATE_FILE = "training_state.pt"
+
+_MAX_GENERATOR_BYTES = 64 << 20  # those of 10,000 processes
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,9 @@ class Checkpoint:
         torch.manual_seed(int(np.random.SeedSequence([seed, rank, self.update]).generate_state(1)[0]))
         try:
             model.load_state_dict(self.weights)
-            optimizer.load_state_dict(self.optimizer)
+            load_optimizer(optimizer, self.optimizer)
+            if not optimizer.state:
+                raise ValueError("it holds no state of the optimizer")
             if rank < len(self.generators):
                 self.generators[rank].restore(next(model.parameters()).device)
         except LOADING_ERRORS as error:
@@ -139,22 +145,39 @@ def read_checkpoint(path: Path, model: DecisionTransformer) -> Checkpoint:
         InputError: If the checkpoint is damaged, or belongs to another run.
     """
     try:
-        state = torch.load(path / _STATE_FILE, map_location="cpu", weights_only=True)
         saved = DecisionTransformer.from_pretrained(path)
+        state = _read_state(path / _STATE_FILE, sum(tensor.nbytes for tensor in saved.state_dict().values()))
         if _experiment(saved) != _experiment(model):
             raise ValueError("it belongs to another run")
-        if path.name != f"update-{state['update']:08d}":
-            raise ValueError(f"it was saved at update {state['update']}")
+        update = read_count(state, "update")
+        if path.name != f"update-{update:08d}":
+            raise ValueError(f"it was saved at update {update}")
         return Checkpoint(
             path=path,
-            update=int(state["update"]),
-            tokens=int(state["tokens"]),
+            update=update,
+            tokens=read_count(state, "tokens"),
             weights=saved.state_dict(),
             optimizer=state["optimizer"],
             generators=[GeneratorState(generator["cpu"], generator["cuda"]) for generator in state["generators"]],
         )
     except LOADING_ERRORS as error:
         raise _damage_error(path, error) from error
+
+
+def _read_state(path: Path, model_bytes: int) -> Any:
+    """Read ``training_state.pt``.
+
+    Args:
+        path: The file.
+        model_bytes: Size of the model's weights. AdamW's state is twice as large.
+
+    Raises:
+        InputError, OSError, ValueError: If it cannot be read.
+    """
+    try:
+        return load_torch_file(path, 3 * model_bytes + _MAX_GENERATOR_BYTES)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
 
 
 def _experiment(model: DecisionTransformer) -> tuple[object, ...]:

@@ -84,13 +84,12 @@ def test_files_without_an_original_network_are_refused(tmp_path: Path) -> None:
         {name: tensor for name, tensor in weights.items() if name != "ln_f.bias"},
         {**weights, "pos_emb": weights["pos_emb"][:, :-1]},
         [1, 2, 3],
-        Path("an object that weights_only refuses"),
     ):
         torch.save(content, path)
         with pytest.raises(InputError, match="is damaged or holds no state dict of the original network"):
             read(path)
     torch.save({**weights, "head.weight": weights["head.weight"][:3]}, path)
-    with pytest.raises(InputError, match=r"the shapes in .*model\.pth do not match"):
+    with pytest.raises(InputError, match=r"action_embeddings\.0\.weight has shape \[4, 32\], not \[3, 32\]"):
         read(path)
     for data in (ORIGINAL_CHECKPOINT.read_bytes()[:5000], b"", b"PK text"):
         path.write_bytes(data)

@@ -1,0 +1,149 @@
+"""Check weights from a file before the network that they are for is built."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from atari_dt.config import ModelConfig
+from replay_data.json_fields import read_field
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_BLOCK = "blocks.0."  # part of the names of a network's first block
+
+_NUM_NAMED = 3  # names that an error message lists
+
+
+class NonFiniteWeightsError(ValueError):
+    """Weights are NaN or infinite. The message names the first such tensor."""
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Check that no value is NaN or infinite as float32, the dtype of all networks.
+
+    Args:
+        tensors: Floating-point tensors of any shape, by name.
+
+    Raises:
+        NonFiniteWeightsError: If a value is not finite.
+    """
+    for name, tensor in tensors.items():
+        num_finite = int(tensor.float().isfinite().sum())
+        if num_finite < tensor.numel():
+            num_others = tensor.numel() - num_finite
+            raise NonFiniteWeightsError(
+                f"{num_others:,} of the {tensor.numel():,} values of {name} are NaN or infinite"
+            )
+
+
+def check_weights(weights: Mapping[str, Any], shapes: Shapes) -> None:
+    """Check that weights are finite floating-point tensors with the names and shapes of a network's state dict.
+
+    Args:
+        weights: Tensors by name. Values of another type are refused.
+        shapes: Shape of each tensor of the network.
+
+    Raises:
+        ValueError: If a tensor is missing, unknown, or has another type or shape.
+        NonFiniteWeightsError: If a value is not finite.
+    """
+    missing = [name for name in shapes if name not in weights]
+    unknown = [name for name in weights if name not in shapes]
+    if missing or unknown:
+        parts = [f"{verb} {list_names(names)}" for verb, names in (("lacks", missing), ("also has", unknown)) if names]
+        raise ValueError(f"it {' and '.join(parts)}")
+    for name, shape in shapes.items():
+        check_tensor(weights[name], name)
+        if weights[name].shape != shape:
+            raise ValueError(f"{name} has shape {list(weights[name].shape)}, not {list(shape)}")
+    check_finite(weights)
+
+
+def check_tensor(value: Any, name: str) -> None:
+    """Check that a value from a file is a dense tensor of floating-point numbers.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} is of type {type(value).__name__}, not a tensor")
+    if value.layout != torch.strided or value.is_meta or value.is_nested:
+        raise ValueError(f"{name} is a sparse, nested or empty tensor; weights are dense")
+    if not value.is_floating_point():
+        raise ValueError(f"{name} has dtype {str(value.dtype).removeprefix('torch.')}, not a floating-point type")
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state_dict: Any) -> None:
+    """Load the state dict of Adam or AdamW, but of its settings only the learning rate: the others are the config's.
+
+    Args:
+        optimizer: Optimizer of the network.
+        state_dict: Its state dict from a file.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, RuntimeError: If it is the state of another network or
+            optimizer.
+        NonFiniteWeightsError: If a value is not finite.
+    """
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state_dict)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        parameters, learning_rate = group["params"], read_field(group, "lr", float)
+        group.clear()
+        group |= {"params": parameters, **own, "lr": learning_rate}
+        for parameter in parameters if optimizer.state else ():
+            shape = tuple(parameter.shape)
+            check_weights(optimizer.state[parameter], {"step": (), "exp_avg": shape, "exp_avg_sq": shape})
+
+
+def list_names(names: Iterable[str]) -> str:
+    """Return names for an error message: the first few, and the number of the others."""
+    printable = ["".join(filter(str.isprintable, name[:80])) for name in names]
+    others = f" and {len(printable) - _NUM_NAMED:,} more" if len(printable) > _NUM_NAMED else ""
+    return ", ".join(printable[:_NUM_NAMED]) + others
+
+
+def network_shapes(build: Callable[[ModelConfig], nn.Module], config: ModelConfig, num_tensors: int) -> Shapes:
+    """Return the shape of each tensor of a network's state dict, without allocating them.
+
+    Only a network of one block is built, on the meta device, because all blocks have the same shapes. PyTorch's random
+    generator is not used.
+
+    Args:
+        build: Function from a config to a network.
+        config: Config of the network, whose sizes may be absurd.
+        num_tensors: Number of tensors of the weights at hand; a network with many times more is refused.
+
+    Raises:
+        ValueError: If the network does not fit such weights, or its sizes are impossible.
+    """
+    try:
+        with torch.device("meta"), _NoInitialization():
+            network = build(dataclasses.replace(config, num_layers=1))
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise ValueError("a network of these sizes is impossible") from error
+    one_block = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    if config.num_layers > len(one_block) + num_tensors:
+        raise ValueError(f"the network has {config.num_layers:,} layers, but there are only {num_tensors:,} tensors")
+    return {
+        name.replace(_BLOCK, f"blocks.{layer}.", 1): shape
+        for layer in range(config.num_layers)
+        for name, shape in one_block.items()
+        if layer == 0 or _BLOCK in name
+    }
+
+
+class _NoInitialization(TorchFunctionMode):
+    """Skip drawing weights from a normal distribution, whose first use on the meta device imports for a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (nn.init.normal_, Tensor.normal_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
