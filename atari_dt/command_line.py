@@ -28,7 +28,7 @@ def run(main: Callable[..., None], parse: bool = True) -> None:
     """Call ``main`` with the options of the command line, and exit with one sentence if it fails.
 
     The exit status is 1 for an error and 130 for an interruption. SIGTERM acts like Ctrl-C, so that files are finished
-    or removed in either case.
+    or removed in either case. Start-up is interruptible too, if the command's first line calls `exit_on_interrupt`.
 
     Args:
         main: The command. Its parameters become the options, and its docstring becomes the help text.
@@ -40,6 +40,7 @@ def run(main: Callable[..., None], parse: bool = True) -> None:
                 tyro.cli(main)
             else:
                 main()
+            sys.stdout.flush()
         return
     except (InputError, FloatingPointError) as error:
         # Under torchrun, the first process of each machine prints the errors that all processes met.
@@ -54,6 +55,8 @@ def run(main: Callable[..., None], parse: bool = True) -> None:
     except KeyboardInterrupt as interruption:
         message = f"interrupted; {interruption}" if str(interruption) else "interrupted"
         status = interrupts.STATUS
+        if os.environ.get("LOCAL_RANK", "0") != "0":  # torchrun interrupts all processes
+            sys.exit(status)
     # Print after the exception and everything that it references is gone, so that no progress bar prints after it.
     print(f"error: {with_flags(message)}", file=sys.stderr)
     sys.exit(status)

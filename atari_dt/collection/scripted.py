@@ -27,7 +27,7 @@ from replay_data import InputError, StoreWriter, TrajectoryStore
 from replay_data.episode import Episode
 from replay_data.progress import ProgressBar
 from replay_data.storage.paths import check_free_space
-from replay_data.storage.processes import available_cores, exit_with_parent, ignore_signals, wait_for_parent_process
+from replay_data.storage.processes import available_cores, defer_signals, exit_with_parent, wait_for_parent_process
 from replay_data.store_metadata import StoreSource
 
 NOOP, FIRE, RIGHT, LEFT = 0, 1, 2, 3  # the same indices in the minimal action sets of Breakout and Pong
@@ -283,12 +283,12 @@ def _play_episodes(
         index += 1
 
     try:
-        with ignore_signals():  # the workers inherit this; only the parent ends them
+        with defer_signals():  # the workers never hear them; only this process ends them
             for _ in range(2 * num_workers):
                 submit()
         while True:
             yield pending.pop(0).result()
             submit()
     finally:
-        with ignore_signals():  # a second Ctrl-C must not leave worker processes behind
+        with defer_signals():  # a second Ctrl-C must not leave worker processes behind
             pool.shutdown(wait=True, cancel_futures=True)

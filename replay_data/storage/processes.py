@@ -9,6 +9,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 
 def available_cores() -> int:
@@ -17,20 +18,31 @@ def available_cores() -> int:
 
 
 @contextmanager
-def ignore_signals() -> Iterator[None]:
-    """Ignore Ctrl-C and SIGTERM in the block.
+def defer_signals() -> Iterator[None]:
+    """Defer Ctrl-C and SIGTERM to the end of the block.
 
-    Processes started in the block ignore both signals for their whole life.
+    Processes started in the block receive neither signal for their whole life, except on Windows, which has no signal
+    masks; their parent ends them.
     """
-    if threading.current_thread() is not threading.main_thread():  # Python sets handlers in the main thread only
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread only
         yield
         return
-    handlers = {signum: signal.signal(signum, signal.SIG_IGN) for signum in (signal.SIGINT, signal.SIGTERM)}
+    arrived: list[int] = []
+    signals = [signum for signum in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(signum) is not signal.SIG_IGN]
+    has_mask = hasattr(signal, "pthread_sigmask")
+    if has_mask:
+        resource_tracker.ensure_running()  # the first process starts it, which would change the mask
+    handlers = {signum: signal.signal(signum, lambda signum, _: arrived.append(signum)) for signum in signals}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals) if has_mask else None  # which new processes inherit
     try:
         yield
     finally:
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 def exit_with_parent(wait_for_parent: Callable[[], object]) -> None:

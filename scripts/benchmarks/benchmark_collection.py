@@ -17,7 +17,7 @@ import tyro
 
 from atari_dt.command_line import run
 from atari_dt.config import PQNConfig
-from replay_data.storage.processes import ignore_signals
+from replay_data.storage.processes import defer_signals
 
 T = TypeVar("T")
 
@@ -67,8 +67,10 @@ def main(
 
 def call_in_new_process(contestant: Callable[..., T], *arguments: Any) -> T:
     """Call a contestant in a process of its own, which inherits the current environment variables."""
-    with ignore_signals():  # inherited by the process, which the parent ends with SIGTERM
-        pool = multiprocessing.get_context("spawn").Pool(1, signal.signal, (signal.SIGTERM, signal.SIG_DFL))
+    with defer_signals():  # the process hears SIGTERM only, with which this one ends it
+        pool = multiprocessing.get_context("spawn").Pool(
+            1, signal.pthread_sigmask, (signal.SIG_UNBLOCK, [signal.SIGTERM])
+        )
     with pool:
         return pool.apply(contestant, arguments)
 

@@ -23,7 +23,7 @@ from atari_dt.config import ModelConfig
 from replay_data import InputError
 from replay_data.storage.atomic import atomic_write
 from replay_data.storage.paths import check_writable
-from replay_data.storage.processes import ignore_signals
+from replay_data.storage.processes import defer_signals
 
 
 def main(
@@ -77,8 +77,9 @@ def main(
             pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
             stack.callback(pool.shutdown, cancel_futures=True)
             original_arguments = original / "atari", played_game.rom, num_actions, context_length, weights
-            with ignore_signals():  # inherited by the process, which the parent ends
-                pool.submit(save_weights, *original_arguments).result()
+            with defer_signals():  # the process never hears them; this one ends it
+                saved = pool.submit(save_weights, *original_arguments)
+            saved.result()
             contestants["original"] = lambda: pool.submit(play_original, *original_arguments).result()
             model = DecisionTransformer.from_original_checkpoint(weights)
         else:

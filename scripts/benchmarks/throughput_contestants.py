@@ -34,7 +34,7 @@ from atari_dt.training.distributed import ProcessGroup
 from atari_dt.training.learner import Learner
 from atari_dt.training.optimizer import make_optimizer
 from replay_data import InputError, TrajectoryStore
-from replay_data.storage.processes import ignore_signals
+from replay_data.storage.processes import defer_signals
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 WARM_UP_UPDATES = 6
@@ -55,7 +55,7 @@ class Contestant:
         self._process = context.Process(target=serve, args=arguments, daemon=True)
 
     def __enter__(self) -> Contestant:
-        with ignore_signals():  # inherited by the process, which the parent ends
+        with defer_signals():  # the process never hears them; this one ends it
             self._process.start()
         self._child_connection.close()  # lets `recv` fail when the process dies
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from replay_data.storage.processes import ignore_signals
+from replay_data.storage.processes import defer_signals
 
 CHILD_OF_MULTIPROCESSING = """
 import multiprocessing, os, sys, time
@@ -64,9 +66,32 @@ def test_child_exits_when_its_parent_is_killed(program: str) -> None:
             time.sleep(0.01)
 
 
-def test_signals_are_ignored_in_the_block_only() -> None:
+def test_signals_arrive_after_the_block() -> None:
     handlers = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
-    with ignore_signals():
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGTERM)
+    done = []
+
+    def work() -> None:
+        with defer_signals():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            done.append("work")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done
     assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_processes_that_start_in_the_block_hear_no_signal() -> None:
+    with defer_signals():
+        first, second = (multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,)) for _ in range(2))
+        first.start()
+        second.start()
+    for process in (first, second):
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, signal.SIGTERM)
+        process.join(0.3)
+        assert process.is_alive()
+        process.kill()
+        process.join()
