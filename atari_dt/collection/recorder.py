@@ -33,7 +33,7 @@ from atari_dt.collection.recorder_checkpoint import (
     list_checkpoints,
 )
 from atari_dt.collection.rollout import Player
-from atari_dt.config import describe_differences
+from atari_dt.config import ARITHMETIC_SETTINGS, describe_differences
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.python_env import action_meanings
 from atari_dt.environment.rom import rom_sha256
@@ -83,7 +83,7 @@ def record(
         environment: Settings of the environments.
         seed: Seed of the player.
         settings: Settings of the player, by name. A resumed recording must have the same settings, agent, game,
-            ``num_steps``, environment and seed.
+            ``num_steps``, environment and seed. Its ``precision`` may change; each buffer keeps its own.
         run: Index of the recording among those of the game.
         resume: Continue after the last complete buffer, or start if there is no recording. Episodes that were being
             played are lost; the environments start new ones.
@@ -211,9 +211,9 @@ def _check_recording(directory: Path, recording: Recording, resume: bool) -> Non
     except (InputError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{directory} is not a recording that can be resumed: {path.name} is missing or damaged "
-            f"({type(error).__name__}: {summarize_error(error)}); choose another `out` or `run`"
+            f"({summarize_error(error)}); choose another `out` or `run`"
         ) from error
-    if differences := describe_differences(saved.flat(), recording.flat(), ignore=("versions",)):
+    if differences := describe_differences(saved.flat(), recording.flat(), ignore=("versions", *ARITHMETIC_SETTINGS)):
         raise InputError(f"{directory} was recorded with other settings: {differences}; resume it with the same ones")
     if _has_buffers(directory) and not list_checkpoints(directory):
         raise InputError(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from atari_dt.config import ARITHMETIC_SETTINGS
 from atari_dt.evaluation.results import format_origin
 from atari_dt.evaluation.statistics import ScoreSummary, summarize
 from atari_dt.experiments.run_config import RunConfig
@@ -23,7 +24,7 @@ from replay_data.store_metadata import StoreSource
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Finished runs that differ only in their training seed.
+    """Finished runs that differ only in their training seed, and perhaps in settings that decide only the rounding.
 
     Where each seed has a dataset of its own (``breakout/123``), they differ in their dataset too.
 
@@ -115,7 +116,8 @@ def read_groups(out: Path, runs: Mapping[str, RunConfig], digests: Mapping[Path,
         if digests is not None and result.data_digest != digests[config.data]:
             raise InputError(f"{out / name} was trained on other data; choose another `out`")
         seed, data = config.training.seed, config.data
-        shared = dataclasses.replace(config, data=Path(), training=dataclasses.replace(config.training, seed=0))
+        training = dataclasses.replace(config.training, seed=0, **dict.fromkeys(ARITHMETIC_SETTINGS, "auto"))
+        shared = dataclasses.replace(config, data=Path(), training=training, threads=1)
         data_pattern = data.with_name("of each seed") if data.name == str(seed) else data
         key = json.dumps([result.dataset.game, str(data_pattern), shared.to_json()])
         groups.setdefault(key, {}).setdefault(seed, name)  # the same run under another name is not another seed
@@ -149,8 +151,8 @@ def group_labels(groups: Sequence[RunGroup]) -> list[str]:
     return labels
 
 
-_UNLABELED = ("seed", "warmup_tokens", "final_tokens", "epochs")
-"""Settings that follow from other settings, or that differ within a group."""
+_UNLABELED = ("seed", "warmup_tokens", "final_tokens", "epochs", "threads", *ARITHMETIC_SETTINGS)
+"""Settings that follow from other settings, or that may differ within a group."""
 
 
 def normalization_scores(game: Game) -> tuple[float, float] | None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from atari_dt.config import describe_differences
+from atari_dt.config import ARITHMETIC_SETTINGS, describe_differences
 from atari_dt.experiments.launchers import Launcher, make_launcher
 from atari_dt.experiments.report import COMMANDS_FILE, write_report
 from atari_dt.experiments.results import read_groups
@@ -33,6 +33,7 @@ from replay_data.progress import ProgressBar
 from replay_data.storage.atomic import atomic_write
 from replay_data.storage.locks import exclusive_lock
 from replay_data.storage.processes import available_cores
+from replay_data.storage.regular_files import MAX_JSON_BYTES, read_regular_file
 
 
 def run_sweep_and_report(
@@ -119,7 +120,7 @@ def run_sweep(
             if command is not None:
                 _append_line(out / COMMANDS_FILE, command)
             for name, config in runs.items():
-                if not (out / name / "experiment.json").exists():
+                if name in pending or not (out / name / "experiment.json").exists():
                     (out / name).mkdir(exist_ok=True)
                     atomic_write(out / name / "experiment.json", json.dumps(config.to_json(), indent=2) + "\n")
             for name in pending:
@@ -130,7 +131,8 @@ def run_sweep(
 
 def _append_line(path: Path, line: str) -> None:
     """Append a line to a file, unless the file has it."""
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    content = read_regular_file(path, MAX_JSON_BYTES) if path.exists() else b""
+    lines = content.decode(errors="replace").splitlines()
     if line not in lines:
         atomic_write(path, "\n".join([*lines, line]) + "\n")
 
@@ -141,14 +143,15 @@ def _all_on_cpu(runs: Mapping[str, RunConfig]) -> bool:
 
 
 def _check_same_config(directory: Path, config: RunConfig) -> None:
-    """Check that the run of a directory, if it exists, has this config.
+    """Check that the run of a directory, if it exists, is the same experiment.
 
     Raises:
-        InputError: If it has another config.
+        InputError: If it has other settings; those that decide only the rounding may differ.
     """
     if not (directory / "experiment.json").exists():
         return
-    if differences := describe_differences(read_run_config(directory).flat(), config.flat()):
+    ignored = (*ARITHMETIC_SETTINGS, "threads")
+    if differences := describe_differences(read_run_config(directory).flat(), config.flat(), ignore=ignored):
         raise InputError(
             f"{directory} was started with other settings: {differences}; use those, or choose another `out`"
         )

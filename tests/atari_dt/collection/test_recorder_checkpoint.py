@@ -84,6 +84,17 @@ def test_version_1_recording_is_resumed(tmp_path: Path) -> None:
         assert ("format_version" in json.loads(old[name])) == (name not in version_1_sidecars)
 
 
+def test_a_recording_resumes_with_another_precision(tmp_path: Path) -> None:
+    shutil.copytree(VERSION_1, tmp_path / "log")
+    recording_path = tmp_path / "log" / "Breakout" / "1" / "recording.json"
+    recording_path.write_text(json.dumps(json.loads(recording_path.read_text()) | {"precision": "bf16"}))
+    settings = {"num_envs": 4, "discount": 0.99, "precision": "fp32"}
+    record_breakout(
+        tmp_path / "log", GrayEpisodes, agent="gray", num_steps=5000, seed=7, settings=settings, resume=True
+    )
+    assert read_recording(tmp_path / "log" / "Breakout" / "1")[-1].recording.settings["precision"] == "fp32"
+
+
 def test_version_1_checkpoint_has_the_fields_of_version_2() -> None:
     checkpoint = RecorderCheckpoint.read(VERSION_1 / "Breakout" / "1")
     assert (checkpoint.num_complete, checkpoint.add_count, checkpoint.num_steps_played) == (2, 158, 600)

@@ -120,6 +120,16 @@ def test_groups_pool_seeds_and_nothing_else(tmp_path: Path) -> None:
     assert f"data = {tmp_path.name}/else" in text
 
 
+def test_seeds_of_another_arithmetic_are_pooled(tmp_path: Path) -> None:
+    base = RunConfig(tmp_path / "breakout")
+    training = dataclasses.replace(base.training, seed=231, precision="fp32", device="cpu", compile="off")
+    runs = {"a": base, "on a CPU": dataclasses.replace(base, training=training, threads=2)}
+    for name, config in runs.items():
+        finish_run(tmp_path, name, config, [(1, 6, [1.0])])
+    groups = read_groups(tmp_path, runs)
+    assert [group.names for group in groups] == [("a", "on a CPU")]
+
+
 def test_games_outside_the_paper_use_the_scores_of_the_table_of_57_games(tmp_path: Path) -> None:
     """In Asterix, the random policy scores 210 points and the human player 8503.3."""
     config = RunConfig(tmp_path)

@@ -19,10 +19,10 @@ import pytest
 
 import atari_dt.experiments.run
 from atari_dt.config import ModelConfig, TrainingConfig
-from atari_dt.experiments import run_process
+from atari_dt.experiments import run_process, sweep
 from atari_dt.experiments.ablation import ablation_runs
 from atari_dt.experiments.results import read_groups
-from atari_dt.experiments.run_config import EvaluationConfig, RunConfig
+from atari_dt.experiments.run_config import EvaluationConfig, RunConfig, read_run_config
 from atari_dt.experiments.run_result import RunResult, read_result
 from atari_dt.experiments.sweep import describe_failure, run_sweep
 from replay_data import InputError, TrajectoryStore
@@ -188,6 +188,24 @@ def test_a_run_that_fails_is_named_and_stops_no_other(
         InputError, match=r"costs.json cannot be read .*; remove .*result.json to evaluate the run again"
     ):
         read_groups(tmp_path, runs, right)
+
+
+def test_a_sweep_resumes_with_another_arithmetic(
+    base: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is finished keeps its config, and one that is not gets the new one."""
+    monkeypatch.setattr(sweep, "_launch_all", lambda *_: None)
+    training = dataclasses.replace(base.training, precision="bf16", device="auto", compile="off")
+    changed = dataclasses.replace(base, training=training, threads=base.threads + 1)
+    for name in ("finished", "failed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "experiment.json").write_text(json.dumps(base.to_json()))
+    (tmp_path / "finished" / "result.json").write_text("{}")
+    (tmp_path / "failed" / "failure.json").write_text('{"reason": "no bfloat16"}')
+    runs = {"finished": changed, "failed": changed}
+    assert run_sweep(runs, tmp_path, retry_failed=True, show_progress=False) == {}
+    assert read_run_config(tmp_path / "finished") == base
+    assert read_run_config(tmp_path / "failed") == changed
 
 
 def test_settings_that_cannot_work_are_refused(base: RunConfig, tmp_path: Path) -> None:
