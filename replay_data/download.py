@@ -25,11 +25,11 @@ from urllib3.exceptions import HTTPError
 
 from replay_data.errors import InputError, ReplayFormatError
 from replay_data.progress import ProgressBar
-from replay_data.sources.rl_unplugged import BASE_URL, shard_name
-from replay_data.sources.rl_unplugged_record import ShardRecord
+from replay_data.sources.rl_unplugged import BASE_URL, open_shard, shard_name
+from replay_data.sources.rl_unplugged_record import MAX_RECORD_BYTES, read_episodes
 from replay_data.sources.tfrecord import read_records, write_record
 from replay_data.storage.atomic import name_file_in_errors, sync
-from replay_data.storage.gzip_streams import create_gzip, open_gzip, translate_gzip_errors
+from replay_data.storage.gzip_streams import create_gzip
 from replay_data.storage.locks import exclusive_lock
 
 _NUM_SHARDS = (50, 49)  # of a run: 49 for Carnival, Gravitar and StarGunner, 50 for the other games
@@ -151,7 +151,7 @@ class _ShardDownload:
     def _has_enough(self, num_steps: int) -> bool:
         if not self._path.exists():
             return False
-        with open_gzip(self._path) as stream:
+        with open_shard(self._path) as stream:
             self._count(stream, math.inf, f"{self._path}", "delete it and run the command again")
         return self.steps >= num_steps or self._client.size(self._name) == self._path.stat().st_size
 
@@ -159,13 +159,13 @@ class _ShardDownload:
         url = f"{self._client.base_url}/{self._name}"
         with (
             _RemoteFile(self._client, self._name, self._partial, self._path) as remote,
-            open_gzip(remote) as stream,
+            open_shard(remote) as stream,
         ):
             whole = self._count(stream, num_steps, url, "the source itself is damaged, or has another format")
         with name_file_in_errors(self._path, self._partial.parent):
             if not whole:
-                with open_gzip(self._partial) as stream, create_gzip(self._rewritten) as shard:
-                    for payload in itertools.islice(read_records(stream), self.episodes):
+                with open_shard(self._partial) as stream, create_gzip(self._rewritten) as shard:
+                    for payload in itertools.islice(read_records(stream, MAX_RECORD_BYTES), self.episodes):
                         write_record(shard, payload)
                 sync(self._rewritten)
             (self._partial if whole else self._rewritten).replace(self._path)
@@ -174,16 +174,11 @@ class _ShardDownload:
     def _count(self, stream: Any, num_steps: float, name: str, advice: str) -> bool:
         """Count steps and episodes up to ``num_steps`` steps; return whether the file ended first."""
         self.steps = self.episodes = 0
-        with translate_gzip_errors(
-            lambda reason: ReplayFormatError(f"{name} is damaged at record {self.episodes} ({reason}); {advice}")
-        ):
-            for payload in read_records(stream):
-                self.steps += len(ShardRecord.parse(payload))
-                self.episodes += 1
-                if self.steps >= num_steps:
-                    return False
-            if not self.episodes:
-                raise ValueError("it holds no episode")
+        for record in read_episodes(stream, name, advice):
+            self.steps += len(record)
+            self.episodes += 1
+            if self.steps >= num_steps:
+                return False
         return True
 
 
@@ -219,6 +214,13 @@ class _RemoteFile(io.RawIOBase):
             if not self._available:
                 self._partial.unlink(missing_ok=True)
         super().close()
+
+    def peek(self, size: int) -> bytes:
+        """Return the first ``size`` bytes, or fewer at the end of the file, without moving the position."""
+        while self._available < size and self._available != self._size:
+            self._download_range()
+        self._file.seek(0)
+        return self._file.read(size)
 
     def readinto(self, buffer: Any) -> int:
         if self._position == self._available and self._available != self._size:

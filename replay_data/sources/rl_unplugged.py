@@ -1,7 +1,8 @@
 """Read RL Unplugged's Atari shards (Gulcehre et al. 2020): the DQN-replay experience, cut into whole episodes.
 
 A run is the files ``{Game}/run_{run}-{shard:05d}-of-{shards:05d}``, one per million steps in the order of play. Each is
-a GZIP-compressed TFRecord file. Each record is one episode, a `tf.train.Example` of
+a GZIP-compressed TFRecord file, and is read too if a browser has decompressed it. Each record is one episode, a
+`tf.train.Example` of
 
 ==========================================  ====================================================
 ``observations``                            bytes ``[T]``, each a PNG of a gray 84×84 frame
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,14 @@ from replay_data.episode import Episode
 from replay_data.errors import ReplayFormatError
 from replay_data.recording import Recording
 from replay_data.sources.directories import find_directory
-from replay_data.sources.rl_unplugged_record import ShardRecord
-from replay_data.sources.tfrecord import read_records
-from replay_data.storage.gzip_streams import open_gzip, translate_gzip_errors
+from replay_data.sources.rl_unplugged_record import ShardRecord, read_episodes
+from replay_data.sources.tfrecord import starts_record
+from replay_data.storage.gzip_streams import open_gzip
 
 BASE_URL = "https://storage.googleapis.com/rl_unplugged/atari_episodes_ordered"
 """Address of the public data, a directory for each game."""
+
+_ADVICE = "download or copy it again"
 
 _FILE_NAME = re.compile(r"run_(\d+)-(\d{5})-of-(\d{5})")
 
@@ -53,6 +57,8 @@ class RLUnpluggedRun:
         directory: The game's directory.
         shards: The shards that are present, by index, ascending.
         num_shards: Number of shards of the run, whether they are present or not.
+        missing: The indices of the shards that are not present.
+        notes: None.
         recording: None, because this project records no shards.
 
     Raises:
@@ -60,6 +66,7 @@ class RLUnpluggedRun:
     """
 
     recording: Recording | None = None
+    notes: tuple[str, ...] = ()
 
     def __init__(self, path: Path, game: str, run: int, num_actions: int):
         self.directory = find_directory(path, game)
@@ -74,7 +81,7 @@ class RLUnpluggedRun:
                     totals.add(int(match[3]))
         if not files:
             content = f"it holds run {', '.join(map(str, sorted(runs)))}" if runs else "it holds no shard"
-            if (self.directory / str(run) / "replay_logs").is_dir():
+            if (self.directory / str(run)).is_dir():
                 content = "it holds a Dopamine log, which `source` dopamine reads"
             raise ReplayFormatError(
                 f"{self.directory} has no shards of run {run}; {content}, and shards are named like "
@@ -89,11 +96,21 @@ class RLUnpluggedRun:
             if index >= self.num_shards:
                 raise ReplayFormatError(f"{file} cannot be one of {self.num_shards} shards; correct its name")
         self.shards = {index: RLUnpluggedShard(files[index], num_actions) for index in sorted(files)}
+        self.missing = set(range(self.num_shards)) - set(self.shards)
 
 
 def shard_name(run: int, shard: int, num_shards: int) -> str:
     """Return the file name of a shard."""
     return f"run_{run}-{shard:05d}-of-{num_shards:05d}"
+
+
+def open_shard(source: Path | RawIOBase) -> Any:
+    """Open a shard for reading in binary mode, whether it is compressed or a browser has decompressed it.
+
+    Raises:
+        InputError: If ``source`` is a path to something other than a regular file.
+    """
+    return open_gzip(source, is_plain=starts_record)
 
 
 class RLUnpluggedShard:
@@ -115,8 +132,7 @@ class RLUnpluggedShard:
         self._num_actions = num_actions
         self._file: Any = None
         self._error: ReplayFormatError | None = None  # which ended the reading
-        self._records: Iterator[bytes] = iter(())
-        self._num_read = 0  # records
+        self._records: Iterator[ShardRecord] = iter(())
 
     def episodes(self, chosen: Collection[int] | None = None) -> Iterator[Episode]:
         """Yield the episodes of the shard.
@@ -144,23 +160,18 @@ class RLUnpluggedShard:
         if self._error is not None:
             raise self._error
         if self._file is None:
-            self._file = open_gzip(self.path)
-            self._records = read_records(self._file)
+            self._file = open_shard(self.path)
+            self._records = read_episodes(self._file, str(self.path), _ADVICE)
         try:
-            with translate_gzip_errors(lambda reason: self._damaged(reason, self._num_read)):
-                payload = next(self._records, None)
-                if payload is None:
-                    if not self._num_read:
-                        raise ValueError("it holds no episode")
-                    return None
-                record = ShardRecord.parse(payload, self._num_read)
+            record = next(self._records, None)
+            if record is not None:
                 low, high = record.actions.min(), record.actions.max()
                 if low < 0 or high >= self._num_actions:
-                    raise ValueError(f"its actions run from {low} to {high}, not from 0 to {self._num_actions - 1}")
+                    reason = f"its actions run from {low} to {high}, not from 0 to {self._num_actions - 1}"
+                    raise self._damaged(reason, record.index)
         except ReplayFormatError as error:
             self._error = error
             raise
-        self._num_read += 1
         return record
 
     def decode(self, record: ShardRecord) -> Episode:
@@ -188,7 +199,7 @@ class RLUnpluggedShard:
         """Close the file; the next read starts at the first record."""
         if self._file is not None:
             self._file.close()
-        self._file, self._error, self._num_read = None, None, 0
+        self._file, self._error = None, None
 
     def _damaged(self, reason: str, index: int) -> ReplayFormatError:
-        return ReplayFormatError(f"{self.path} is damaged at record {index} ({reason}); download or copy it again")
+        return ReplayFormatError(f"{self.path} is damaged at record {index} ({reason}); {_ADVICE}")

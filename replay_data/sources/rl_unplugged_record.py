@@ -1,24 +1,78 @@
-"""Parse one record of an RL Unplugged shard: an episode whose frames are PNGs."""
+"""Read the records of an RL Unplugged shard: episodes whose frames are PNGs."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf import message
 
 from replay_data.episode import FRAME_SHAPE, Episode
-from replay_data.sources.tfrecord import Example
+from replay_data.errors import ReplayFormatError
+from replay_data.sources.dopamine_format import MAX_EPISODE_ROWS
+from replay_data.sources.tf_example import read_bytes, read_floats, read_integers, split_example
+from replay_data.sources.tfrecord import read_records
+from replay_data.storage.gzip_streams import translate_gzip_errors
 
-_FEATURES: tuple[tuple[str, str, Any], ...] = (
-    ("observations", "bytes_list", None),
-    ("actions", "int64_list", np.int64),
-    ("discounts", "float_list", np.float32),
-    ("clipped_rewards", "float_list", np.float32),
-    ("unclipped_rewards", "float_list", np.float32),
+_MAX_STEPS = MAX_EPISODE_ROWS + 1  # with the final frame
+
+# Bytes of a frame's PNG. Stored without compression it has 84 rows of 85 bytes, in about 70 bytes of PNG and zlib.
+_MAX_PNG_BYTES = 1 << 13
+
+# Bytes of a record: 27,000 steps (108,000 emulator frames, four a step) of the largest PNG and 32 bytes of numbers.
+# Real frames have less than 3,000 bytes.
+MAX_RECORD_BYTES = 27_001 * (_MAX_PNG_BYTES + 32)
+
+_PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + b"".join(size.to_bytes(4, "big") for size in FRAME_SHAPE[::-1])
+
+_TRANSITION_FEATURES = {"o_t", "a_t", "r_t", "o_tp1"}
+
+_FEATURES: tuple[tuple[str, Any], ...] = (
+    ("observations", read_bytes),
+    ("actions", read_integers),
+    ("discounts", read_floats),
+    ("clipped_rewards", read_floats),
+    ("unclipped_rewards", read_floats),
 )
+
+
+def read_episodes(file: Any, name: str, advice: str) -> Iterator[ShardRecord]:
+    """Yield the episodes of a shard without decoding their frames.
+
+    Args:
+        file: The shard, decompressed.
+        name: Name of the shard in errors.
+        advice: What to do if the shard is damaged.
+
+    Raises:
+        ReplayFormatError: If a record is damaged, or there is none.
+    """
+
+    def damaged(reason: str) -> ReplayFormatError:
+        return ReplayFormatError(f"{name} is damaged at record {index} ({reason}); {advice}")
+
+    index = 0
+    records = read_records(file, MAX_RECORD_BYTES)
+    while True:
+        with translate_gzip_errors(damaged):
+            payload = next(records, None)
+            if payload is None and not index:
+                raise ValueError("it holds no episode")
+            if payload is None:
+                return
+            features = split_example(payload)
+            if features.keys() >= _TRANSITION_FEATURES:
+                raise ReplayFormatError(
+                    f"{name} holds single transitions in random order (RL Unplugged's directory atari), not episodes; "
+                    "download the episodes of the same run with scripts/download_replay.py (its directory "
+                    "atari_episodes_ordered)"
+                )
+            record = ShardRecord.parse(features, index)
+        yield record
+        index += 1
 
 
 @dataclass(frozen=True)
@@ -34,7 +88,7 @@ class ShardRecord:
         index: Position of the record in its file, counted from 0.
     """
 
-    observations: list[bytes]
+    observations: Sequence[memoryview]
     actions: npt.NDArray[np.int64]
     rewards: npt.NDArray[np.float32]
     raw_rewards: npt.NDArray[np.float32] | None
@@ -45,24 +99,17 @@ class ShardRecord:
         return len(self.actions)
 
     @classmethod
-    def parse(cls, payload: bytes, index: int = 0) -> ShardRecord:
-        """Parse a `tf.train.Example`.
+    def parse(cls, features: Mapping[str, memoryview], index: int = 0) -> ShardRecord:
+        """Parse the features of an episode.
 
         Raises:
-            ValueError: If it is not an episode.
+            ValueError: If they are not those of an episode.
         """
-        example = Example()
-        try:
-            example.ParseFromString(payload)
-        except message.DecodeError as error:
-            raise ValueError("it is not a tf.train.Example") from error
-        features = example.features.feature
         lists: dict[str, Any] = {}
-        for name, list_type, dtype in _FEATURES:
-            # Indexing `features` with a name that is not in it would create an empty feature.
-            values = getattr(features[name], list_type).value if name in features else []
-            if values or name not in ("clipped_rewards", "unclipped_rewards"):
-                lists[name] = list(values) if dtype is None else np.array(values, dtype)
+        for name, read in _FEATURES:
+            values = read(features.get(name, memoryview(b"")), _MAX_STEPS)
+            if len(values) or name not in ("clipped_rewards", "unclipped_rewards"):
+                lists[name] = values
         lengths = {name: len(values) for name, values in lists.items()}
         if len(set(lengths.values())) > 1 or not lengths["actions"]:
             listed = ", ".join(f"{length} {name}" for name, length in lengths.items())
@@ -89,10 +136,11 @@ class ShardRecord:
 
         frames = np.empty((len(self), *FRAME_SHAPE), dtype=np.uint8)
         for step, png in enumerate(self.observations):
-            try:
-                frame = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png else None
-            except cv2.error:
-                frame = None
+            frame = None
+            # The size in the header is checked before OpenCV allocates memory for it.
+            if len(png) <= _MAX_PNG_BYTES and bytes(png[: len(_PNG_START)]) == _PNG_START:
+                with contextlib.suppress(cv2.error):
+                    frame = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
             if frame is None or frame.shape != FRAME_SHAPE or frame.dtype != np.uint8:
                 raise ValueError(f"frame {step} is not a gray 84×84 PNG")
             frames[step] = frame

@@ -18,11 +18,23 @@ _HEADER, _FOOTER = struct.Struct("<QI"), struct.Struct("<I")
 _BLOCK = 1 << 20  # bytes
 
 
-def read_records(file: BinaryIO) -> Iterator[bytes]:
+def starts_record(content: bytes) -> bool:
+    """Return whether a file that begins with these 12 bytes or more is a TFRecord file without compression."""
+    if len(content) < _HEADER.size:
+        return False
+    _, checksum = _HEADER.unpack_from(content)
+    return _masked_crc(content[:8]) == checksum
+
+
+def read_records(file: BinaryIO, max_bytes: int) -> Iterator[bytes]:
     """Yield the payloads of a TFRecord file.
 
+    Args:
+        file: The file, decompressed.
+        max_bytes: Largest plausible size of a payload. A checksum protects a length from damage, not from malice.
+
     Raises:
-        ValueError: If a checksum differs.
+        ValueError: If a checksum differs, or a payload claims to be larger.
         EOFError: If the file ends within a record.
     """
     while header := _read(file, _HEADER.size):
@@ -31,6 +43,8 @@ def read_records(file: BinaryIO) -> Iterator[bytes]:
         length, checksum = _HEADER.unpack(header)
         if _masked_crc(header[:8]) != checksum:
             raise ValueError("the checksum of its length differs")
+        if length > max_bytes:
+            raise ValueError(f"it claims to have {length:,} bytes, but a record has at most {max_bytes:,}")
         payload, footer = _read(file, length), _read(file, _FOOTER.size)
         if len(payload) < length or len(footer) < _FOOTER.size:
             raise EOFError
@@ -64,8 +78,8 @@ def _masked_crc(content: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _example_class() -> Any:
-    """Declare `tf.train.Example` (tensorflow/core/example/{example,feature}.proto) and return its class."""
+def _message_classes() -> tuple[Any, Any]:
+    """Declare `tf.train.Example` (tensorflow/core/example/{example,feature}.proto); return it and its `Feature`."""
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="tensorflow", syntax="proto3")
 
@@ -93,7 +107,11 @@ def _example_class() -> Any:
     # A pool of its own, because TensorFlow may have declared the same names in the default pool.
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
+    example_class, feature_class = (
+        message_factory.GetMessageClass(pool.FindMessageTypeByName(f"tensorflow.{name}"))
+        for name in ("Example", "Feature")
+    )
+    return example_class, feature_class
 
 
-Example = _example_class()
+Example, Feature = _message_classes()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from isal import igzip, isal_zlib
 
@@ -15,17 +15,30 @@ from replay_data.storage.regular_files import check_regular_file
 
 _COMPRESSION_LEVEL = 2  # ISA-L's: 6 GB/s and 122 bytes per Breakout frame; zlib's level 6: 0.2 GB/s and 83 bytes
 
+_PEEKED_BYTES = 16
+
 _DAMAGE_ERRORS = (igzip.BadGzipFile, cast(type[Exception], isal_zlib.error), ValueError)  # isal mistypes its error
 
 
-def open_gzip(source: Path | BinaryIO | RawIOBase) -> Any:
+def open_gzip(source: Path | RawIOBase, is_plain: Callable[[bytes], bool] | None = None) -> Any:
     """Open a gzip file for reading in binary mode; read it inside `translate_gzip_errors`.
+
+    Args:
+        source: Path, or an open file with a method ``peek``.
+        is_plain: Function from the first bytes of a file to whether it is stored without compression; without it, every
+            file is compressed.
 
     Raises:
         InputError: If ``source`` is a path to something other than a regular file.
     """
     if isinstance(source, Path):
         check_regular_file(source)
+    if is_plain is not None:
+        file: Any = source.open("rb") if isinstance(source, Path) else source
+        if is_plain(file.peek(_PEEKED_BYTES)):
+            return file
+        if isinstance(source, Path):
+            file.close()
     return igzip.open(source, "rb")
 
 

@@ -262,7 +262,7 @@ def test_shard_visits_count_terminated_episodes_and_stop_at_row_100_000(
     assert [len(list(visits.visit(3))) for _ in range(2)] == [4, 3]
     assert not list(visits.visit(3))
     assert visits.exhausted
-    shard._records = iter([b"damage that an exhausted shard does not reach"])
+    shard._records = map(pytest.fail, ["an exhausted shard reads no further"])
     assert not list(visits.visit(1))
     shard.close()
     monkeypatch.setattr(paper_draw, "PAPER_CAPACITY", 70)
