@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -133,10 +134,11 @@ def keep_freed_memory() -> None:
     Otherwise every update on a CPU maps, zeroes and unmaps blocks of many MB, which takes 9% of an update in bfloat16
     and 13% in float32. Only glibc has this setting; with other C libraries this function does nothing.
     """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
-        library.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap does not shrink
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        if hasattr(library, "mallopt"):
+            library.mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
+            library.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap does not shrink
 
 
 @contextmanager
@@ -171,8 +173,9 @@ def translate_compile_errors() -> Iterator[None]:
     except RuntimeError as error:
         if all(base.__name__ != "BackendCompilerFailed" for base in type(error).__mro__):
             raise
+        compiler_error = getattr(error, "inner_exception", error)  # without PyTorch's advice on its logs
         raise InputError(
-            f"torch.compile cannot compile here ({summarize_error(error)}); set `compile` to off"
+            f"torch.compile cannot compile here ({summarize_error(compiler_error)}); set `compile` to off"
         ) from error
 
 

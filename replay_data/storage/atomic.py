@@ -14,6 +14,8 @@ from pathlib import Path
 from replay_data.errors import InputError
 from replay_data.storage.locks import lock_directory
 
+_ON_WINDOWS = os.name == "nt"
+
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
@@ -68,8 +70,10 @@ def atomic_write(path: Path, content: bytes | str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file or directory to disk (fsync)."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file or directory to disk (fsync). Windows flushes only files, and only if they are open for writing."""
+    if _ON_WINDOWS and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if _ON_WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
