@@ -43,7 +43,7 @@ def limit_file_size() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 
 
-def _hear_interrupts() -> None:
+def hear_interrupts() -> None:
     """Undo what a shell does to background commands, whose children ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -84,7 +84,7 @@ def assert_interruption_leaves_nothing(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=_hear_interrupts,
+        preexec_fn=hear_interrupts,
     )
     for _ in range(600):
         sizes = {path.name.split("_ckpt")[0]: path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()}
