@@ -1,5 +1,9 @@
 """Exceptions about problems that the user can fix."""
 
+import re
+
+_MAX_QUOTED = 500  # characters of another library's message; longer ones are explanations and advice
+
 
 class InputError(Exception):
     """Bad input. The message is one sentence: what is wrong, in which file, and what to do.
@@ -15,5 +19,13 @@ class ReplayFormatError(InputError):
 
 
 def summarize_error(error: BaseException) -> str:
-    """Return the first 200 characters of an error's message, on one line."""
-    return " ".join(str(error).split())[:200]
+    """Return the type and the message of an error, on one line, to quote in another message.
+
+    The message is quoted whole or, if it has more than 500 characters, not at all: a part of it can say the opposite,
+    and advice of another library can be wrong here. The message of an InputError stands alone.
+    """
+    message = " ".join(re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", str(error)).split())  # without terminal codes
+    message = "".join(character for character in message if character.isprintable())
+    if isinstance(error, InputError):
+        return message
+    return f"{type(error).__name__}: {message}" if 0 < len(message) <= _MAX_QUOTED else type(error).__name__

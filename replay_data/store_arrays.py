@@ -64,8 +64,7 @@ def _open_array(path: Path, name: str, metadata: StoreMetadata) -> npt.NDArray[A
             found_shape, found_dtype = read_npy_header(stream)
             offset = stream.tell()
     except (OSError, ValueError, EOFError) as error:
-        reason = summarize_error(error) or "it ends within its header"
-        raise mismatch_error(path, f"{file.name} cannot be read ({reason})") from error
+        raise mismatch_error(path, f"{file.name} cannot be read ({summarize_error(error)})") from error
     per_episode = name in ("episode_ends", "terminated")
     length = stated.shape[:1] or (metadata.episodes if per_episode else metadata.steps,)
     shape = (*length, *(FRAME_SHAPE if name == "frames" else ()))

@@ -269,7 +269,7 @@ def read_metadata(path: Path) -> StoreMetadata:
         if version in (1, FORMAT_VERSION):
             return StoreMetadata.from_json(content)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"{file.name} cannot be read ({type(error).__name__}: {summarize_error(error)})"
+        reason = f"{file.name} cannot be read ({summarize_error(error)})"
         raise mismatch_error(path, reason) from error
     raise InputError(
         f"{path} has store format {version}, but this version of the code reads 1 to {FORMAT_VERSION}; build the store "

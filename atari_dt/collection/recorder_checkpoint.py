@@ -138,8 +138,8 @@ class RecorderCheckpoint:
             return checkpoint
         except _READING_ERRORS as error:
             raise InputError(
-                f"the checkpoint {path} is damaged ({type(error).__name__}: {summarize_error(error)}); this recording "
-                "cannot be resumed, but its complete buffers can be used"
+                f"the checkpoint {path} is damaged ({summarize_error(error)}); this recording cannot be "
+                "resumed, but its complete buffers can be used"
             ) from error
 
     def write(self, directory: Path) -> None:

@@ -262,8 +262,9 @@ def read_scores(path: Path) -> EvaluationScores:
     try:
         return EvaluationScores.from_json(read_json_file(path))
     except (OSError, ValueError, KeyError, TypeError, InputError) as error:
-        reason = f"{type(error).__name__}: {summarize_error(error)}"
-        raise InputError(f"{path} holds no scores ({reason}); write it with scripts/evaluate.py and `out`") from error
+        raise InputError(
+            f"{path} holds no scores ({summarize_error(error)}); write it with scripts/evaluate.py and `out`"
+        ) from error
 
 
 _KEYS_OF_VERSION_1 = {

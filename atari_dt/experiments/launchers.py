@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from atari_dt.experiments.run_config import RunConfig
 from atari_dt.experiments.run_process import run_on_node, start_run
 from replay_data import InputError
+from replay_data.errors import summarize_error
 
 Outcome: TypeAlias = int | str | None
 """Outcome of a run: exit status of its process; a sentence if its node failed; None if the launcher was stopped."""
@@ -116,7 +117,7 @@ class RayLauncher:
         try:
             outcome: int | str = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
-            outcome = f"Ray: {type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+            outcome = f"Ray: {summarize_error(getattr(error, 'cause', None) or error)}"
         with self._lock:
             self._tasks.remove(task)
             return None if self._stopped else outcome

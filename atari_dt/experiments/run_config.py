@@ -194,8 +194,8 @@ def read_run_config(directory: Path) -> RunConfig:
         return RunConfig.from_json(read_json_file(path))
     except (OSError, ValueError, KeyError, TypeError, InputError) as error:
         raise InputError(
-            f"{directory} is not a run: its {path.name} cannot be read ({type(error).__name__}: "
-            f"{summarize_error(error)}); remove the directory to start the run again"
+            f"{directory} is not a run: its {path.name} cannot be read ({summarize_error(error)}); "
+            "remove the directory to start the run again"
         ) from error
 
 

@@ -256,8 +256,8 @@ def _read(directory: Path, name: str, from_json: Callable[[Any], Content]) -> Co
         return from_json(read_json_file(path))
     except (OSError, ValueError, KeyError, TypeError, InputError) as error:
         raise InputError(
-            f"{path} cannot be read ({type(error).__name__}: {summarize_error(error)}); remove "
-            f"{directory / 'result.json'} to evaluate the run again"
+            f"{path} cannot be read ({summarize_error(error)}); remove {directory / 'result.json'} "
+            "to evaluate the run again"
         ) from error
 
 

@@ -104,7 +104,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state_dict: Any) -> None:
 
 def list_names(names: Iterable[str]) -> str:
     """Return names for an error message: the first few, and the number of the others."""
-    printable = ["".join(filter(str.isprintable, name[:80])) for name in names]
+    printable = ["".join(filter(str.isprintable, name[:60])) for name in names]
     others = f" and {len(printable) - _NUM_NAMED:,} more" if len(printable) > _NUM_NAMED else ""
     return ", ".join(printable[:_NUM_NAMED]) + others
 

@@ -191,6 +191,5 @@ def _experiment(model: DecisionTransformer) -> tuple[object, ...]:
 def _damage_error(path: Path, error: Exception) -> InputError:
     """Return the error to raise where a checkpoint cannot be read."""
     return InputError(
-        f"the checkpoint {path} is damaged ({type(error).__name__}: {summarize_error(error)}); delete it to resume "
-        "from the one before it"
+        f"the checkpoint {path} is damaged ({summarize_error(error)}); delete it to resume from the one before it"
     )

@@ -96,8 +96,7 @@ def read_metrics(directory: Path) -> list[MetricsLine]:
         return [MetricsLine.from_json(parse_json(line)) for line in lines]
     except (InputError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} cannot be read ({type(error).__name__}: {summarize_error(error)}); resume the training, which "
-            "repairs it, or train again"
+            f"{path} cannot be read ({summarize_error(error)}); resume the training, which repairs it, or train again"
         ) from error
 
 

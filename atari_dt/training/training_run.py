@@ -169,8 +169,8 @@ def read_training_run(directory: Path) -> TrainingRun:
         return TrainingRun.from_json(read_json_file(directory / FILE_NAME))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
         raise InputError(
-            f"{directory} is not a training run: its {FILE_NAME} cannot be read "
-            f"({type(error).__name__}: {summarize_error(error)}); choose the directory of a training run"
+            f"{directory} is not a training run: its {FILE_NAME} cannot be read ({summarize_error(error)}); "
+            "choose the directory of a training run"
         ) from error
 
 

@@ -151,7 +151,7 @@ class BufferSidecar:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise sidecar_error(path, f"{type(error).__name__}: {summarize_error(error)}") from error
+            raise sidecar_error(path, summarize_error(error)) from error
 
     def raw_rewards(self, rewards: npt.NDArray[np.float32], first_row: int) -> npt.NDArray[np.float32]:
         """Return the rewards of T consecutive rows before they were clipped, float32 ``[T]``.

@@ -175,7 +175,7 @@ def test_verify_finds_damaged_frames(tmp_path: Path) -> None:
         ({"steps": 8}, "it has 7 steps in 2 episodes"),
         ({"episodes": 3}, "it has 7 steps in 2 episodes"),
         ({"action_meanings": ["NOOP"]}, "has no meaning"),
-        ({"arrays": {}}, "frames.npy cannot be read .the metadata does not mention it"),
+        ({"arrays": {}}, "frames.npy cannot be read .ValueError: the metadata does not mention it"),
         ({"max_return": 400}, "its max_return is"),
         ({"mean_return": 400}, "its mean_return is"),
         ({"mean_return": float("nan")}, "mean_return is nan, not a finite number"),
