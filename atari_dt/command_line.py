@@ -55,7 +55,8 @@ def run(main: Callable[..., None], parse: bool = True) -> None:
     except KeyboardInterrupt as interruption:
         message = f"interrupted; {interruption}" if str(interruption) else "interrupted"
         status = interrupts.STATUS
-        if os.environ.get("LOCAL_RANK", "0") != "0":  # torchrun interrupts all processes
+        ended_by_torchrun = isinstance(interruption, interrupts.EndedByTorchrun)  # perhaps only this process is left
+        if os.environ.get("LOCAL_RANK", "0") != "0" and not ended_by_torchrun:  # Ctrl-C interrupts all processes
             sys.exit(status)
     # Print after the exception and everything that it references is gone, so that no progress bar prints after it.
     print(f"error: {with_flags(message)}", file=sys.stderr)

@@ -27,6 +27,14 @@ _arrival: float | None = None  # time of the last signal in the block of `raise_
 _is_raising = False  # whether that block is being executed
 
 
+class EndedByTorchrun(KeyboardInterrupt):
+    """SIGTERM in a process of a distributed run. All processes of the run or only the one that is left may get it."""
+
+    message = (
+        "torchrun has ended this process, because it was stopped itself or because another process of this run was lost"
+    )
+
+
 def exit_on_interrupt(module_name: str) -> None:
     """Make Ctrl-C and SIGTERM end this process at once, with one sentence and without cleaning up.
 
@@ -81,7 +89,8 @@ def raise_on_interrupt() -> Iterator[None]:
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
         for signum, handler in handlers.items():
-            signal.signal(signum, handler)
+            if signal.getsignal(signum) is not signal.SIG_IGN:  # the block may ignore a signal until the process ends
+                signal.signal(signum, handler)
         sys.unraisablehook = report_ignored
 
 
@@ -94,7 +103,9 @@ def _handle_with(handler: Callable[[int, FrameType | None], None]) -> None:
 def _exit(signum: int, frame: FrameType | None) -> None:
     if _arrival is not None and time.monotonic() - _arrival < _ECHO:  # this process is ending already
         return
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # one sentence per machine under torchrun
+    if signum == signal.SIGTERM and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        os.write(2, f"error: interrupted; {EndedByTorchrun.message}\n".encode())
+    elif os.environ.get("LOCAL_RANK", "0") == "0":  # one sentence per machine under torchrun
         os.write(2, b"error: interrupted\n")
     os._exit(STATUS)
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -14,11 +18,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from atari_dt.command_line import RankError
+from atari_dt.interrupts import EndedByTorchrun
 from replay_data import InputError
 from replay_data.contexts import IntArray
-from replay_data.errors import summarize_error
 
 T = TypeVar("T")
+
+PEER_TIMEOUT = timedelta(minutes=5)
+"""Time for which a process waits for the others before it takes one of them for lost."""
 
 
 class SharedError(InputError):
@@ -26,6 +33,10 @@ class SharedError(InputError):
 
     Its opposite is `RankError`, an error of one process.
     """
+
+
+class ProcessLostError(RankError):
+    """Another process of the group has ended, or does not answer."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +50,13 @@ class ProcessGroup:
         rank: Index of this process in the group.
         size: Number of processes in the group.
         local_rank: Index of this process among those of the group on the same machine.
+        control: PyTorch's group for the collective methods; None in a group of one.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    control: dist.ProcessGroup | None = None
 
     def shard(self, steps: IntArray) -> IntArray:
         """Return this process's share of the contexts ``[B]`` of an update.
@@ -69,20 +82,20 @@ class ProcessGroup:
         if self.size == 1:
             return value
         tensor = torch.tensor(value)
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.control)
         return int(tensor)
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over the processes, in place, and return it."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.control)
         return tensor
 
     def all_gather(self, value: T) -> list[T]:
         """Return the values of all processes, in the order of their ranks."""
         values: list[Any] = [value] * self.size
         if self.size > 1:
-            dist.all_gather_object(values, value)
+            dist.all_gather_object(values, value, group=self.control)
         return values
 
     def broadcast_object(self, compute: Callable[[], T]) -> T:
@@ -99,7 +112,7 @@ class ProcessGroup:
                 outcome = [compute()]
             except InputError as error:
                 outcome = [SharedError(str(error))]
-        dist.broadcast_object_list(outcome)
+        dist.broadcast_object_list(outcome, group=self.control)
         if isinstance(outcome[0], SharedError):
             raise outcome[0]
         return outcome[0]
@@ -111,31 +124,92 @@ def process_group() -> Iterator[ProcessGroup]:
 
     Raises:
         RankError: If the block raises an InputError that is not a SharedError; the message names the process.
-        InputError: If the processes cannot connect, or one of them has ended.
+        ProcessLostError: If another process has ended, or has not answered for ``PEER_TIMEOUT``. From then on this
+            process ignores SIGTERM: ``torchrun`` sends it to the processes that are left.
+        EndedByTorchrun: On SIGTERM, unless the block handles it.
     """
-    size = int(os.environ.get("WORLD_SIZE", 1))
-    if size == 1:
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield ProcessGroup()
         return
-    cuda = torch.cuda.is_available()
+    handler = _handle_sigterm(_terminate)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        _connect()
         succeeded = False
         try:
-            yield ProcessGroup(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
+            yield ProcessGroup(
+                rank=dist.get_rank(),
+                size=dist.get_world_size(),
+                local_rank=int(os.environ.get("LOCAL_RANK", 0)),
+                control=dist.new_group(backend="gloo", timeout=PEER_TIMEOUT),
+            )
             succeeded = True
         finally:
             gc.collect()  # objects that refer to the group must be freed before its threads end
-            if succeeded or not cuda:  # after a failure NCCL may wait for a process that has ended
+            if succeeded or not torch.cuda.is_available():  # after a failure NCCL may wait for a process that has ended
                 dist.destroy_process_group()
     except SharedError:
         raise
     except InputError as error:
         raise RankError(f"process {os.environ.get('RANK')}: {error}") from error
-    except (RuntimeError, ValueError) as error:
-        if not isinstance(error, dist.DistError) and not any(name in str(error) for name in ("gloo", "rendezvous")):
+    except (RuntimeError, ValueError, EndedByTorchrun) as error:
+        if (cause := _find_network_error(error)) is None:
             raise
-        raise InputError(  # every process that is left raises it
-            "the processes of this run have lost each other, because one of them has ended (see its own message) or "
-            f"the network does not connect them; train again with `resume` ({summarize_error(error)})"
-        ) from error
+        handler = signal.SIG_IGN
+        if "timed out" in str(cause).lower():
+            happened = f"has not answered for {PEER_TIMEOUT.total_seconds() / 60:g} minutes"
+        else:
+            happened = "has ended or cannot be reached"
+        raise ProcessLostError(f"process {os.environ.get('RANK')}: another process of this run {happened}") from error
+    finally:
+        _handle_sigterm(handler)
+
+
+def _connect() -> None:
+    """Connect to the other processes.
+
+    Raises:
+        InputError: If the processes cannot connect.
+        EndedByTorchrun: On SIGTERM.
+    """
+    cuda = torch.cuda.is_available()
+    errors: list[Exception] = []
+
+    def connect() -> None:
+        try:
+            # PyTorch ends a process whose GPU waits for longer than the timeout, without a message. The group of
+            # `ProcessGroup.control` must notice a lost process before.
+            timeout = 2 * PEER_TIMEOUT if cuda else PEER_TIMEOUT
+            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timeout)
+        except (RuntimeError, ValueError) as error:
+            errors.append(error)
+
+    # In a thread, because a signal does not interrupt PyTorch while it waits for the other processes.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(timeout=0.1)
+    if errors:
+        raise InputError(
+            f"the processes of this run cannot connect ({str(errors[0]).strip().partition(chr(10))[0]}); start all of "
+            "them with torchrun, on machines that reach each other"
+        ) from errors[0]
+
+
+def _find_network_error(error: BaseException | None) -> BaseException | None:
+    """Return the network error behind an error, if there is one: the error itself, or one that it followed."""
+    while error is not None:
+        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+            return error
+        error = error.__context__
+    return None
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise EndedByTorchrun(EndedByTorchrun.message)
+
+
+def _handle_sigterm(handler: Any) -> Any:
+    """Handle SIGTERM with ``handler``, and return what handled it before; do nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():  # Python delivers signals to the main thread only
+        return handler
+    return signal.signal(signal.SIGTERM, handler)

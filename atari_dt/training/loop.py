@@ -11,16 +11,23 @@ import torch
 
 from atari_dt.config import ModelConfig, TrainingConfig, describe_differences
 from atari_dt.hardware import Compute, set_up_compute, translate_compile_errors, translate_out_of_memory
+from atari_dt.interrupts import EndedByTorchrun
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.training.batches import ContextLoader, ContextSampler
 from atari_dt.training.checkpoint import GeneratorState, read_checkpoint, save_checkpoint
-from atari_dt.training.distributed import ProcessGroup, SharedError, process_group
+from atari_dt.training.distributed import ProcessGroup, ProcessLostError, SharedError, process_group
 from atari_dt.training.interruption import Interruption, TrainingStopped
 from atari_dt.training.learner import Learner, flops_per_context
 from atari_dt.training.metrics import MetricsLine, MetricsLogger
 from atari_dt.training.optimizer import learning_rate_multiplier
-from atari_dt.training.run_directory import SavedRun, check_same_experiment, find_saved_run, run_directory
+from atari_dt.training.run_directory import (
+    SavedRun,
+    check_same_experiment,
+    find_checkpoint,
+    find_saved_run,
+    run_directory,
+)
 from atari_dt.training.training_run import TrainingRun, arithmetic, find_hardware, installed_versions
 from atari_dt.training.windows import training_windows
 from replay_data import InputError, TrajectoryStore
@@ -64,12 +71,32 @@ def train(
     Raises:
         InputError: If ``out`` exists (or, with ``resume``, holds a run with other settings or data), the frames are
             damaged, the batch is larger than the dataset, the device does not exist, is out of memory or does not
-            support the precision of the resumed run, or a process is lost.
+            support the precision of the resumed run, or a process ends or does not answer.
         FloatingPointError: If the loss, its gradient or the weights are no longer finite. A checkpoint never holds such
             weights.
         OSError: If a file cannot be written.
         TrainingStopped: On Ctrl-C or SIGTERM, after the current update and with a checkpoint.
+        KeyboardInterrupt: On Ctrl-C or SIGTERM before the first update.
     """
+    try:
+        return _train_in_group(store, out, model_config, config, resume, show_progress)
+    except (ProcessLostError, EndedByTorchrun) as error:
+        checkpoint = find_checkpoint(out)
+        update = "the last checkpoint, if there is one"
+        if checkpoint is not None:
+            update = f"update {checkpoint.name.removeprefix('update-').lstrip('0')}"
+        raise type(error)(f"{error}; `resume` continues from {update}") from error
+
+
+def _train_in_group(
+    store: TrajectoryStore,
+    out: Path,
+    model_config: ModelConfig,
+    config: TrainingConfig,
+    resume: bool,
+    show_progress: bool,
+) -> DecisionTransformer:
+    """Train in one process, or as one of the processes that ``torchrun`` started."""
     with process_group() as group:
         if group.size > 1 and ":" in config.device:
             raise InputError(

@@ -87,7 +87,7 @@ def run_directory(directory: Path, run: TrainingRun) -> Iterator[None]:
             if not any(directory.glob("checkpoints/update-*")):
                 for name in ("checkpoints", "tensorboard"):
                     shutil.rmtree(directory / name, ignore_errors=True)
-                for name in (FILE_NAME, "metrics.jsonl"):
+                for name in ("metrics.jsonl", FILE_NAME):  # without the latter, it is not a run that can be resumed
                     (directory / name).unlink(missing_ok=True)
                 with suppress(OSError):  # it holds files of others
                     directory.rmdir()

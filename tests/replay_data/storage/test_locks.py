@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import lock_descriptor
 
 from replay_data import InputError
 from replay_data.storage import atomic, locks
@@ -48,12 +49,11 @@ def _open_no_directories(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _lock_no_directories(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let locks on directories fail, as on NFS."""
-    lock_file = locks.lock_descriptor
 
     def lock_only_files(descriptor: int, blocking: bool) -> bool:
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise OSError(errno.EBADF, "Bad file descriptor")
-        return lock_file(descriptor, blocking=blocking)
+        return lock_descriptor(descriptor, blocking=blocking)
 
     monkeypatch.setattr(locks, "lock_descriptor", lock_only_files)
 
@@ -83,7 +83,8 @@ def test_a_killed_process_holds_no_lock(system: str, tmp_path: Path, monkeypatch
     directory = tmp_path / "run"
     directory.mkdir()
     with subprocess.Popen([sys.executable, "-c", HOLDER, directory, system], stdout=subprocess.PIPE) as holder:
-        assert holder.stdout and holder.stdout.readline()
+        assert holder.stdout
+        assert holder.stdout.readline()
         with pytest.raises(BlockingIOError), lock_directory(directory):
             pass
         holder.send_signal(signal.SIGKILL)
