@@ -223,7 +223,8 @@ def benchmark_figure(groups: Sequence[RunGroup]) -> bytes:
         for group, label in labeled:
             for i in range(group.num_targets):
                 position, summary, target = len(ticks), group.summary(i), format_target(group, i)
-                ticks.append(label.replace(", ", ",\n") + (f"\ntarget {target}" if target else ""))
+                origin = target.replace(" (percentile", "\n(percentile")  # too long for one line
+                ticks.append(label.replace(", ", ",\n") + (f"\ntarget {origin}" if target else ""))
                 color = "tab:blue" if target else "tab:gray"
                 if summary.interval is not None:
                     axes.plot([position, position], summary.interval, color=color, linewidth=6, alpha=0.35)

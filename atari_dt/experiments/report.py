@@ -27,6 +27,7 @@ from atari_dt.rendering.figures import to_png
 from atari_dt.rendering.html import ReportDocument
 from atari_dt.training import read_metrics
 from replay_data import InputError
+from replay_data.storage.regular_files import MAX_JSON_BYTES, read_regular_file
 
 COMMANDS_FILE = "commands.txt"
 """File in a sweep's directory with the commands that did its runs, one per line."""
@@ -136,10 +137,11 @@ def _add_scores(report: ReportDocument, groups: Sequence[RunGroup]) -> None:
     report.table(
         score_rows(groups),
         "DT: Decision Transformer. BC: behavior cloning. 10%BC: behavior cloning of the best episodes that make up 10% "
-        "of the steps. Target return: in parentheses as a multiple of the dataset's largest return. Score: in points, "
-        "mean ± standard deviation of the seeds' means. IQM: interquartile mean over all episodes, with its 95% "
-        "interval. Normalized %: mean score in percent of the way from a random policy to a human player, with the "
-        "paper's random and gamer scores where it has the game, and otherwise with those of the table of 57 games.",
+        "of the steps. Target return: in parentheses as a multiple of the dataset's largest return, or as a percentile "
+        "of its episode returns. Score: in points, mean ± standard deviation of the seeds' means. IQM: interquartile "
+        "mean over all episodes, with its 95% interval. Normalized %: mean score in percent of the way from a random "
+        "policy to a human player, with the paper's random and gamer scores where it has the game, and otherwise with "
+        "those of the table of 57 games.",
         main=len(_groups_by_method(groups)) > 1 or not report.tables,
     )
 
@@ -214,7 +216,9 @@ def _add_settings(report: ReportDocument, out: Path, runs: Mapping[str, RunConfi
     report.heading("Commands")
     commands = out / COMMANDS_FILE
     report.code(
-        commands.read_text(errors="replace").strip() if commands.exists() else "python -m atari_dt.experiments.run RUN"
+        read_regular_file(commands, MAX_JSON_BYTES).decode(errors="replace").strip()
+        if commands.exists()
+        else "python -m atari_dt.experiments.run RUN"
     )
     report.heading("Settings")
     report.table(_settings_rows(runs))

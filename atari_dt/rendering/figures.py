@@ -16,7 +16,7 @@ from atari_dt.training.metrics import MetricsLine
 def draw_target_return_curve(axes: Axes, evaluation: Evaluation) -> None:
     """Draw achieved against target return with a band of ± one standard deviation, as in the paper's figure."""
     dataset = evaluation.datasets[0]
-    targets = np.array([evaluation.target_return(i) or 0.0 for i in range(len(evaluation.return_multiples))])
+    targets = np.array([evaluation.target_return(i) or 0.0 for i in range(evaluation.num_targets)])
     order = np.argsort(targets, kind="stable")
     returns = [evaluation.returns(int(i)) for i in order]
     targets = targets[order]
@@ -24,7 +24,11 @@ def draw_target_return_curve(axes: Axes, evaluation: Evaluation) -> None:
     deviations = np.array([values.std() for values in returns])
     tops = [(means + deviations).max()]
     if evaluation.conditioned:
-        low, high = min(0.0, targets.min()), max(targets.max(), 1e-6)
+        low, high = targets.min(), targets.max()
+        if high > 0:
+            low = min(0.0, low)
+        elif low == high:  # one target return, where a line has no length
+            low, high = low - 0.5, high + 0.5
         axes.plot([low, high], [low, high], color="0.6", linestyle="--", label="achieved = target")
         axes.fill_between(targets, means - deviations, means + deviations, color="tab:blue", alpha=0.15, linewidth=0)
     if dataset.max_return is not None:
@@ -57,7 +61,7 @@ def draw_target_return_curve(axes: Axes, evaluation: Evaluation) -> None:
 
 def draw_score_histograms(figure: Figure, evaluation: Evaluation) -> None:
     """Draw a histogram of the scores under each target return, one below the other."""
-    scores = [np.concatenate(evaluation.scores(i)) for i in range(len(evaluation.return_multiples))]
+    scores = [np.concatenate(evaluation.scores(i)) for i in range(evaluation.num_targets)]
     all_scores = np.concatenate([*scores, evaluation.random.scores])
     edges = np.histogram_bin_edges(all_scores, bins=min(30, max(5, len(set(all_scores)))))
     rows = figure.subplots(len(scores), 1, sharex=True, sharey=True, squeeze=False)[:, 0]

@@ -177,7 +177,9 @@ def test_scripted_player_is_recorded_and_resumed(tmp_path: Path) -> None:
         record_scripted(Interrupted)
     before = log_files(tmp_path)
     sidecars = record_scripted(ScriptedPlayer, resume=True)
-    assert suggest_selection(sidecars).method == "all"  # episodes of 90 steps do not fit in buffers of 20 rows
+    selection = suggest_selection(sidecars)
+    assert selection is not None
+    assert selection.method == "all"  # episodes of 90 steps do not fit in buffers of 20 rows
     assert before.items() <= log_files(tmp_path).items()
     played = []
     for index in range(8):
