@@ -12,16 +12,11 @@ import contextlib
 import io
 import itertools
 import math
-import re
-import threading
-from collections.abc import Iterator
+import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import requests
-from urllib3.exceptions import HTTPError
 
 from replay_data.errors import InputError, ReplayFormatError
 from replay_data.progress import ProgressBar
@@ -30,17 +25,13 @@ from replay_data.sources.rl_unplugged_record import MAX_RECORD_BYTES, read_episo
 from replay_data.sources.tfrecord import read_records, write_record
 from replay_data.storage.atomic import name_file_in_errors, sync
 from replay_data.storage.gzip_streams import create_gzip
+from replay_data.storage.http_ranges import RangeClient, RefusedError
 from replay_data.storage.locks import exclusive_lock
 
 _NUM_SHARDS = (50, 49)  # of a run: 49 for Carnival, Gravitar and StarGunner, 50 for the other games
 _NUM_SHARDS_OF_MIRRORS = range(1, 101)  # numbers to try where the address is not the public one
-_BLOCK_SIZE = 1 << 16  # largest number of bytes written at once
+_MAX_SEARCH_SECONDS = 120.0  # for the number of shards
 _FIRST_RANGE = 1 << 16  # bytes of the first request; later ones add 1/8 of the file so far, which bounds the waste
-_MAX_FAILURES = 10  # in a row, once the server has answered
-_MAX_FAILURES_AT_FIRST = 5  # in a row, before its first answer
-_SHORTEST_WAIT, _LONGEST_WAIT = 0.1, 30.0  # seconds; the wait doubles after each failure
-_TIMEOUT = (10, 10)  # seconds to connect, and seconds without a byte
-_RETRY_STATUSES = {408, 429, 500, 502, 503, 504}
 
 
 @dataclass(frozen=True)
@@ -96,9 +87,9 @@ def download_run(
     directory = out / game
     bar = ProgressBar(unit="B", unit_scale=True, desc=f"downloading {game}", disable=not show_progress)
     with bar, ThreadPoolExecutor(num_connections) as pool, contextlib.ExitStack() as stack:
-        client = _RangeClient(f"{base_url.rstrip('/')}/{game}", num_connections, bar)
+        client = RangeClient(f"{base_url.rstrip('/')}/{game}", num_connections, bar)
         try:
-            num_shards = client.count_shards(run)
+            num_shards = _count_shards(client, run)
             steps_per_shard = math.ceil(num_steps / num_shards)
             directory.mkdir(parents=True, exist_ok=True)
             stack.enter_context(exclusive_lock(directory, "downloading to"))
@@ -119,6 +110,27 @@ def download_run(
     return DownloadSummary(steps, episodes, num_shards, client.bytes_downloaded)
 
 
+def _count_shards(client: RangeClient, run: int) -> int:
+    """Return the number of shards of a run, which is part of their names.
+
+    Raises:
+        InputError: If no number of shards leads to a file.
+    """
+    more = () if client.base_url.startswith(BASE_URL) else _NUM_SHARDS_OF_MIRRORS
+    deadline = time.monotonic() + _MAX_SEARCH_SECONDS
+    first_error: RefusedError | None = None
+    for num_shards in (*_NUM_SHARDS, *more):
+        try:
+            client.size(shard_name(run, 0, num_shards))
+            return num_shards
+        except RefusedError as error:
+            first_error = first_error or error
+            if error.status != 404 or time.monotonic() > deadline:
+                break
+    assert first_error is not None
+    raise first_error
+
+
 class _ShardDownload:
     """Downloads the beginning of one shard.
 
@@ -127,7 +139,7 @@ class _ShardDownload:
         episodes: Number of episodes in the local file, after `download`.
     """
 
-    def __init__(self, client: _RangeClient, directory: Path, name: str):
+    def __init__(self, client: RangeClient, directory: Path, name: str):
         self._client, self._name, self._path = client, name, directory / name
         self._partial, self._rewritten = directory / f".{name}.partial", directory / f".{name}.rewritten"
         self.steps = self.episodes = 0
@@ -195,7 +207,7 @@ class _RemoteFile(io.RawIOBase):
         bytes_downloaded: Number of bytes downloaded.
     """
 
-    def __init__(self, client: _RangeClient, name: str, partial: Path, path: Path):
+    def __init__(self, client: RangeClient, name: str, partial: Path, path: Path):
         super().__init__()
         self._client, self._name, self._partial, self._path = client, name, partial, path
         with name_file_in_errors(path, partial):
@@ -240,150 +252,9 @@ class _RemoteFile(io.RawIOBase):
                 self._file.flush()
             self._available += len(block)
             self.bytes_downloaded += len(block)
-            self._size = size
-
-
-class _RangeClient:
-    """Downloads byte ranges of a run's files over HTTP, and retries on failures.
-
-    Attributes:
-        base_url: Address of the directory that holds the files.
-        bytes_downloaded: Number of bytes of files received so far.
-        stopped: Event that ends all downloads, set when nobody waits for them any longer.
-    """
-
-    def __init__(self, base_url: str, num_connections: int, bar: ProgressBar):
-        self.base_url = base_url
-        self.stopped = threading.Event()
-        self.bytes_downloaded = 0
-        self._bar, self._lock = bar, threading.Lock()
-        self._reached = False
-        self._session = requests.Session()
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=num_connections))
-
-    def count_shards(self, run: int) -> int:
-        """Return the number of shards of a run, which is part of their names.
-
-        Raises:
-            InputError: If no number of shards leads to a file.
-        """
-        more = () if self.base_url.startswith(BASE_URL) else _NUM_SHARDS_OF_MIRRORS
-        first_error: _RefusedError | None = None
-        for num_shards in (*_NUM_SHARDS, *more):
-            try:
-                self.size(shard_name(run, 0, num_shards))
-                return num_shards
-            except _RefusedError as error:
-                first_error = first_error or error
-                if error.status != 404:
-                    break
-        assert first_error is not None
-        raise first_error
-
-    def size(self, name: str) -> int:
-        """Return the size of a file in bytes."""
-        return next(size for _, size in self.fetch(name, 0, 1))
-
-    def fetch(self, name: str, start: int, end: int) -> Iterator[tuple[bytes, int]]:
-        """Yield bytes ``start:end`` of a file (or up to its end) in blocks, each with the size of the file.
-
-        Raises:
-            InputError: If the server refuses, serves no ranges, or still fails after many retries.
-            ReplayFormatError: If the file ends before ``start``.
-        """
-        failures = 0
-        while True:
-            pause, start_of_request = 0.0, start
-            try:
-                for block, size in self._request(name, start, end):
-                    yield block, size
-                    start += len(block)
-                    if start >= min(end, size):
-                        return
-                failure = "the connection broke"
-            except _BusyError as error:
-                failure, pause = str(error), error.pause
-            except (requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
-                raise self._unreachable_error(name, _innermost_reason(error)) from error
-            except (requests.ConnectionError, requests.Timeout, HTTPError) as error:
-                failure = _innermost_reason(error)
-            except (requests.RequestException, ValueError) as error:
-                raise self._unreachable_error(name, _innermost_reason(error)) from error
-            if start > start_of_request:
-                failures = 0
-                continue
-            failures += 1
-            if failures == (_MAX_FAILURES if self._reached else _MAX_FAILURES_AT_FIRST):
-                raise self._unreachable_error(name, failure)
-            pause = max(pause, min(_SHORTEST_WAIT * 2 ** (failures - 1), _LONGEST_WAIT))
-            if pause >= 1:
-                self._bar.set_postfix_str(f"{failure}; waiting {pause:.0f} s")
-            if self.stopped.wait(pause):
-                raise InputError("the download was stopped")
-            self._bar.set_postfix_str("")
-
-    def _request(self, name: str, start: int, end: int) -> Iterator[tuple[bytes, int]]:
-        """Send one request; yield as `fetch` does until the answer ends or the connection breaks."""
-        url = f"{self.base_url}/{name}"
-        # Without another compression on the way, since ranges refer to the stored file.
-        headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
-        with self._session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-            status = response.status_code
-            if status in _RETRY_STATUSES:
-                retry_after = response.headers.get("Retry-After", "")
-                pause = min(float(retry_after), _LONGEST_WAIT) if re.fullmatch("[0-9]+", retry_after) else 0.0
-                raise _BusyError(f"the server is busy: it answers {status}", pause)
-            self._reached = True
-            content_range = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+)", response.headers.get("Content-Range", ""))
-            if status == 416 and content_range and start == int(content_range[2]):
-                yield b"", start
-                return
-            if status == 416:
-                raise ReplayFormatError(f"{url} is now shorter than {start} bytes; run the command again")
-            if status >= 400:
-                raise _RefusedError(
-                    f"{url} answers {status}: the source is closed, or the game, run or `base_url` is mistyped; use "
-                    "another source (`base_url`), a local copy of shards or Dopamine logs (scripts/build_dataset.py), "
-                    "or record your own data (scripts/collect_replay.py)",
-                    status,
+            if self._size not in (None, size):
+                raise ReplayFormatError(
+                    f"{self._client.base_url}/{self._name} had {self._size:,} bytes and now has {size:,}; "
+                    "the source has changed: run the command again"
                 )
-            if status != 206 or not content_range or content_range[1] is None or int(content_range[1]) != start:
-                raise InputError(f"{url} is not served in byte ranges, which this download needs; copy it by hand")
-            while block := response.raw.read1(_BLOCK_SIZE):  # as it arrives, so that a broken connection loses nothing
-                if self.stopped.is_set():
-                    raise InputError("the download was stopped")
-                with self._lock:
-                    self.bytes_downloaded += len(block)
-                    self._bar.update(len(block))
-                yield block, int(content_range[2])
-
-    def _unreachable_error(self, name: str, reason: str) -> InputError:
-        advice = "run the same command again to resume" if self._reached else "try again"
-        return InputError(
-            f"{self.base_url}/{name} cannot be downloaded ({reason}); check the connection and `base_url`, and {advice}"
-        )
-
-
-def _innermost_reason(error: Exception) -> str:
-    """Return the message of the innermost error that requests and urllib3 have wrapped."""
-    inner: Any = error
-    while isinstance(wrapped := getattr(inner, "reason", inner.args[0] if inner.args else None), Exception):
-        inner = wrapped
-    return str(inner).rsplit(": ", 1)[-1]
-
-
-class _RefusedError(InputError):
-    """The server does not serve the file."""
-
-    def __init__(self, message: str, status: int):
-        super().__init__(message)
-        self.status = status
-
-
-class _BusyError(Exception):
-    """The server is busy; ``pause`` is the number of seconds it asks to wait, or 0."""
-
-    def __init__(self, message: str, pause: float):
-        super().__init__(message)
-        self.pause = pause
+            self._size = size

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from replay_data import InputError, ReplayFormatError, download
+from replay_data import InputError, ReplayFormatError
 from replay_data.download import DownloadSummary, download_run
 from replay_data.sources.rl_unplugged import RLUnpluggedRun, shard_name
+from replay_data.storage import http_ranges
 from replay_data.storage.locks import lock_directory
 from tests.replay_data.flaky_server import Server, serving
 from tests.replay_data.recordings import random_episode, same, write_shard
@@ -81,7 +82,7 @@ def test_more_steps_download_more_and_a_whole_shard_equals_the_source_file(mirro
 def test_dropped_connections_and_busy_answers_do_not_change_the_files(
     mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "_SHORTEST_WAIT", 0.001)
+    monkeypatch.setattr(http_ranges, "_SHORTEST_WAIT", 0.001)
     with serving(mirror) as server:
         fetch(server, tmp_path / "undisturbed", 600)
     total = sum(map(len, files(mirror).values()))
@@ -153,7 +154,7 @@ def test_refused_request_names_alternatives(mirror: Path, tmp_path: Path, status
 def test_unusable_servers_and_arguments_are_input_errors(
     mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "_SHORTEST_WAIT", 0.001)
+    monkeypatch.setattr(http_ranges, "_SHORTEST_WAIT", 0.001)
     with (
         serving(mirror, lambda request: 503) as server,
         pytest.raises(InputError, match=r"cannot be downloaded .the server is busy: it answers 503"),
