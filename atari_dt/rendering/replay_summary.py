@@ -72,8 +72,8 @@ def suggest_selection(buffers: Sequence[BufferSidecar]) -> Selection | None:
     if not any(buffer.episodes for buffer in buffers):
         return None
     share = min(500_000 // len(buffers), buffers[0].rows // 3)
-    steps_of_whole_episodes = [
-        sum(episode.steps for episode in buffer.episodes if PADDING + episode.steps <= episode.row + 1)
+    steps_of_whole_episodes = [  # an episode that ends in the link row, the last one, began in the buffer before
+        sum(episode.steps for episode in buffer.episodes if PADDING + episode.steps <= (episode.row + 1) % buffer.rows)
         for buffer in buffers
     ]
     if min(steps_of_whole_episodes) >= share:

@@ -17,8 +17,8 @@ epoch (d4rl_atari/offline_env.py). Both layouts are read, and only Dopamine's is
 
 **Rows.** A row is one step: a frame, the action chosen on it, the clipped reward that followed, and the terminal flag.
 Three rows of zeros, the *padding*, open each episode, so that no stack of four frames mixes two episodes. A row whose
-terminal is 1 ends an episode. An episode that a time limit truncated has no such row: only the padding of the next
-episode shows where it ended. `dopamine_episode_splitter` cuts episodes out of rows.
+terminal is 1 ends an episode. An episode that a time limit truncated has no such row: only the sidecar, or else the
+padding of the next episode, shows where it ended. `dopamine_episode_splitter` cuts episodes out of rows.
 
 **The link row.** The buffer is circular, and Dopamine saves it when the cursor stands on the last slot. Rows 0 … R-2
 are then in the order they were played (they are *fresh*), and row R-1, the *link row*, was played directly before row
@@ -35,8 +35,9 @@ step.
 - ``recording``: who played, and how (`replay_data.recording`).
 - ``rows``: R.
 - ``raw_rewards``: the ``rows`` whose reward was clipped, and its ``values`` before clipping.
-- ``episodes``: the episodes that end in this buffer: the ``row`` of the last step, ``steps``, ``return``, ``score``,
-  and what the player adds, such as ``played``, the steps of all environments by then.
+- ``episodes``: the episodes that end in this buffer, all of them, in the order they were played: the ``row`` of the
+  last step (R-1, the link row, comes first), ``steps``, ``return``, ``score``, and what the player adds, such as
+  ``played``, the steps of all environments by then.
 """
 
 from __future__ import annotations

@@ -52,11 +52,18 @@ class DopamineLog:
         buffers = {index: LogBuffer(self.directory, index, num_actions) for index in self._find_buffers()}
         sidecars = [buffer.sidecar for buffer in buffers.values() if buffer.sidecar is not None]
         self.recording: Recording | None = sidecars[0].recording if sidecars else None
-        if len(sidecars) < len(buffers):  # raw rewards are known for all episodes or for none
+        connections = connect_buffers(buffers)
+        self.shards, notes = connections.shards, list(connections.notes)
+        without_sidecar = [index for index, buffer in buffers.items() if buffer.sidecar is None]
+        if without_sidecar:  # raw rewards are known for all episodes or for none
             for buffer in buffers.values():
                 buffer.raw_rewards = False
-        connections = connect_buffers(buffers)
-        self.shards, self.notes = connections.shards, tuple(connections.notes)
+        if sidecars and without_sidecar:
+            notes.append(
+                f"recording_ckpt.*.json is missing for buffers {', '.join(map(str, without_sidecar))}; raw rewards are "
+                "left out, and the ends of truncated episodes are uncertain there"
+            )
+        self.notes = tuple(notes)
         self.num_shards: int = max(NUM_BUFFERS, *(index + 1 for index in self.shards))
         self.missing = set(range(self.num_shards)) - set(buffers)
 

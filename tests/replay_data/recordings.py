@@ -144,7 +144,7 @@ def write_log(
                     episode.actions,
                     episode.rewards,
                     terminated=episode.terminated,
-                    raw_rewards=episode.raw_rewards,
+                    raw_rewards=None if recording is None else episode.raw_rewards,
                 )
     return directory
 

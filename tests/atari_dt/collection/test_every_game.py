@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atari_dt.environment.config import EnvironmentConfig
+from atari_dt.environment.config import EnvironmentConfig, Frames
 from atari_dt.environment.python_env import AleEnv
 from atari_dt.games.catalogue import Game, list_games
 from replay_data.episode import Episode
@@ -20,7 +20,9 @@ NUM_GROUPS = 4
 def play(env: AleEnv, max_steps: int, noop_probability: float, rng: np.random.Generator) -> Episode:
     """Play random actions from a new start until ``max_steps`` steps were played or the game is over."""
     env.reset()
-    frames, actions, rewards = [], [], []
+    frames: list[Frames] = []
+    actions: list[int] = []
+    rewards: list[float] = []
     while len(actions) < max_steps and not env.done:
         frames.append(env.frame)
         actions.append(0 if rng.random() < noop_probability else int(rng.integers(env.num_actions)))

@@ -123,7 +123,10 @@ def test_known_ends_are_kept_where_a_sidecar_is_missing(tmp_path: Path) -> None:
         for index, steps in enumerate(lengths)
     ]
     directory = write_log(tmp_path, episodes, 20, recording=RECORDING)
+    assert not open_log(tmp_path).notes
     remove_sidecars(directory, 3)
+    (note,) = open_log(tmp_path).notes
+    assert "missing for buffers 3; raw rewards are left out" in note
     found = read(tmp_path)
     assert all(same(*pair) for pair in zip(found, episodes, strict=True))
     assert all(episode.raw_rewards is None for episode in found)  # known for all or for none
