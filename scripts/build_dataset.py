@@ -87,8 +87,16 @@ def main(
     used = format_ranges(metadata.source.episodes_per_shard)
     print(f"{out}: {len(store):,} steps in {store.num_episodes} episodes of {shards} {used}")
     print(f"return: {metadata.mean_return:.1f} on average, {metadata.max_return:g} at most")
-    if missing := set(range(recorded_run.num_shards)) - set(recorded_run.shards):
-        print(f"note:   of the run's {recorded_run.num_shards} {shards}, {format_ranges(missing)} are not in {path}")
+    if recorded_run.missing:
+        missing = format_ranges(recorded_run.missing)
+        print(f"note:   of the run's {recorded_run.num_shards} {shards}, {missing} are not in {path}")
+    for note in recorded_run.notes:
+        print(f"note:   {note}")
+    if num_uncertain := metadata.source.num_uncertain_ends:
+        print(
+            f"note:   {num_uncertain} episode ends are uncertain: only black frames show that a time limit may have "
+            "truncated an episode there (docs/data.md)"
+        )
     if unused := sorted(set(range(len(meanings))) - set(np.unique(store.actions).tolist())):
         print(f"note:   {', '.join(meanings[action] for action in unused)} never occurs; is this {catalogued.name}?")
     if not metadata.source.verified:

@@ -18,6 +18,8 @@ from replay_data.selection.episodes import TaggedEpisode, selection_jobs
 from replay_data.selection.methods import OPTIONS, Selection
 from replay_data.selection.paper_draw import draw_visits, too_few_steps_error, write_original
 from replay_data.sources.dopamine_buffer import LogBuffer
+from replay_data.sources.dopamine_format import NUM_BUFFERS
+from replay_data.sources.dopamine_reader import DopamineLog
 from replay_data.storage.paths import check_free_space
 from replay_data.storage.processes import available_cores
 from replay_data.storage.workers import Job, run_in_order
@@ -68,14 +70,8 @@ def build_store(
     num_workers = min(available_cores(), _MAX_DEFAULT_WORKERS) if num_workers is None else num_workers
     if num_workers < 1:
         raise InputError(f"`num_workers` is {num_workers}; it must be at least 1")
-    num_buffers = min(selection.num_buffers or source.num_shards, source.num_shards)
-    indices = range(source.num_shards - num_buffers, source.num_shards)
+    indices = _select_indices(source, selection)
     shards = {index: source.shards[index] for index in sorted(source.shards) if index in indices}
-    if not shards:
-        raise InputError(
-            f"the run has only shards {format_ranges(source.shards)}, but its last {num_buffers} of "
-            f"{source.num_shards} are {format_ranges(indices)}; raise `num_buffers`"
-        )
     recording = source.recording
     writer = StoreWriter(
         out,
@@ -103,10 +99,11 @@ def build_store(
                 else:
                     jobs = selection_jobs(shards, selection, num_workers, bar)
                 counts = _write_episodes(writer, jobs, selection, num_workers, bar, has_recording=recording is not None)
-            # The methods top and all have read every file to its end.
-            everything = verify or selection.method in ("top", "all")
+            # The methods top and all have read all rows, those of shards in which no episode begins too.
+            reads_all = selection.method in ("top", "all")
             with ThreadPoolExecutor(num_workers) as pool:
-                checked = list(pool.map(lambda index: shards[index].check(everything), counts))
+                used = shards if reads_all else counts
+                checked = list(pool.map(lambda index: shards[index].check(verify or reads_all), used))
             writer.source = dataclasses.replace(
                 writer.source,
                 verified=all(checked),
@@ -118,6 +115,26 @@ def build_store(
         for shard in shards.values():
             shard.close()
     return TrajectoryStore.open(out)
+
+
+def _select_indices(source: EpisodeSource, selection: Selection) -> range:
+    """Return the indices of the shards to select from.
+
+    Raises:
+        InputError: If none of them is present.
+    """
+    num_shards = source.num_shards
+    if selection.method in ("original", "corrected") and isinstance(source, DopamineLog):
+        num_shards = NUM_BUFFERS  # the original code knows no others
+    num_buffers = min(selection.num_buffers or num_shards, num_shards)
+    indices = range(num_shards - num_buffers, num_shards)
+    if not any(index in indices for index in source.shards):
+        advice = "raise `num_buffers`" if min(source.shards) < indices.start else "use `selection` even, top or all"
+        raise InputError(
+            f"the run has only shards {format_ranges(source.shards)}, but its last {num_buffers} of {num_shards} are "
+            f"{format_ranges(indices)}; {advice}"
+        )
+    return indices
 
 
 def _write_episodes(
@@ -133,6 +150,7 @@ def _write_episodes(
     With the method corrected, each job is a buffer visit, and writing stops after the visit that reaches ``num_steps``.
     """
     counts: Counter[int] = Counter()
+    num_uncertain_ends = 0
     raw_rewards_differ = False
     is_draw = selection.method == "corrected"
     with closing(run_in_order(jobs, num_workers)) as tagged_episodes:
@@ -152,11 +170,13 @@ def _write_episodes(
                 episode.raw_rewards, episode.rewards
             )
             counts[index] += 1
+            num_uncertain_ends += episode.num_uncertain_ends
             bar.update(len(episode))
     if is_draw and writer.steps < selection.num_steps:
         raise too_few_steps_error(writer.steps, selection)
     if not raw_rewards_differ and not has_recording:
         writer.discard_raw_rewards()  # they are clipped too, as in the public shards
+    writer.source = dataclasses.replace(writer.source, num_uncertain_ends=num_uncertain_ends)
     return counts
 
 

@@ -181,7 +181,7 @@ class LogBuffer:
 
     def terminal_positions(self, stop: int) -> npt.NDArray[np.int64]:
         """Return the positions below ``stop`` of the terminal rows among the fresh ones, int64 ``[T]``, ascending."""
-        positions = np.sort((self.terminal_rows(self.rows) - self._fresh_rows.start) % self.rows)
+        positions = np.sort((self.terminal_rows(self.rows) - self._fresh_rows.start % self.rows) % self.rows)
         return positions[: np.searchsorted(positions, min(stop, self.fresh))]
 
     def frames(self, start: int, stop: int) -> npt.NDArray[np.uint8]:

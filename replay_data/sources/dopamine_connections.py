@@ -68,10 +68,10 @@ def connect_buffers(buffers: Mapping[int, LogBuffer]) -> Connections:
             f"the counts in add_count_ckpt.{min(buffers)}.gz and its neighbors say that the log holds no rows; "
             "copy it again, or remove these files"
         )
-    if connector.num_overlapping:
+    if connector.has_checkpoints:
         connections.notes.append(
-            f"{connector.num_overlapping} of {len(buffers)} buffers hold rows of the buffer before them, as Dopamine's "
-            "checkpoints do; `selection` original reads them again, the others read each row once"
+            "the files are saves of one circular buffer, as Dopamine's checkpoints are; the original selection reads "
+            "rows that they share again, the others read each row once"
         )
     return connections
 
@@ -81,26 +81,29 @@ class _Connector:
 
     def __init__(self, buffers: Mapping[int, LogBuffer]):
         self.connections = Connections()
-        self.num_overlapping = 0  # files that share rows with the one before
+        self.has_checkpoints = False  # whether files share rows
         counted = [buffers[index] for index in sorted(buffers) if buffers[index].add_count is not None]
-        self._is_public = all(_count_of(buffer) % buffer.rows == buffer.rows - 1 for buffer in counted[:-1])
+        self._is_public = all((buffer.add_count or 0) % buffer.rows == buffer.rows - 1 for buffer in counted[:-1])
         self._previous: LogBuffer | None = None  # the last file that has new rows
 
     def add(self, buffer: LogBuffer, is_last: bool) -> None:
         """Connect the next file."""
-        previous = self._previous
-        if previous is not None and previous.rows != buffer.rows:
-            previous = None
-        if buffer.add_count is None and not self._is_public:
+        previous, count = self._previous, buffer.add_count
+        if count is None and not self._is_public:
             self._leave_out(buffer, "has no add_count, and the counts of other files show that it is no public log")
-        elif is_last and previous is not None and self._add_last(buffer, previous):
-            pass
-        elif buffer.add_count == 0:
+            return
+        if count is None:
+            count = (buffer.index + 1) * buffer.rows - 1
+            if is_last and previous is not None and _follows(buffer, previous):
+                count = previous.new_rows.stop + 1 + _find_cursor(buffer, previous)
+        if is_last and previous is not None and self._add_rest(buffer, previous, count):
+            return
+        if count == 0:
             self._leave_out(buffer, "was saved before any row was added")
-        elif previous is not None:
-            self._add_next(buffer, previous, _count_of(buffer))
+        elif previous is not None and previous.rows == buffer.rows:
+            self._add_next(buffer, previous, count)
         else:
-            self._add_first(buffer, _count_of(buffer))
+            self._add_first(buffer, count)
 
     def _add_first(self, buffer: LogBuffer, count: int, start: int = 0) -> None:
         """Add a buffer of which no other file holds the rows before ``start``."""
@@ -131,51 +134,39 @@ class _Connector:
             )
             self._add_first(buffer, count, shared.start + num_equal)
         elif count > end:
-            self.num_overlapping += 1
+            self.has_checkpoints |= end % num_slots != num_slots - 1
             self._add(buffer, RowRange(end, count, num_slots), previous)
         else:
             self._leave_out(buffer, f"holds no row that buffer {previous.index} does not hold")
 
-    def _add_last(self, buffer: LogBuffer, previous: LogBuffer) -> bool:
-        """Add the last file if it is the unfinished rest of the run; return whether it is."""
-        end, num_slots, count = previous.new_rows.stop, buffer.rows, buffer.add_count
-        follows = buffer.index == previous.index + 1
-        if end % num_slots != num_slots - 1:
+    def _add_rest(self, buffer: LogBuffer, previous: LogBuffer, count: int) -> bool:
+        """Add the last file to the buffer before it if it is the unfinished rest of the run; return whether it is."""
+        end, num_slots = previous.new_rows.stop, buffer.rows
+        rows, is_joined = RowRange(0, count, num_slots), False
+        if previous.rows != num_slots:
+            if buffer.index < NUM_BUFFERS or count > num_slots:
+                return False  # otherwise, the file was cut off behind the cursor
+        elif end % num_slots != num_slots - 1:
             return False  # the files before are no public log
-        if count is None:
-            cursor = _find_cursor(buffer, previous) if follows else None
-            if cursor is None:
+        elif count > end:  # the file counts all rows of the run
+            if buffer.index < NUM_BUFFERS or not end < count < end + num_slots:
                 return False
-            if buffer.index < NUM_BUFFERS:
-                self._add(buffer, RowRange(end, end + 1 + cursor, num_slots), previous)
-                return True
-        elif count > end:  # the count of all rows
-            cursor = count % num_slots
-            if buffer.index < NUM_BUFFERS or cursor == num_slots - 1 or count > end + num_slots:
-                return False
+            rows, is_joined = _connect_rest(buffer, previous, count % num_slots)
         else:
-            cursor = count
-            held = RowRange(max(end - num_slots, 0), end, num_slots)
-            if cursor >= num_slots - 1:
-                if cursor >= num_slots or _count_equal(previous, buffer, held) < len(held):
-                    return False
-                self._leave_out(buffer, f"holds no row that buffer {previous.index} does not hold")
-                return True
-            if end < num_slots and cursor and _count_equal(previous, buffer, held) >= cursor:
-                return False  # an earlier save of the same buffer
-        rows = RowRange(end, end + 1 + cursor, num_slots)
-        older = RowRange(rows.stop - num_slots, end, num_slots)
-        is_joined = follows and (
-            _count_equal(previous, buffer, older) == len(older)
-            or (_all_zero(buffer, older) and _holds_link_row(buffer, previous))
-        )
-        note = f"buffer {buffer.index} is the rest of the run, and its episodes count as buffer {previous.index}'s"
-        if is_joined:
-            self._connect(buffer, rows, previous)
-        else:
-            self._connect(buffer, RowRange(0, cursor, num_slots), None)
-            note += "; the episode between them is left out, because the files do not show that they are connected"
+            before = RowRange(end - (num_slots - 1), end, num_slots)  # slots 0 to R - 2 of the file before
+            num_equal = _count_equal(previous, buffer, before)
+            if count >= num_slots or (before.start == 0 and 0 < count <= num_equal):
+                return False  # another run, or an earlier save of the same buffer
+            if count == num_slots - 1:
+                if num_equal == len(before):
+                    self._leave_out(buffer, f"is a copy of buffer {previous.index}")
+                return num_equal == len(before)
+            rows, is_joined = _connect_rest(buffer, previous, count)
+        self._connect(buffer, rows, previous if is_joined else None)
         previous.rest = buffer
+        note = f"buffer {buffer.index} is the rest of the run, and its episodes count as buffer {previous.index}'s"
+        if not is_joined:
+            note += "; the episode between them is left out, because the files do not show that they are connected"
         self.connections.notes.append(note)
         return True
 
@@ -192,9 +183,24 @@ class _Connector:
         self.connections.notes.append(f"buffer {buffer.index} {reason}; it is left out")
 
 
-def _count_of(buffer: LogBuffer) -> int:
-    """Return the ``add_count`` of a buffer; where it is missing, that of a public log."""
-    return (buffer.index + 1) * buffer.rows - 1 if buffer.add_count is None else buffer.add_count
+def _follows(buffer: LogBuffer, previous: LogBuffer) -> bool:
+    """Return whether a file of a public log would be the one after ``previous``."""
+    is_full = previous.new_rows.stop % previous.rows == previous.rows - 1
+    return is_full and buffer.index == previous.index + 1 and buffer.rows == previous.rows
+
+
+def _connect_rest(buffer: LogBuffer, previous: LogBuffer, cursor: int) -> tuple[RowRange, bool]:
+    """Return the rows of the rest of a run, and whether the files show that they continue ``previous``."""
+    end, num_slots = previous.new_rows.stop, buffer.rows
+    rows = RowRange(end, end + 1 + cursor, num_slots)
+    older = RowRange(rows.stop - num_slots, end, num_slots)
+    if not _follows(buffer, previous):
+        is_joined = False
+    elif _all_zero(buffer, older):
+        is_joined = _holds_link_row(buffer, previous)
+    else:
+        is_joined = _count_equal(previous, buffer, older) == len(older)
+    return (rows, True) if is_joined else (RowRange(0, cursor, num_slots), False)
 
 
 def _count_equal(previous: LogBuffer, buffer: LogBuffer, rows: RowRange) -> int:
@@ -230,17 +236,19 @@ def _holds_link_row(buffer: LogBuffer, previous: LogBuffer) -> bool:
         return False  # the damage is named when the rows are read
 
 
-def _find_cursor(buffer: LogBuffer, previous: LogBuffer) -> int | None:
-    """Return the cursor of a file without ``add_count``; None if the slots behind it look as if they were new."""
+def _find_cursor(buffer: LogBuffer, previous: LogBuffer) -> int:
+    """Return the cursor of a file without ``add_count``: before the rows of the file before it, or zeros, at its end.
+
+    Fewer than `_MIN_OLD_ROWS` of them do not count. The cursor then stands on the last slot, as in full files.
+    """
     slots = RowRange(0, buffer.rows - 1, buffer.rows)
-    played = np.zeros(len(slots), dtype=bool)
-    changed = np.zeros(len(slots), dtype=bool)
+    played, changed = np.zeros(len(slots), dtype=bool), np.zeros(len(slots), dtype=bool)
     try:
         for element in _COLUMNS:
             column = slots.of(buffer.column(element))
             played |= column != 0
             changed |= column != slots.of(previous.column(element))
     except ReplayFormatError:
-        return None  # the damage is named when the rows are read
+        return len(slots)  # the damage is named when the rows are read
     cursor = min(len(slots) - int(np.argmax(flags[::-1])) if flags.any() else 0 for flags in (played, changed))
-    return cursor if cursor <= len(slots) - _MIN_OLD_ROWS else None
+    return cursor if cursor <= len(slots) - _MIN_OLD_ROWS else len(slots)
