@@ -6,22 +6,27 @@ exit_on_interrupt(__name__)
 
 import json
 import os
+import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from atari_dt.command_line import run
 from replay_data import InputError
 from replay_data.storage.atomic import atomic_write
+from replay_data.storage.locks import exclusive_lock
 
+RESULTS_FILE = "results.json"  # written last
 RETURN_MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0)
 NEXT_STEPS = """
 What to try next
 
   Open the results:
-    {out}/quickstart.png            achieved against target return, and the learning curve
-    {out}/evaluation/1x-best.mp4    video of the best episode under the target return 1×
-    {out}/attention/viewer.html     what the model attends to, step by step; opens in a browser
+    {results}/quickstart.png            achieved against target return, and the learning curve
+    {results}/evaluation/1x-best.mp4    video of the best episode under the target return 1×
+    {results}/attention/viewer.html     what the model attends to, step by step; opens in a browser
 
   Follow the training in TensorBoard:
     {python} -m tensorboard.main --logdir {out}
@@ -61,7 +66,7 @@ def main(
     """Collect Breakout data, train a small Decision Transformer on it, and evaluate it under several target returns.
 
     Args:
-        out: Output directory; the output of a previous quickstart in it is kept under another name.
+        out: Output directory; the output of a previous quickstart in it, finished or not, is kept under another name.
         num_steps: Steps of data.
         updates: Training updates.
         episodes: Evaluation episodes per target return.
@@ -100,55 +105,88 @@ def main(
         raise InputError(f"`max_steps` must be at least {model_config.context_length}, the context length")
     if num_steps < training.batch_size:
         raise InputError(f"`num_steps` must be at least {training.batch_size}, not {num_steps}")
-    _move_previous_output(out)
 
-    print("1/4 Data: scripted policies of every skill, from random to good, play Breakout.")
-    store = collect(game, num_steps, out / "data", config=config, seed=seed)
+    with _output_directory(out):
+        print("1/4 Data: scripted policies of every skill, from random to good, play Breakout.")
+        store = collect(game, num_steps, out / "data", config=config, seed=seed)
+        if store.metadata.max_return <= 0:
+            raise InputError(
+                f"no episode of the {len(store):,} steps in {out / 'data'} has a positive return, so there is no target "
+                "return to try; raise `num_steps` or `max_steps`"
+            )
 
-    print("2/4 Training: a Decision Transformer learns to predict actions from returns-to-go, frames and past actions.")
-    train_start = time.perf_counter()
-    train(store, out / "run", model_config, training)
-    train_seconds = time.perf_counter() - train_start
+        print("2/4 Training: a Decision Transformer learns to predict actions from returns, frames and past actions.")
+        train_start = time.perf_counter()
+        train(store, out / "run", model_config, training)
+        train_seconds = time.perf_counter() - train_start
 
-    print("3/4 Evaluation: the model plays under target returns from zero to twice the best return of the data.")
-    play = PlayConfig(episodes=episodes, max_steps=max_steps, seed=seed)
-    evaluation = evaluate_runs([out / "run"], play, return_multiples=RETURN_MULTIPLES, num_envs=32)
-    write_evaluation(out / "evaluation", evaluation, video_targets=[RETURN_MULTIPLES.index(1.0)])
+        print("3/4 Evaluation: the model plays under target returns from zero to twice the best return of the data.")
+        play = PlayConfig(episodes=episodes, max_steps=max_steps, seed=seed)
+        evaluation = evaluate_runs([out / "run"], play, return_multiples=RETURN_MULTIPLES, num_envs=32)
+        write_evaluation(out / "evaluation", evaluation, video_targets=[RETURN_MULTIPLES.index(1.0)])
 
-    print("4/4 Interpretation: a web page shows what the model attends to while it plays.")
-    visualization = VisualizationConfig(video=False)
-    play_and_visualize(
-        out / "run", out / "attention", visualization, PlayConfig(episodes=1, max_steps=min(max_steps, 2000), seed=seed)
-    )
+        print("4/4 Interpretation: a web page shows what the model attends to while it plays.")
+        visualization = VisualizationConfig(video=False)
+        play = PlayConfig(episodes=1, max_steps=min(max_steps, 2000), seed=seed)
+        play_and_visualize(out / "run", out / "attention", visualization, play)
 
-    atomic_write(out / "quickstart.png", quickstart_figure(evaluation, read_metrics(out / "run")))
-    total_seconds = time.perf_counter() - start
-    scores = EvaluationScores.from_evaluation(evaluation).to_json()
-    results = scores | {"train_seconds": train_seconds, "total_seconds": total_seconds}
-    atomic_write(out / "results.json", json.dumps(results, indent=2) + "\n")
-    minutes = f"{train_seconds / 60:.1f} minutes of training, {total_seconds / 60:.1f} minutes in all"
-    print(f"\nResults on {game.name} ({minutes}):\n")
-    print(evaluation_table(evaluation))
-    size = f"--num-layers 3 --dropout 0 --batch-size 32 --max-updates {updates}"
-    paths = {"python": os.path.relpath(sys.executable), "out": out, "runs": out.parent}
-    print(NEXT_STEPS.format(**paths, size=size, tokens=updates * 320))
+        atomic_write(out / "quickstart.png", quickstart_figure(evaluation, read_metrics(out / "run")))
+        total_seconds = time.perf_counter() - start
+        scores = EvaluationScores.from_evaluation(evaluation).to_json()
+        results = scores | {"train_seconds": train_seconds, "total_seconds": total_seconds}
+        atomic_write(out / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
+        minutes = f"{train_seconds / 60:.1f} minutes of training, {total_seconds / 60:.1f} minutes in all"
+        print(f"\nResults on {game.name} ({minutes}):\n")
+        print(evaluation_table(evaluation))
+        size = f"--num-layers 3 --dropout 0 --batch-size 32 --max-updates {updates}"
+        paths = {"python": os.path.relpath(sys.executable), "out": out, "runs": out.parent}
+        quoted = {name: shlex.quote(str(path)) for name, path in paths.items()}
+        print(NEXT_STEPS.format(**quoted, results=out, size=size, tokens=updates * 320))
+
+
+@contextmanager
+def _output_directory(out: Path) -> Iterator[None]:
+    """Create the output directory and lock it; rename that of a previous quickstart.
+
+    Raises:
+        InputError: If ``out`` holds other files, or another quickstart is writing to it.
+    """
+    if out.is_dir():
+        with exclusive_lock(out, "doing a quickstart in"):
+            _move_previous_output(out)
+    elif os.path.lexists(out):
+        raise InputError(f"{out} is not a directory; choose another `out`")
+    out.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(out, "doing a quickstart in"):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # it holds files
+                out.rmdir()
 
 
 def _move_previous_output(out: Path) -> None:
-    """Rename the output directory of a previous quickstart, if there is one.
+    """Rename the output directory of a previous quickstart, unless it is empty.
+
+    A quickstart that was killed while it played has left nothing but hidden directories, which `collect` removes.
 
     Raises:
         InputError: If ``out`` holds other files.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    entries = list(out.iterdir())
+    remains = [entry for entry in entries if entry.name.startswith(".data.partial-")]
+    if remains == entries:
+        if remains:
+            print(f"a quickstart was killed while it made the data in {out}; this one begins anew")
         return
-    if not (out / "data" / "metadata.json").is_file():
+    if not remains and not (out / "data" / "metadata.json").is_file():
         raise InputError(f"{out} exists and is not the output of a quickstart; choose another `out`")
     suffix = 1
     while (backup := out.with_name(f"{out.name}.{suffix}")).exists():
         suffix += 1
+    previous = "the previous quickstart" if (out / RESULTS_FILE).exists() else "a quickstart that did not finish"
     out.rename(backup)
-    print(f"the output of the previous quickstart is now in {backup}")
+    print(f"the output of {previous} is now in {backup}; this one begins anew")
 
 
 if __name__ == "__main__":

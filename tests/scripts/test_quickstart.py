@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from replay_data import TrajectoryStore
+from replay_data.storage.locks import lock_directory
 from tests.scripts.commands import (
     call,
 )
@@ -17,6 +20,9 @@ def test_quickstart_reports_what_it_promises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "quickstart"
+    killed = out / ".data.partial-0123abcd"  # what a quickstart leaves that is killed while it plays
+    killed.mkdir(parents=True)
+    (killed / "frames.npy").write_bytes(bytes(1000))
     for seed in (5, 6):  # the second call keeps what the first made
         options = f"--num-steps 300 --updates 30 --episodes 2 --max-steps 40 --seed {seed}".split()
         assert call(monkeypatch, "quickstart.py", "--out", out, *options) == 0
@@ -39,14 +45,44 @@ def test_quickstart_reports_what_it_promises(
         assert (out / "evaluation" / "1x-best.mp4").stat().st_size > 1000
         assert "target return" in (out / "attention" / "viewer.html").read_text(encoding="utf-8")
         assert json.loads((out / "attention" / "attention.json").read_text())["seed"] == seed
+        assert not killed.exists()
     assert (out / "quickstart.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
+    assert printed.count(f"a quickstart was killed while it made the data in {out}; this one begins anew") == 1
     assert f"the output of the previous quickstart is now in {out}.1" in printed
     earlier = tmp_path / "quickstart.1"
     assert (earlier / "notes.txt").read_text() == "mine"
     assert TrajectoryStore.open(earlier / "data").metadata.source.details["seed"] == 5
     assert "random policy" in printed
     assert "What to try next" in printed
+
+
+@pytest.mark.parametrize("unfinished", ["data/metadata.json", ".data.partial-0123abcd/frames.npy"])
+def test_quickstart_keeps_what_an_unfinished_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], unfinished: str
+) -> None:
+    out = tmp_path / "quickstart"
+    for name in (unfinished, "notes.txt"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("mine")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))  # ends it early
+    assert call(monkeypatch, "quickstart.py", "--out", out) == 1
+    printed = capsys.readouterr()
+    assert "GB free" in printed.err
+    assert f"the output of a quickstart that did not finish is now in {out}.1" in printed.out
+    assert (tmp_path / "quickstart.1" / "notes.txt").read_text() == "mine"
+    assert not out.exists()
+
+
+def test_quickstart_leaves_a_running_one_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "metadata.json").write_text("{}")
+    with lock_directory(tmp_path):
+        assert call(monkeypatch, "quickstart.py", "--out", tmp_path) == 1
+    assert f"another command is doing a quickstart in {tmp_path}" in capsys.readouterr().err
+    assert (tmp_path / "data" / "metadata.json").exists()
 
 
 @pytest.mark.parametrize(
