@@ -12,8 +12,11 @@ import pytest
 
 from replay_data import InputError, ReplayFormatError
 from replay_data.download import DownloadSummary, download_run
+from replay_data.sources import tfrecord
 from replay_data.sources.rl_unplugged import RLUnpluggedRun, shard_name
+from replay_data.sources.tfrecord import Example, read_records, write_record
 from replay_data.storage import http_ranges
+from replay_data.storage.gzip_streams import create_gzip, open_gzip
 from replay_data.storage.locks import lock_directory
 from tests.replay_data.flaky_server import Server, serving
 from tests.replay_data.recordings import random_episode, same, write_shard
@@ -201,3 +204,65 @@ def test_damaged_source_is_named(mirror: Path, tmp_path: Path) -> None:
         (tmp_path / "Breakout" / damaged.name).write_bytes(content)
         with pytest.raises(ReplayFormatError, match=r"is damaged at record \d .*delete it and run the command again"):
             fetch(server, tmp_path)
+
+
+def serve_shard(root: Path, payloads: list[bytes], compressed: bool = True) -> Path:
+    """Write a mirror of one shard and return the shard's path."""
+    shard = root / "Breakout" / shard_name(1, 0, 1)
+    shard.parent.mkdir(parents=True)
+    with create_gzip(shard) if compressed else shard.open("wb") as stream:
+        for payload in payloads:
+            write_record(stream, payload)
+    return shard
+
+
+def test_a_decompressed_source_is_downloaded(mirror: Path, tmp_path: Path) -> None:
+    with open_gzip(mirror / "Breakout" / shard_name(1, 0, SHARDS)) as stream:
+        payloads = list(read_records(stream, 10**6))[:40]
+    serve_shard(tmp_path / "mirror", payloads, compressed=False)
+    with serving(tmp_path / "mirror") as server:
+        for num_steps in (30, 10**6):  # the beginning, and the whole file
+            assert fetch(server, tmp_path / "out", num_steps).steps >= min(num_steps, 3 * 40)
+            (shard,) = RLUnpluggedRun(tmp_path / "out", "Breakout", 1, 4).shards.values()
+            episodes = RLUnpluggedRun(mirror, "Breakout", 1, 4).shards[0].episodes()
+            assert all(same(*pair, True) for pair in zip(list(shard.episodes()), episodes, strict=False))
+            shard.close()
+
+
+def test_a_source_of_transitions_is_refused_by_name(tmp_path: Path) -> None:
+    transition = Example()
+    for name in ("o_t", "a_t", "r_t", "o_tp1"):
+        transition.features.feature[name].float_list.value.append(0)
+    serve_shard(tmp_path / "mirror", [transition.SerializeToString()])
+    with (
+        serving(tmp_path / "mirror") as server,
+        pytest.raises(ReplayFormatError, match=r"00000-of-00001 holds single transitions .*download the episodes"),
+    ):
+        fetch(server, tmp_path)
+    assert not list((tmp_path / "Breakout").iterdir())
+
+
+def test_a_source_whose_record_has_no_end_is_refused_early(tmp_path: Path) -> None:
+    shard = serve_shard(tmp_path / "mirror", [])
+    length = (1 << 40).to_bytes(8, "little")
+    with create_gzip(shard) as stream:
+        stream.write(length + tfrecord._masked_crc(length).to_bytes(4, "little"))
+        stream.write(np.random.default_rng(0).bytes(1_000_000))
+    with serving(tmp_path / "mirror") as server:
+        with pytest.raises(ReplayFormatError, match=r"claims to have 1,099,511,627,776 bytes.*the source itself"):
+            fetch(server, tmp_path)
+        assert server.bytes_sent < 100_000
+    assert not list((tmp_path / "Breakout").iterdir())
+
+
+def test_a_source_that_changes_during_the_download_is_named(mirror: Path, tmp_path: Path) -> None:
+    shard = serve_shard(tmp_path / "mirror", [])
+    content = files(mirror)[shard_name(1, 0, SHARDS)]
+    shard.write_bytes(content)
+
+    def grow(request: int) -> None:
+        if request == 20:
+            shard.write_bytes(content + content)
+
+    with serving(tmp_path / "mirror", grow) as server, pytest.raises(ReplayFormatError, match="the source has changed"):
+        fetch(server, tmp_path, 10**6)
