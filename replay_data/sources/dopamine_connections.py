@@ -164,9 +164,9 @@ class _Connector:
             rows, is_joined = _connect_rest(buffer, previous, count)
         self._connect(buffer, rows, previous if is_joined else None)
         previous.rest = buffer
-        note = f"buffer {buffer.index} is the rest of the run, and its episodes count as buffer {previous.index}'s"
+        note = f"buffer {buffer.index} is the unfinished rest of the run; it belongs to buffer {previous.index}"
         if not is_joined:
-            note += "; the episode between them is left out, because the files do not show that they are connected"
+            note += ", but the files do not show that it follows, so the episode between them is left out"
         self.connections.notes.append(note)
         return True
 

@@ -23,7 +23,7 @@ padding of the next episode, shows where it ended. `dopamine_episode_splitter` c
 **The link row.** The buffer is circular, and Dopamine saves it when the cursor stands on the last slot. Rows 0 … R-2
 are then in the order they were played (they are *fresh*), and row R-1, the *link row*, was played directly before row
 0. In the file of buffer b it is the row between row R-2 of file b-1 and row 0 of file b. In the first file it holds no
-step.
+step. `dopamine_connections` also handles buffers that were saved at other times.
 
 **Counters.** ``add_count`` is the number of rows ever added to the log, so ``add_count % R`` is the cursor.
 ``invalid_range`` lists the rows around the cursor that Dopamine must not sample. Newer versions of Dopamine add
