@@ -5,6 +5,7 @@ This module imports nothing that takes time, so that a command can call `exit_on
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -46,6 +47,8 @@ def exit_on_interrupt(module_name: str) -> None:
     """
     if module_name == "__main__":
         _handle_with(_exit)
+        # Python restores the system's handlers shortly before a process ends, but leaves ignored signals ignored.
+        atexit.register(_handle_with, signal.SIG_IGN)
 
 
 @contextmanager
@@ -94,7 +97,7 @@ def raise_on_interrupt() -> Iterator[None]:
         sys.unraisablehook = report_ignored
 
 
-def _handle_with(handler: Callable[[int, FrameType | None], None]) -> None:
+def _handle_with(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     for signum in _SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # a shell's background commands ignore Ctrl-C
             signal.signal(signum, handler)
