@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -116,3 +118,14 @@ def test_a_signal_that_the_caller_ignores_stays_ignored() -> None:
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def test_a_signal_that_arrives_after_the_work_changes_nothing() -> None:
+    """Callbacks run in reverse order: the signal comes last, when the interpreter has almost ended."""
+    program = """
+import atexit, os, signal
+atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+from atari_dt.interrupts import exit_on_interrupt
+exit_on_interrupt(__name__)
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
