@@ -32,14 +32,13 @@ def main(
         num_heads: Number of attention heads, which the file does not contain.
         conditioning: `return` for the original's model_type reward_conditioned, `none` for naive.
     """
-    from atari_dt.evaluation.target_returns import is_target_return
-
-    if max_return is not None and not is_target_return(max_return):
-        raise InputError(f"`max_return` must be a finite number of magnitude 3.4e38 at most, not {max_return:g}")
     from atari_dt.environment.python_env import action_meanings
+    from atari_dt.evaluation.target_returns import is_target_return
     from atari_dt.games.catalogue import find_game
     from atari_dt.model import DatasetInfo, DecisionTransformer
 
+    if max_return is not None and not is_target_return(max_return):
+        raise InputError(f"`max_return` must be a finite number of magnitude 3.4e38 at most, not {max_return:g}")
     found = find_game(game)
     meanings = action_meanings(found)
     model = DecisionTransformer.from_original_checkpoint(checkpoint, num_heads, conditioning)

@@ -111,8 +111,8 @@ def main(
         store = collect(game, num_steps, out / "data", config=config, seed=seed)
         if store.metadata.max_return <= 0:
             raise InputError(
-                f"no episode of the {len(store):,} steps in {out / 'data'} has a positive return, so there is no target "
-                "return to try; raise `num_steps` or `max_steps`"
+                f"no episode of the {len(store):,} steps in {out / 'data'} has a positive return, so there is no "
+                "target return to try; raise `num_steps` or `max_steps`"
             )
 
         print("2/4 Training: a Decision Transformer learns to predict actions from returns, frames and past actions.")
