@@ -124,12 +124,12 @@ def _select_indices(source: EpisodeSource, selection: Selection) -> range:
         InputError: If none of them is present.
     """
     num_shards = source.num_shards
-    if selection.method in ("original", "corrected") and isinstance(source, DopamineLog):
+    if selection.method == "original" and isinstance(source, DopamineLog):
         num_shards = NUM_BUFFERS  # the original code knows no others
     num_buffers = min(selection.num_buffers or num_shards, num_shards)
     indices = range(num_shards - num_buffers, num_shards)
     if not any(index in indices for index in source.shards):
-        advice = "raise `num_buffers`" if min(source.shards) < indices.start else "use `selection` even, top or all"
+        advice = "raise `num_buffers`" if min(source.shards) < indices.start else "use another `selection`"
         raise InputError(
             f"the run has only shards {format_ranges(source.shards)}, but its last {num_buffers} of {num_shards} are "
             f"{format_ranges(indices)}; {advice}"

@@ -10,9 +10,8 @@ paper's code does (`replay_data.selection.paper_draw`); the others are in `repla
 ``corrected``
     The same draw, of whole episodes:
 
-    1. Draw one of the last ``num_buffers`` shards (of a log, the last ones of buffers 0 to 49), uniformly and with
-       replacement, with ``np.random.RandomState(seed)``. A shard that is missing or exhausted can be drawn, and yields
-       nothing.
+    1. Draw one of the last ``num_buffers`` shards, uniformly and with replacement, with
+       ``np.random.RandomState(seed)``. A shard that is missing or exhausted can be drawn, and yields nothing.
     2. Visit it: read on from the row where its last visit ended (at first, row 0) to the end of the
        ``trajectories_per_buffer + 1``-th terminated episode from there. If the shard has too few such episodes
        left, or the visit would include row 99,999 (the last one that the original code sees), skip the visit; the
@@ -22,8 +21,9 @@ paper's code does (`replay_data.selection.paper_draw`); the others are in `repla
     4. Repeat until ``num_steps`` steps were taken. The last visit is taken whole. If every shard is exhausted before
        that, building the store fails with an error.
 
-    All whole episodes that ``original`` draws with the same options are among these, unless files share rows
-    (`replay_data.sources.dopamine_connections`), which only ``original`` reads again.
+    All whole episodes that ``original`` draws with the same options are among these, unless the log has more than 50
+    buffers, of which ``original`` knows only the first 50, or files that share rows, which only ``original`` reads
+    again.
 
 ``even``
     From each of the last ``num_buffers`` shards, the first episodes until they have

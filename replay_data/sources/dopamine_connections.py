@@ -55,19 +55,11 @@ def connect_buffers(buffers: Mapping[int, LogBuffer]) -> Connections:
 
     Args:
         buffers: All files of the log, by index.
-
-    Raises:
-        ReplayFormatError: If no file holds a row.
     """
     connector = _Connector(buffers)
     for index in sorted(buffers):
         connector.add(buffers[index], is_last=index == max(buffers))
     connections = connector.connections
-    if not connections.shards:
-        raise ReplayFormatError(
-            f"the counts in add_count_ckpt.{min(buffers)}.gz and its neighbors say that the log holds no rows; "
-            "copy it again, or remove these files"
-        )
     if connector.has_checkpoints:
         connections.notes.append(
             "the files are saves of one circular buffer, as Dopamine's checkpoints are; the original selection reads "
@@ -96,6 +88,9 @@ class _Connector:
             count = (buffer.index + 1) * buffer.rows - 1
             if is_last and previous is not None and _follows(buffer, previous):
                 count = previous.new_rows.stop + 1 + _find_cursor(buffer, previous)
+            elif is_last and buffer.index >= NUM_BUFFERS:
+                self._leave_out(buffer, "has no add_count, and may be the rest of a run, which ends at an unknown row")
+                return
         if is_last and previous is not None and self._add_rest(buffer, previous, count):
             return
         if count == 0:
@@ -151,7 +146,8 @@ class _Connector:
         elif count > end:  # the file counts all rows of the run
             if buffer.index < NUM_BUFFERS or not end < count < end + num_slots:
                 return False
-            rows, is_joined = _connect_rest(buffer, previous, count % num_slots)
+            is_known = buffer.add_count is not None
+            rows, is_joined = _connect_rest(buffer, previous, count % num_slots, is_known)
         else:
             before = RowRange(end - (num_slots - 1), end, num_slots)  # slots 0 to R - 2 of the file before
             num_equal = _count_equal(previous, buffer, before)
@@ -189,15 +185,24 @@ def _follows(buffer: LogBuffer, previous: LogBuffer) -> bool:
     return is_full and buffer.index == previous.index + 1 and buffer.rows == previous.rows
 
 
-def _connect_rest(buffer: LogBuffer, previous: LogBuffer, cursor: int) -> tuple[RowRange, bool]:
-    """Return the rows of the rest of a run, and whether the files show that they continue ``previous``."""
+def _connect_rest(
+    buffer: LogBuffer, previous: LogBuffer, cursor: int, is_counted: bool = False
+) -> tuple[RowRange, bool]:
+    """Return the rows of the rest of a run, and whether the files show that they continue ``previous``.
+
+    Args:
+        buffer: The rest.
+        previous: The buffer before it.
+        cursor: Number of rows from slot 0 on.
+        is_counted: Whether the ``add_count`` of the rest counts all rows of the run.
+    """
     end, num_slots = previous.new_rows.stop, buffer.rows
     rows = RowRange(end, end + 1 + cursor, num_slots)
     older = RowRange(rows.stop - num_slots, end, num_slots)
     if not _follows(buffer, previous):
         is_joined = False
     elif _all_zero(buffer, older):
-        is_joined = _holds_link_row(buffer, previous)
+        is_joined = is_counted or _holds_link_row(buffer, previous)
     else:
         is_joined = _count_equal(previous, buffer, older) == len(older)
     return (rows, True) if is_joined else (RowRange(0, cursor, num_slots), False)
@@ -227,10 +232,10 @@ def _holds_link_row(buffer: LogBuffer, previous: LogBuffer) -> bool:
     link = buffer.rows - 1
     if not _all_zero(buffer, RowRange(link, link + 1, buffer.rows)):
         return True
-    terminals = previous.terminal_rows(link)
-    if len(terminals) and terminals[-1] >= link - PADDING:
-        return True  # the row is padding
     try:
+        terminals = previous.terminal_rows(link)
+        if len(terminals) and terminals[-1] >= link - PADDING:
+            return True  # the row is padding
         return bool(buffer.frames(link, link + 1).any())
     except ReplayFormatError:
         return False  # the damage is named when the rows are read

@@ -64,6 +64,8 @@ class DopamineLog:
                 "left out, and the ends of truncated episodes are uncertain there"
             )
         self.notes = tuple(notes)
+        if not self.shards:
+            raise ReplayFormatError(f"{self.directory} holds no rows to read: {self.notes[0]}; copy the whole log")
         self.num_shards: int = max(NUM_BUFFERS, *(index + 1 for index in self.shards))
         self.missing = set(range(self.num_shards)) - set(buffers)
 
