@@ -42,7 +42,7 @@ from replay_data import InputError
 from replay_data.errors import summarize_error
 from replay_data.json_fields import Scalar, read_format_version
 from replay_data.recording import Recording
-from replay_data.sources.dopamine_format import NUM_BUFFERS, PADDING
+from replay_data.sources.dopamine_format import MAX_BUFFER_ROWS, NUM_BUFFERS, PADDING
 from replay_data.sources.dopamine_sidecar import BufferSidecar
 from replay_data.sources.dopamine_stage import recover_log
 from replay_data.storage.atomic import atomic_write, sync
@@ -100,6 +100,8 @@ def record(
     rows = num_steps // NUM_BUFFERS
     if rows < PADDING + 2:
         raise InputError(f"`num_steps` must be at least {NUM_BUFFERS * (PADDING + 2)}, not {num_steps}")
+    if rows > MAX_BUFFER_ROWS:
+        raise InputError(f"`num_steps` must be at most {NUM_BUFFERS * MAX_BUFFER_ROWS:,}, not {num_steps:,}")
     if run < 0:
         raise InputError(f"`run` must be at least 0, not {run}")
     if not 0 <= seed < 2**63:

@@ -52,6 +52,8 @@ from replay_data.episode import FRAME_SHAPE, LEAD_IN
 
 NUM_BUFFERS = 50  # of a run of the DQN-replay dataset
 
+MAX_BUFFERS = 100_000  # of a log; an index above it would make every list of the missing buffers fill the memory
+
 PADDING = LEAD_IN  # rows; Dopamine adds stack_size - 1 of them
 
 MAX_EPISODE_ROWS = 108_000  # frames after which ALE ends an episode; a row is at least one frame

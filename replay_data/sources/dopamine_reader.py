@@ -17,6 +17,7 @@ from replay_data.sources.dopamine_format import (
     BUFFER_NAME,
     ELEMENTS,
     FILE_NAME,
+    MAX_BUFFERS,
     NUM_BUFFERS,
     STAGE_PREFIX,
     find_element,
@@ -80,6 +81,11 @@ class DopamineLog:
         if not elements:
             raise ReplayFormatError(
                 f"{self.directory} holds no replay log; its files are named like $store$_observation_ckpt.0.gz"
+            )
+        if max(elements) >= MAX_BUFFERS:
+            raise ReplayFormatError(
+                f"{self.directory} holds a buffer {max(elements)}, but a log has at most {MAX_BUFFERS:,}; correct the "
+                "name of its files"
             )
         for index, present in elements.items():
             for element in ELEMENTS:

@@ -16,7 +16,7 @@ from replay_data.episode import FRAME_SHAPE
 from replay_data.errors import InputError
 from replay_data.recording import Recording
 from replay_data.sources.dopamine_buffer_files import BufferFiles, RowArrays, zero_rows
-from replay_data.sources.dopamine_format import CHUNK_ROWS, FILE_NAME, PADDING, STAGE_PREFIX
+from replay_data.sources.dopamine_format import CHUNK_ROWS, FILE_NAME, MAX_BUFFER_ROWS, PADDING, STAGE_PREFIX
 from replay_data.sources.dopamine_sidecar import RecordedEpisode
 from replay_data.sources.dopamine_stage import move_buffers, sync_buffers
 from replay_data.storage.atomic import name_file_in_errors, sync
@@ -32,7 +32,7 @@ class DopamineLogWriter:
 
     Args:
         directory: The ``replay_logs`` directory; created if missing.
-        rows: R, rows of a buffer, at least 5 (a stack of four and one more).
+        rows: R, rows of a buffer, from 5 (a stack of four and one more) to 10,000,000.
         recording: Who plays, and how, for the JSON file beside each buffer; without it there are no such files.
         num_buffers: Maximum number of buffers; rows that do not fit are dropped. None for no limit.
         hold: Keep complete buffers in `stage` until `publish` is called.
@@ -47,7 +47,7 @@ class DopamineLogWriter:
         stage: Hidden directory in ``directory``; None until the first buffer is begun.
 
     Raises:
-        InputError: If R is too small, or the directory holds a log that is not continued.
+        InputError: If R is too small or too large, or the directory holds a log that is not continued.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class DopamineLogWriter:
         num_complete: int = 0,
         add_count: int = 0,
     ):
-        if rows < PADDING + 2:
-            raise InputError(f"a buffer needs at least {PADDING + 2} rows, not {rows}")
+        if not PADDING + 2 <= rows <= MAX_BUFFER_ROWS:
+            raise InputError(f"a buffer has at least {PADDING + 2} rows and at most {MAX_BUFFER_ROWS:,}, not {rows:,}")
         self.directory, self.rows, self.add_count = directory, rows, add_count
         if not num_complete and directory.exists() and any(FILE_NAME.fullmatch(f.name) for f in directory.iterdir()):
             raise InputError(f"{directory} holds a replay log already; choose another directory or delete it first")
