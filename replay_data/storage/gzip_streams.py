@@ -17,6 +17,8 @@ _COMPRESSION_LEVEL = 2  # ISA-L's: 6 GB/s and 122 bytes per Breakout frame; zlib
 
 _PEEKED_BYTES = 16
 
+_MAX_BYTES = 16 << 30  # twice a file of a million frames that do not compress; ISA-L reads zeros after the end for ever
+
 _DAMAGE_ERRORS = (igzip.BadGzipFile, cast(type[Exception], isal_zlib.error), ValueError)  # isal mistypes its error
 
 
@@ -29,10 +31,10 @@ def open_gzip(source: Path | RawIOBase, is_plain: Callable[[bytes], bool] | None
             file is compressed.
 
     Raises:
-        InputError: If ``source`` is a path to something other than a regular file.
+        InputError: If ``source`` is a path to something other than a regular file, or to a file of more than 16 GiB.
     """
     if isinstance(source, Path):
-        check_regular_file(source)
+        check_regular_file(source, _MAX_BYTES)
     if is_plain is not None:
         file: Any = source.open("rb") if isinstance(source, Path) else source
         if is_plain(file.peek(_PEEKED_BYTES)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ def check_regular_file(path: Path, max_bytes: int | None = None) -> None:
         max_bytes: Largest plausible size in bytes; None for any size.
 
     Raises:
-        InputError: If it is a directory, a named pipe, a device or a socket, or is too large.
+        InputError: If it is a directory, a named pipe, a device, a socket or a link to nothing, or is too large.
         FileNotFoundError: If there is no such file.
     """
+    if path.is_symlink() and not os.path.exists(path):
+        raise InputError(f"{path} is a link to {os.readlink(path)}, which does not exist; copy the file itself there")
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path} is a directory, not a file; give the path of a file")
