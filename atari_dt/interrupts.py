@@ -117,6 +117,7 @@ def _raise(signum: int, frame: FrameType | None) -> None:
     global _arrival
     if not _is_raising:
         _exit(signum, frame)
+        return
     previous, _arrival = _arrival, time.monotonic()
     if previous is None and hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, _remind)
