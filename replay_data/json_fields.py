@@ -166,7 +166,7 @@ def read_dataclass(content: Any, dataclass_type: type[D]) -> D:
     """Return a dataclass from the object that holds its fields; missing fields have their default values.
 
     Args:
-        content: The object. Lists become tuples.
+        content: The object. Lists become tuples; what `dataclasses.asdict` returned has them already.
         dataclass_type: Dataclass whose fields are strings, numbers, booleans and literals, tuples and mappings of
             these, or optional.
 
@@ -200,7 +200,7 @@ def _convert_to_hint(value: Any, name: str, hint: Any) -> Any:
         items = read_object(value).items()
         return {key: _convert_to_hint(item, f"{key[:80]!r} of {name}", arguments[1]) for key, item in items}
     if origin is tuple:
-        if not isinstance(value, list):
+        if not isinstance(value, (list, tuple)):
             raise TypeError(f"{name} is {_describe(value)}, not a list")
         item_hints = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(value) != len(item_hints):
