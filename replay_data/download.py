@@ -25,7 +25,7 @@ from replay_data.sources.rl_unplugged_record import MAX_RECORD_BYTES, read_episo
 from replay_data.sources.tfrecord import read_records, write_record
 from replay_data.storage.atomic import name_file_in_errors, sync
 from replay_data.storage.gzip_streams import create_gzip
-from replay_data.storage.http_ranges import RangeClient, RefusedError
+from replay_data.storage.http_ranges import DownloadStoppedError, RangeClient, RefusedError
 from replay_data.storage.locks import exclusive_lock
 
 _NUM_SHARDS = (50, 49)  # of a run: 49 for Carnival, Gravitar and StarGunner, 50 for the other games
@@ -97,9 +97,12 @@ def download_run(
                 _ShardDownload(client, directory, shard_name(run, index, num_shards)) for index in range(num_shards)
             ]
             futures = [pool.submit(shard.download, steps_per_shard) for shard in shards]
+            for future in futures:
+                future.add_done_callback(client.stop_after_error)  # before its thread begins another shard
             bytes_of_shards = 0
             for num_done, future in enumerate(as_completed(futures), 1):
-                bytes_of_shards += future.result()
+                with contextlib.suppress(DownloadStoppedError):  # another shard's error follows
+                    bytes_of_shards += future.result()
                 bar.total = bytes_of_shards * num_shards // num_done  # the shards of a run are alike
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the downloaded bytes are kept; run the same command again to resume") from None

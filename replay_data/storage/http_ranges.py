@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import requests
@@ -53,7 +54,12 @@ class RangeClient:
         self._session = requests.Session()
         self._session.hooks["response"].append(_drop_body_of_redirect)
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _PatientAdapter(pool_maxsize=num_connections))
+            self._session.mount(scheme, _PatientAdapter(num_connections, self.stopped))
+
+    def stop_after_error(self, future: Future[Any]) -> None:
+        """Stop all downloads if one of them has failed."""
+        if not future.cancelled() and future.exception() is not None:
+            self.stopped.set()
 
     def size(self, name: str) -> int:
         """Return the size of a file in bytes."""
@@ -69,6 +75,7 @@ class RangeClient:
         failures, progress = 0, _Progress()
         while True:
             pause, start_of_request = 0.0, start
+            self._check_stopped()
             try:
                 for block, size in self._request(name, start, end):
                     yield block, size
@@ -78,7 +85,7 @@ class RangeClient:
                     progress.add(len(block))
                     if progress.is_too_slow:
                         break
-                failure = "the connection broke or is too slow"
+                failure = "the connection broke"
             except _BusyError as error:
                 failure, pause = str(error), error.pause
             except (requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
@@ -88,7 +95,10 @@ class RangeClient:
             except (requests.RequestException, ValueError) as error:
                 raise self._unreachable_error(name, _innermost_reason(error)) from error
             failures = 0 if start > start_of_request else failures + 1
-            if progress.is_too_slow or failures == (_MAX_FAILURES if self._reached else _MAX_FAILURES_AT_FIRST):
+            self._check_stopped()
+            if progress.is_too_slow:
+                raise self._unreachable_error(name, f"the server sent less than 64 KiB in {_PATIENCE:g} s")
+            if failures == (_MAX_FAILURES if self._reached else _MAX_FAILURES_AT_FIRST):
                 raise self._unreachable_error(name, failure)
             if failures:
                 self._wait(max(pause, min(_SHORTEST_WAIT * 2 ** (failures - 1), _LONGEST_WAIT)), failure)
@@ -97,8 +107,7 @@ class RangeClient:
         """Wait after a failure, and show it if the wait is long."""
         if pause >= 1:
             self._bar.set_postfix_str(f"{failure}; waiting {pause:.0f} s")
-        if self.stopped.wait(pause):
-            raise InputError("the download was stopped")
+        self.stopped.wait(pause)
         self._bar.set_postfix_str("")
 
     def _request(self, name: str, start: int, end: int) -> Iterator[tuple[bytes, int]]:
@@ -134,13 +143,16 @@ class RangeClient:
                 raise InputError(f"{url} is served in ranges that contradict each other; use another `base_url`")
             # As it arrives, so that a broken connection loses nothing.
             while wanted and (block := response.raw.read1(min(_BLOCK_SIZE, wanted))):
-                if self.stopped.is_set():
-                    raise InputError("the download was stopped")
+                self._check_stopped()
                 with self._lock:
                     self.bytes_downloaded += len(block)
                     self._bar.update(len(block))
                 yield block, size
                 wanted -= len(block)
+
+    def _check_stopped(self) -> None:
+        if self.stopped.is_set():
+            raise DownloadStoppedError("the download was stopped")
 
     def _unreachable_error(self, name: str, reason: str) -> InputError:
         advice = "run the same command again to resume" if self._reached else "try again"
@@ -168,21 +180,21 @@ class _Progress:
 
 
 class _PatientStream(io.RawIOBase):
-    """The bytes of one answer, headers included, which fails when they trickle in.
+    """The bytes of one answer, headers included; fails when they trickle in, or when the download is stopped.
 
     The time-out of a socket starts again with each byte, so it does not notice a server that sends one now and then.
     """
 
-    def __init__(self, stream: Any):
+    def __init__(self, stream: Any, stopped: threading.Event):
         super().__init__()
-        self._stream, self._progress = stream, _Progress()
+        self._stream, self._stopped, self._progress = stream, stopped, _Progress()
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if self._progress.is_too_slow:
-            raise TimeoutError(f"fewer than {_BLOCK_SIZE:,} bytes arrived in {_PATIENCE:g} s")
+        if self._progress.is_too_slow or self._stopped.is_set():
+            raise TimeoutError
         num_bytes = self._stream.readinto(buffer) or 0
         self._progress.add(num_bytes)
         return num_bytes
@@ -192,39 +204,36 @@ class _PatientStream(io.RawIOBase):
         super().close()
 
 
-class _PatientResponse(http.client.HTTPResponse):
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.fp: Any = io.BufferedReader(_PatientStream(self.fp.detach()))
-
-
-class _HTTPConnection(urllib3.connection.HTTPConnection):
-    response_class = _PatientResponse
-
-
-class _HTTPSConnection(urllib3.connection.HTTPSConnection):
-    response_class = _PatientResponse
-
-
-class _HTTPPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _HTTPConnection
-
-
-class _HTTPSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _HTTPSConnection
-
-
 class _PatientAdapter(requests.adapters.HTTPAdapter):
     """Opens connections whose answers are read through `_PatientStream`."""
 
+    def __init__(self, num_connections: int, stopped: threading.Event):
+        self._pool_classes = {
+            "http": _patient_pool(urllib3.HTTPConnectionPool, stopped),
+            "https": _patient_pool(urllib3.HTTPSConnectionPool, stopped),
+        }
+        super().__init__(pool_maxsize=num_connections)
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        self.poolmanager.pool_classes_by_scheme = self._pool_classes
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        manager.pool_classes_by_scheme = self._pool_classes
         return manager
+
+
+def _patient_pool(pool: type[Any], stopped: threading.Event) -> type[Any]:
+    """Return a subclass of a connection pool for `_PatientAdapter`."""
+
+    class Response(http.client.HTTPResponse):
+        def __init__(self, *args: Any, **kwargs: Any):
+            super().__init__(*args, **kwargs)
+            self.fp: Any = io.BufferedReader(_PatientStream(self.fp.detach(), stopped))
+
+    connection = type("PatientConnection", (pool.ConnectionCls,), {"response_class": Response})
+    return type("PatientPool", (pool,), {"ConnectionCls": connection})
 
 
 def _drop_body_of_redirect(response: requests.Response, **kwargs: Any) -> None:
@@ -247,6 +256,10 @@ class RefusedError(InputError):
     def __init__(self, message: str, status: int):
         super().__init__(message)
         self.status = status
+
+
+class DownloadStoppedError(InputError):
+    """`RangeClient.stopped` was set."""
 
 
 class _BusyError(Exception):
