@@ -34,8 +34,8 @@ def main(
 
     Args:
         source: Format of the run.
-        path: Directory that holds {game}/{run}/replay_logs (dopamine) or {game}/run_{run}-* (rl_unplugged), with the
-            game spelled like Breakout or MsPacman.
+        path: Directory that holds {game}/{run}/replay_logs (dopamine; d4rl-atari's {game}/{run}/0 and so on are read
+            too) or {game}/run_{run}-* (rl_unplugged), with the game spelled like Breakout or MsPacman.
         out: Directory of the store, to be created; 7 KB per step.
         game: Name of the game.
         run: Number of the run.
