@@ -59,7 +59,8 @@ class ArrayStream:
         expected = f"{self._dtype} [{', '.join(['R', *map(str, self._row_shape)])}]"
         with translate_gzip_errors(
             lambda reason: ReplayFormatError(
-                f"{self.path} is damaged or has no valid header ({reason}); copy it again, or save its array as {expected}"
+                f"{self.path} is damaged or has no valid header ({reason}); copy it again, or save its array as "
+                f"{expected}"
             )
         ):
             shape, self._stored_dtype = read_npy_header(self._file)
