@@ -100,8 +100,6 @@ def record(
     rows = num_steps // NUM_BUFFERS
     if rows < PADDING + 2:
         raise InputError(f"`num_steps` must be at least {NUM_BUFFERS * (PADDING + 2)}, not {num_steps}")
-    if rows > MAX_BUFFER_ROWS:
-        raise InputError(f"`num_steps` must be at most {NUM_BUFFERS * MAX_BUFFER_ROWS:,}, not {num_steps:,}")
     if run < 0:
         raise InputError(f"`run` must be at least 0, not {run}")
     if not 0 <= seed < 2**63:
@@ -124,6 +122,8 @@ def record(
         with _recording_directory(directory, recording):
             checkpoint = RecorderCheckpoint.read(directory)
             check_free_space(directory, (NUM_BUFFERS - checkpoint.num_complete) * rows * BYTES_PER_STEP)
+            if rows > MAX_BUFFER_ROWS:
+                raise InputError(f"`num_steps` must be at most {NUM_BUFFERS * MAX_BUFFER_ROWS:,}, not {num_steps:,}")
             recover_log(directory / LOGS_DIRECTORY, checkpoint.stage, checkpoint.num_complete)
             if checkpoint.num_complete < NUM_BUFFERS:
                 player = make_player()

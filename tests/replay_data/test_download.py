@@ -266,3 +266,10 @@ def test_a_source_that_changes_during_the_download_is_named(mirror: Path, tmp_pa
 
     with serving(tmp_path / "mirror", grow) as server, pytest.raises(ReplayFormatError, match="the source has changed"):
         fetch(server, tmp_path, 10**6)
+
+
+def test_an_error_of_one_shard_ends_the_download(mirror: Path, tmp_path: Path) -> None:
+    with serving(mirror, lambda request: 403 if request == 6 else None) as server:  # six requests find the four shards
+        with pytest.raises(InputError, match=rf"{shard_name(1, 0, SHARDS)} answers 403"):
+            download_run("Breakout", 1, 600, tmp_path, base_url=server.url, num_connections=1, show_progress=False)
+        assert len(server.requests) == 7

@@ -201,7 +201,7 @@ def test_scripted_player_is_recorded_and_resumed(tmp_path: Path) -> None:
     assert store.metadata.max_score == max(scores)
 
 
-def test_bad_parameters_are_refused(complete: Path, tmp_path: Path) -> None:
+def test_bad_parameters_are_refused(complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="`num_steps` must be at least 250, not 249"):
         record_breakout(tmp_path, num_steps=249)
     for name, value in (("run", -1), ("seed", -1), ("seed", 2**63)):
@@ -209,6 +209,9 @@ def test_bad_parameters_are_refused(complete: Path, tmp_path: Path) -> None:
             record_breakout(tmp_path, NumberedEpisodes, **{name: value})
     with pytest.raises(InputError, match="GB free"):
         record_breakout(tmp_path, num_steps=10**15)
+    monkeypatch.setattr("atari_dt.collection.recorder.BYTES_PER_STEP", 0)
+    with pytest.raises(InputError, match="at most 500,000,000, not 600,000,000"):
+        record_breakout(tmp_path, num_steps=600_000_000)
     with pytest.raises(InputError, match=r"exists already; choose another `out` or `run`"):
         record_breakout(complete)
     with pytest.raises(InputError, match=r"other settings: seed \(was 0, is 1\), epochs \(was None, is 2\)"):

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from replay_data import ReplayFormatError
+from replay_data import InputError, ReplayFormatError
 from replay_data.sources import dopamine_arrays
 from replay_data.sources.dopamine_format import ELEMENTS
+from replay_data.sources.dopamine_writer import DopamineLogWriter
 from tests.conftest import DATA
 from tests.replay_data.recordings import build, open_log, random_episode, write_log
 
@@ -157,3 +158,15 @@ def test_a_count_is_read_and_nothing_behind_it(log: Path, content: bytes, messag
     del content
     with limited_memory(5), pytest.raises(ReplayFormatError, match=rf"add_count_ckpt\.0\.gz is damaged .{message}"):
         open_log(log.parents[2])
+
+
+def test_absurd_numbers_of_buffers_and_rows_are_refused(log: Path) -> None:
+    for element in ELEMENTS:
+        shutil.copy(log / f"$store$_{element}_ckpt.0.gz", log / f"$store$_{element}_ckpt.3000000000.gz")
+    with (
+        limited_memory(5),
+        pytest.raises(ReplayFormatError, match="holds a buffer 3000000000, but a log has at most 100"),
+    ):
+        open_log(log.parents[2])
+    with pytest.raises(InputError, match="at least 5 rows and at most 10,000,000, not 10,000,001"):
+        DopamineLogWriter(log.parent / "other", 10_000_001)
