@@ -35,7 +35,7 @@ from replay_data.sources.dopamine_reader import DopamineLog
 from replay_data.sources.dopamine_writer import DopamineLogWriter
 from replay_data.sources.rl_unplugged import RLUnpluggedRun
 from replay_data.store_metadata import StoreSource
-from tests.mutations import ANY_FILE, BY_SUFFIX, Damage, remove_path, replace_path
+from tests.mutations import ANY_FILE, BY_SUFFIX, Damage, damage_record, remove_path, replace_path
 
 MEANINGS = ("NOOP", "FIRE", "RIGHT", "LEFT")
 RECORDING = Recording("scripted", "Breakout", 120, 3, 0.25, 108_000, MEANINGS, "a" * 64, {"num_envs": 4})
@@ -185,7 +185,12 @@ TARGETS = {
     "store": Target(build_store, read_store, checked=r".*\.npy", vouch=vouch_for_array),
     "log": Target(build_log, read_log, checked=r".*(observation|action|reward|terminal).*\.gz"),
     "foreign log": Target(build_foreign_log, read_log, checked=r".*(observation|action|reward|terminal).*\.gz"),
-    "shard": Target(build_shard, read_shard, checked="run_.*", kinds={"run_.*": BY_SUFFIX[".gz"]}),
+    "shard": Target(
+        build_shard,
+        read_shard,
+        checked="run_.*",
+        kinds={"run_.*": {**BY_SUFFIX[".gz"], "record": damage_record}},
+    ),
 }
 
 
@@ -250,7 +255,7 @@ def attempt(target: Target, directory: Path, path: Path, kind: str, truth: dict[
         if (seconds := time.perf_counter() - start) > 2:
             print(f"{path.name} {kind}: {seconds:.1f} s", file=sys.stderr)
     unchanged = all(result.get(name, value) == value for name, value in truth.items())
-    unprotected = ("compressed content", "extended", "truncated", "swapped", "missing")
+    unprotected = ("compressed content", "record", "extended", "truncated", "swapped", "missing")
     protected = kind not in unprotected and not kind.endswith("with checksum")
     if not unchanged and protected and re.fullmatch(target.checked, path.name):
         return "failure", "other data without an error"

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from replay_data.sources.tfrecord import write_record
+
 HOSTILE_VALUES: tuple[Any, ...] = (
     *(None, True, False, "", "x", "7", "../../x", "/dev/zero", "a\0b", "\ud800", "x" * 100_000, [], {}, [[]], [None]),
     *({"x": [{}]}, [0] * 10_000, -1, 0, 1, 7, 300, 10**6, 2**31, 10**9, 2**63, 10**30, 10**400, -(2**63), 0.5, 1e308),
@@ -145,6 +147,22 @@ def damage_gzip(content: bytes, rng: random.Random) -> bytes:
     else:
         inner = rng.choice((damage_bytes, damage_bytes, truncate, extend))(inner, rng)
     return gzip.compress(inner, 1) if rng.random() < 0.95 else inner
+
+
+def damage_record(content: bytes, rng: random.Random) -> bytes:
+    """Change a record of a compressed TFRecord file, and write its checksums anew."""
+    inner = gzip.decompress(content)
+    records, position = [], 0
+    while position < len(inner):
+        length = int.from_bytes(inner[position : position + 8], "little")
+        records.append(inner[position + 12 : position + 12 + length])
+        position += length + 16
+    index = rng.randrange(len(records))
+    records[index] = rng.choice((damage_bytes, damage_bytes, damage_bytes, truncate, extend))(records[index], rng)
+    changed = io.BytesIO()
+    for record in records if rng.random() < 0.9 else records * 2:
+        write_record(changed, record)
+    return gzip.compress(changed.getvalue(), 1)
 
 
 def damage_zip(content: bytes, rng: random.Random) -> bytes:
