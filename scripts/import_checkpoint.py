@@ -24,7 +24,8 @@ def main(
     """Convert a state dict of github.com/kzl/decision-transformer, without executing code from the file.
 
     Args:
-        checkpoint: The .pth file.
+        checkpoint: File of torch.save (.pth, .pt, .ckpt) or safetensors with the network's weights. They may be inside
+            other dictionaries, beside an optimizer, and have prefixes such as `module.`.
         game: Game that the network was trained on, which the file does not contain.
         out: Checkpoint directory to create.
         max_return: Largest return of the training data, which evaluate.py needs for return multiples. (The paper's

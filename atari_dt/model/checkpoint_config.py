@@ -62,6 +62,7 @@ class CheckpointConfig:
         evaluations = content.get("evaluations", [])
         if not isinstance(evaluations, list):
             raise TypeError("evaluations is not a list")
+        read_field(content["model"], "num_heads", int)  # the weights show every other size that has a default value
         config = cls(
             model=ModelConfig.from_json(content["model"]),
             num_actions=check_range("num_actions", read_field(content, "num_actions", int), 1, MAX_ACTIONS),

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -149,7 +149,7 @@ def _find_network(content: Any) -> dict[str, Tensor]:
         (place + prefix, entries, prefix) for place, entries in _dictionaries(content) for prefix in _prefixes(entries)
     ]
     if not found:
-        names = list_names(map(str, content)) if isinstance(content, Mapping) else ""
+        names = list_names(filter(_is_text, content)) if isinstance(content, Mapping) else ""
         raise ValueError(f"its names are {names}" if names else "it is no dictionary of tensors")
     if len(found) > 1:
         places = list_names(sorted(place.removesuffix(".") or "the outermost dictionary" for place, _, _ in found))
@@ -175,13 +175,17 @@ def _dictionaries(content: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         for place, mapping in level.items():
             if not isinstance(mapping, Mapping):
                 continue
-            entries = {name: value for name, value in mapping.items() if isinstance(name, str)}
+            entries = {name: value for name, value in mapping.items() if _is_text(name)}
             yield place, entries
             for name, value in entries.items():
                 if isinstance(value, Mapping) and id(value) not in seen:
                     seen.add(id(value))
                     inner[f"{place}{name}."] = value
         level = inner
+
+
+def _is_text(name: object) -> TypeGuard[str]:
+    return isinstance(name, str)
 
 
 def _prefixes(entries: Mapping[str, Any]) -> set[str]:

@@ -74,7 +74,7 @@ def check_tensor(value: Any, name: str) -> None:
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} is of type {type(value).__name__}, not a tensor")
     if value.layout != torch.strided or value.is_meta or value.is_nested:
-        raise ValueError(f"{name} is a sparse, nested or empty tensor; weights are dense")
+        raise ValueError(f"{name} is not a dense tensor")
     if not value.is_floating_point():
         raise ValueError(f"{name} has dtype {str(value.dtype).removeprefix('torch.')}, not a floating-point type")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import math
 from itertools import islice
 from typing import Any
 
@@ -164,6 +166,18 @@ def test_same_seed_gives_the_same_episodes_and_a_restored_player_new_ones() -> N
     for damaged in (b"", state[:-100], b"x" * 1000):
         with pytest.raises(InputError, match="checkpoint is damaged"):
             resumed.restore(damaged)
+    for change, reason in (
+        (lambda content: content["model"]["values.bias"].fill_(math.nan), "values of values.bias are NaN or infinite"),
+        (lambda content: content["optimizer"]["state"][0]["exp_avg"].fill_(math.inf), "values of exp_avg are NaN"),
+        (lambda content: content["model"].pop("norm4.weight"), "it lacks norm4.weight"),
+        (lambda content: content.update(counts=[-1, 0, 0]), "num_played is -1"),
+    ):
+        content = torch.load(io.BytesIO(state), weights_only=True)
+        change(content)
+        changed = io.BytesIO()
+        torch.save(content, changed)
+        with pytest.raises(InputError, match=rf"checkpoint is damaged \(.*{reason}"):
+            resumed.restore(changed.getvalue())
 
 
 class ToyVectorEnv:

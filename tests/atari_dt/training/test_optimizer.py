@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
+from torch import nn
 
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.model import DecisionTransformer
+from atari_dt.model.weights import load_optimizer
 from atari_dt.training.optimizer import learning_rate_multiplier, make_optimizer
 
 
@@ -37,3 +40,35 @@ def test_weight_decay_applies_only_to_linear_and_convolution_weights() -> None:
     assert all(parameter.dim() >= 2 for parameter in decayed["params"])
     undecayed_matrices = {names[id(p)] for p in undecayed["params"] if p.dim() >= 2}
     assert undecayed_matrices == {"action_embedding.weight", "position_embedding", "timestep_embedding"}
+
+
+def test_only_the_state_of_the_same_optimizer_is_loaded() -> None:
+    model = nn.Linear(3, 2)
+
+    def make() -> torch.optim.AdamW:
+        return torch.optim.AdamW(model.parameters(), lr=0.5, weight_decay=0.25)
+
+    original = make()
+    model(torch.ones(1, 3)).sum().backward()
+    original.step()
+    original.param_groups[0].update(lr=0.125, weight_decay=9.0)
+    loaded = make()
+    load_optimizer(loaded, original.state_dict())
+    assert (loaded.param_groups[0]["lr"], loaded.param_groups[0]["weight_decay"]) == (0.125, 0.25)
+    for parameter in model.parameters():
+        assert torch.equal(loaded.state[parameter]["exp_avg"], original.state[parameter]["exp_avg"])
+    for name, value, reason in (
+        ("exp_avg", torch.full((2, 3), math.nan), "6 of the 6 values of exp_avg are NaN or infinite"),
+        ("exp_avg_sq", torch.ones(3, 3), r"exp_avg_sq has shape \[3, 3\], not \[2, 3\]"),
+        ("step", torch.ones(2), r"step has shape \[2\], not \[\]"),
+        ("max_exp_avg_sq", torch.ones(2, 3), "it also has max_exp_avg_sq"),
+    ):
+        state = original.state_dict()
+        state["state"] = {index: dict(each) for index, each in state["state"].items()}
+        state["state"][0][name] = value
+        with pytest.raises(ValueError, match=reason):
+            load_optimizer(make(), state)
+    state = original.state_dict()
+    del state["state"][1]
+    with pytest.raises(ValueError, match="it lacks step, exp_avg, exp_avg_sq"):
+        load_optimizer(make(), state)

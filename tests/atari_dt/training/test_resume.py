@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from atari_dt.config import TrainingConfig
 from atari_dt.model import DecisionTransformer
@@ -90,10 +93,23 @@ def test_a_run_resumes_only_from_a_checkpoint_of_its_own(readable_store: Traject
     config = TrainingConfig(batch_size=16, max_updates=4, checkpoint_every=2)
     train(readable_store, out, SMALL, config, show_progress=False)
     state = out / "checkpoints" / "update-00000004" / "training_state.pt"
-    for content in (state.read_bytes()[:-100], b"", b"nonsense"):
+    original = state.read_bytes()
+    saved = torch.load(state, weights_only=True)
+    saved["optimizer"]["state"][0]["exp_avg"][0] = math.nan
+    not_finite = io.BytesIO()
+    torch.save(saved, not_finite)
+    for content in (not_finite.getvalue(), original[:-100], b"", b"nonsense"):
         state.write_bytes(content)
         with pytest.raises(InputError, match=r"the checkpoint .*update-00000004 is damaged .*delete it to resume from"):
             train(readable_store, out, SMALL, config, resume=True)
+    state.write_bytes(original)
+    weights = state.with_name("model.safetensors")
+    tensors = load_file(weights)
+    save_file({**tensors, "head.weight": torch.full_like(tensors["head.weight"], math.inf)}, weights)
+    with pytest.raises(
+        InputError, match=r"the weights of the checkpoint .*update-00000004 are not finite: .*head\.weight"
+    ):
+        train(readable_store, out, SMALL, config, resume=True)
     shutil.rmtree(state.parent)
     train(readable_store, tmp_path / "other", SMALL, dataclasses.replace(config, seed=5), show_progress=False)
     shutil.copytree(tmp_path / "other" / "checkpoints" / "update-00000004", state.parent)
