@@ -25,15 +25,31 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _arrival: float | None = None  # time of the last signal in the block of `raise_on_interrupt`
 
+_signum = 0  # number of the first signal in that block
+
 _is_raising = False  # whether that block is being executed
 
 
 class EndedByTorchrun(KeyboardInterrupt):
-    """SIGTERM in a process of a distributed run. All processes of the run or only the one that is left may get it."""
+    """SIGTERM in a process of a distributed run.
 
-    message = (
-        "torchrun has ended this process, because it was stopped itself or because another process of this run was lost"
-    )
+    All processes of the run may get it, or only those that are left after one was lost.
+    """
+
+    def __init__(
+        self,
+        message: str = (
+            "torchrun has ended this process, because torchrun itself was stopped or because another process of this "
+            "run was lost"
+        ),
+    ):
+        super().__init__(message)
+
+
+def interruption(signum: int) -> KeyboardInterrupt:
+    """Return the exception to raise for a signal."""
+    distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return EndedByTorchrun() if distributed and signum == signal.SIGTERM else KeyboardInterrupt()
 
 
 def exit_on_interrupt(module_name: str) -> None:
@@ -82,11 +98,11 @@ def raise_on_interrupt() -> Iterator[None]:
         raise
     except BaseException as error:
         if _arrival is not None:
-            raise KeyboardInterrupt from error
+            raise interruption(_signum) from error
         raise
     else:
         if _arrival is not None:
-            raise KeyboardInterrupt
+            raise interruption(_signum)
     finally:
         _is_raising = False
         if hasattr(signal, "setitimer"):
@@ -106,29 +122,31 @@ def _handle_with(handler: Callable[[int, FrameType | None], None] | signal.Handl
 def _exit(signum: int, frame: FrameType | None) -> None:
     if _arrival is not None and time.monotonic() - _arrival < _ECHO:  # this process is ending already
         return
-    if signum == signal.SIGTERM and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        os.write(2, f"error: interrupted; {EndedByTorchrun.message}\n".encode())
+    error = interruption(signum)
+    if isinstance(error, EndedByTorchrun):
+        os.write(2, f"error: interrupted; {error}\n".encode())
     elif os.environ.get("LOCAL_RANK", "0") == "0":  # one sentence per machine under torchrun
         os.write(2, b"error: interrupted\n")
     os._exit(STATUS)
 
 
 def _raise(signum: int, frame: FrameType | None) -> None:
-    global _arrival
+    global _arrival, _signum
     if not _is_raising:
         _exit(signum, frame)
         return
     previous, _arrival = _arrival, time.monotonic()
+    _signum = signum if previous is None else _signum
     if previous is None and hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, _remind)
         signal.setitimer(signal.ITIMER_REAL, _REMINDER, _REMINDER)
     if previous is None or _arrival - previous > _ECHO or not _is_cleaning_up():
-        raise KeyboardInterrupt
+        raise interruption(_signum)
 
 
 def _remind(signum: int, frame: FrameType | None) -> None:
     if _is_raising and not _is_cleaning_up():
-        raise KeyboardInterrupt
+        raise interruption(_signum)
 
 
 def _is_cleaning_up() -> bool:

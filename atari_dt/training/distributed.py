@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from atari_dt.command_line import RankError
-from atari_dt.interrupts import EndedByTorchrun
+from atari_dt.interrupts import EndedByTorchrun, interruption
 from replay_data import InputError
 from replay_data.contexts import IntArray
 
@@ -205,7 +205,7 @@ def _find_network_error(error: BaseException | None) -> BaseException | None:
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise EndedByTorchrun(EndedByTorchrun.message)
+    raise interruption(signum)
 
 
 def _handle_sigterm(handler: Any) -> Any:
