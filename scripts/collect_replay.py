@@ -104,10 +104,10 @@ def main(
     )
     print(f"figure: {directory / 'returns.png'}")
     if (selection := suggest_selection(buffers)) is None:
-        rows_of_an_episode = -(-(max_steps + PADDING) // len(buffers))  # per buffer, for an episode of any length
+        total_rows, rows_needed = rows * len(buffers), -(-(max_steps + PADDING) // len(buffers))
         print(
-            f"note:   no episode ends in the recording's {rows * len(buffers):,} rows, so no dataset can be built from "
-            f"it; record again with --num-steps {len(buffers) * rows_of_an_episode}, or with a smaller --max-steps"
+            f"note:   no episode ends in the recording's {total_rows:,} rows, so no dataset can be built from it; record "
+            f"again with --num-steps {rows_needed * len(buffers)}, or with --max-steps {total_rows - PADDING} or less"
         )
         return
     options = ["--game", played_game.name, "--run", str(run), "--selection", selection.method]

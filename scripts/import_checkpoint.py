@@ -58,8 +58,9 @@ def main(
         targets = ["--return-multiples", "1"]
     else:
         targets = ["--target-returns", "R" if found.paper is None else f"{found.paper.target_return:g}"]
-    note = "; R is a target return, in clipped rewards" if "R" in targets else ""
-    print(f"written; next: {format_command('evaluate.py', out, *targets)}{note}")
+    print(f"written; next: {format_command('evaluate.py', out, *targets)}")
+    if "R" in targets:
+        print("R: a target return in clipped rewards, such as the largest return of the training data")
 
 
 if __name__ == "__main__":

@@ -110,11 +110,15 @@ def benchmark_runs(
 
 @contextmanager
 def _name_in_errors(name: str) -> Iterator[None]:
-    """Put the name of a run before the InputErrors of the block, which do not say which game or seed they mean."""
+    """Put the name of a run before the InputErrors of the block, which do not say which game or seed they mean.
+
+    Their advice to change `top_percent` is turned into `top_percents`, which decides it in the benchmark.
+    """
     try:
         yield
     except InputError as error:
-        raise InputError(f"{name}: {error}") from error
+        message = str(error).replace("`top_percent`", "`top_percents`")
+        raise InputError(f"{name}: {message}") from error
 
 
 def table_1(groups: Sequence[RunGroup]) -> list[list[str]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +41,15 @@ def test_parameters_that_an_error_names_are_printed_as_options(capsys: pytest.Ca
         command_line.run(main, parse=False)
     assert stop.value.code == 1
     assert capsys.readouterr().err == "error: --num-steps must be at least 1, not 0; see --seed\n"
+
+
+def test_a_suggested_command_is_split_by_the_shell_into_its_arguments() -> None:
+    paths = [Path("sp ace/it's $HOME"), Path("-out"), Path("runs/plain")]
+    command = command_line.format_command("evaluate.py", *paths, "--target-returns", "-7.5")
+    words = subprocess.run(
+        ["sh", "-c", f"printf '%s\\n' {command}"], capture_output=True, text=True
+    ).stdout.splitlines()
+    assert words == [
+        *("python", "scripts/evaluate.py", "sp ace/it's $HOME", "./-out", "runs/plain"),
+        *("--target-returns", "-7.5"),
+    ]

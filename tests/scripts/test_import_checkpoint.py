@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,38 @@ def test_a_checkpoint_of_the_original_code_plays(
 
 
 @pytest.mark.parametrize(
+    ("game", "num_actions", "options", "following"),
+    [
+        ("Qbert", 6, "", ["--target-returns", "2500"]),
+        ("Seaquest", 18, "", ["--target-returns", "1450"]),
+        ("Skiing", 3, "", ["--target-returns", "R"]),
+        ("Skiing", 3, "--max-return -30", ["--return-multiples", "1"]),
+        ("Breakout", 4, "--conditioning none", []),
+    ],
+)
+def test_the_suggested_command_has_the_path_and_a_target_of_the_game(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    game: str,
+    num_actions: int,
+    options: str,
+    following: list[str],
+) -> None:
+    weights = torch.load(DATA / "original_model" / "dt_small.pth", weights_only=True)
+    weights["action_embeddings.0.weight"] = torch.zeros(num_actions, weights["action_embeddings.0.weight"].shape[1])
+    weights["head.weight"] = torch.zeros(num_actions, weights["head.weight"].shape[1])
+    if "none" in options:
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith("ret_emb")}
+    torch.save(weights, tmp_path / "a.pth")
+    out = tmp_path / "it's q dir"
+    arguments = [tmp_path / "a.pth", "--game", game, *options.split(), "--out", out]
+    assert call(monkeypatch, "import_checkpoint.py", *arguments) == 0
+    command = shlex.split(capsys.readouterr().out.splitlines()[0].partition("next: ")[2])
+    assert command == ["python", "scripts/evaluate.py", str(out), *following]
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ("{tmp}/nowhere.pth --game Pong --max-return 20 --out {tmp}/new", "no checkpoint at {tmp}/nowhere.pth"),
@@ -46,6 +79,7 @@ def test_a_checkpoint_of_the_original_code_plays(
             "{store}/metadata.json --game Pong --max-return 20 --out {tmp}/new",
             "holds no state dict of the original network",
         ),
+        ("x --game Pong --max-return 1e39 --out {tmp}/new", "--max-return must be a finite number of magnitude 3.4e38"),
         (
             "x --game Pong --max-return nan --out {tmp}/new",
             "--max-return must be a finite number of magnitude 3.4e38 at most, not nan",

@@ -179,6 +179,8 @@ def test_emulator_seeds_are_not_those_of_collected_data(num_envs: int) -> None:
         ({"num_envs": 0}, "`num_envs` must be at least 1, not 0"),
         ({"target_returns": []}, "`target_returns` must have at least 1 number"),
         ({"target_returns": [float("nan")]}, "finite"),
+        ({"target_returns": [1.0, -float("inf")]}, "finite"),
+        ({"target_returns": [1e39]}, "finite"),
     ],
 )
 def test_invalid_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:

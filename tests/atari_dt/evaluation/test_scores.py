@@ -55,7 +55,8 @@ def test_scores_are_those_of_the_evaluation(evaluation: Evaluation) -> None:
                 assert np.array_equal(getattr(target_scores, name), getattr(result, name)), name
             reported = dataclasses.asdict(target_scores.reported())
             assert reported.items() <= dataclasses.asdict(target_scores).items()
-            assert set(reported) == {"return_multiple", "target_return", "scores", "mean_score", "std_score"}
+            names = {"return_multiple", "target_return", "scores", "mean_score", "std_score", "return_percentile"}
+            assert set(reported) == names
 
 
 def test_json_round_trip_keeps_every_value(evaluation: Evaluation, tmp_path: Path) -> None:

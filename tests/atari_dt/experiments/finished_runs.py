@@ -35,6 +35,7 @@ def finish_run(
     game: str = "Breakout",
     source: StoreSource = RECORDED_HERE,
     index: int = 0,
+    return_percentile: int | None = None,
 ) -> None:
     """Write the files of a finished run.
 
@@ -46,6 +47,7 @@ def finish_run(
         game: Game of the dataset.
         source: Source of the dataset.
         index: Number that decides losses and costs, different for each run.
+        return_percentile: Percentile of each target return.
     """
     dataset = DatasetInfo(
         game,
@@ -67,7 +69,7 @@ def finish_run(
         data_source=source,
         curve=(CurvePoint(5, 9.0, 0.1), CurvePoint(10, 0.1 * index, 0.2)),
         targets=tuple(
-            TargetResult(multiple, target, tuple(scores), tuple(scores), (20,) * len(scores))
+            TargetResult(multiple, target, tuple(scores), tuple(scores), (20,) * len(scores), return_percentile)
             for multiple, target, scores in targets
         ),
         random_scores=(1.0, 2.0),

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from atari_dt.config import TrainingConfig
 from atari_dt.experiments.benchmark import benchmark_runs, benchmark_stores, score_rows, table_1
 from atari_dt.experiments.benchmark_preset import benchmark_preset
 from atari_dt.experiments.results import read_groups
-from atari_dt.experiments.run_config import RunConfig
+from atari_dt.experiments.run_config import EvaluationConfig, RunConfig
 from atari_dt.games.catalogue import find_game
-from replay_data import InputError
+from atari_dt.model.dataset_info import DatasetInfo
+from replay_data import InputError, TrajectoryStore
+from replay_data.store_metadata import StoreSource
+from replay_data.store_writer import StoreWriter
 from replay_data.testing import write_random_store
+from tests.atari_dt.experiments.finished_runs import finish_run
 
 
 def test_the_runs_have_the_papers_settings(benchmark: tuple[Path, dict[str, RunConfig]], tmp_path: Path) -> None:
@@ -82,3 +88,58 @@ def test_table_1_has_the_papers_shape(benchmark: tuple[Path, dict[str, RunConfig
         ["dataset mean", "", "", "", "2.5"],
         ["dataset best", "", "", "", "16.0"],
     ]
+
+
+def write_losing_store(path: Path, game: str) -> TrajectoryStore:
+    """Write a store of ten episodes with returns of -10, -9, …, -1."""
+    with StoreWriter(
+        path,
+        game=game,
+        action_meanings=("NOOP",),
+        reward_clipping=True,
+        sticky_actions=0.25,
+        source=StoreSource("random"),
+    ) as writer:
+        for lost in range(1, 11):
+            frames, actions = np.zeros((20, 84, 84), np.uint8), np.zeros(20, np.uint8)
+            rewards = -(np.arange(20) < lost).astype(np.float32)
+            writer.append(frames, actions, rewards, rewards, terminated=True)
+    return TrajectoryStore.open(path)
+
+
+def test_data_without_a_positive_return_is_played_at_its_largest_return(tmp_path: Path) -> None:
+    stores = {(game, 1): write_losing_store(tmp_path / game, game) for game in ("Pong", "Qbert", "Skiing")}
+    presets = {game: benchmark_preset("quick", find_game(game)) for game, _ in stores}
+    evaluations = {
+        game: presets[game][2].for_returns_of([DatasetInfo.from_store(store)]) for (game, _), store in stores.items()
+    }
+    for evaluation in evaluations.values():
+        assert (evaluation.return_multiples, evaluation.return_percentiles) == ((), (100,))
+    assert [evaluations[game].target_returns for game in ("Pong", "Qbert", "Skiing")] == [(20,), (2500,), ()]
+    bases = {game: RunConfig(tmp_path, *presets[game][:2], evaluations[game]) for game in presets}
+    runs = benchmark_runs(bases, stores, ())
+    assert runs["Skiing-DT-seed1"].evaluation == evaluations["Skiing"]
+    assert RunConfig.from_json(json.loads(json.dumps(runs["Pong-DT-seed1"].to_json()))) == runs["Pong-DT-seed1"]
+    assert evaluations["Pong"].explain_default(evaluations["Pong"]) is not None
+    assert evaluations["Pong"].explain_default(presets["Pong"][2]) is None
+
+    # The paper's multiple of Pong is 1, which is percentile 100.
+    finish_run(
+        tmp_path / "out", "Pong-DT-seed1", runs["Pong-DT-seed1"], [(None, -1, [17.0])], "Pong", return_percentile=100
+    )
+    (group,) = read_groups(tmp_path / "out", runs)
+    assert table_1([group])[1][:3] == ["Pong", "", "105.6"]
+    assert [row[2] for row in score_rows([group])[1:2]] == ["-1 (percentile 100)"]
+
+
+def test_errors_name_the_run_of_several_games(tmp_path: Path) -> None:
+    stores = {(game, 1): write_losing_store(tmp_path / game, game) for game in ("Skiing", "Tennis")}
+    base = RunConfig(tmp_path, *benchmark_preset("quick", find_game("Skiing")))
+    tenth = dataclasses.replace(base, evaluation=EvaluationConfig((0.5,)))
+    with pytest.raises(InputError, match=r"^Tennis-DT-seed1: the dataset's largest return is -1, so larger"):
+        benchmark_runs({"Skiing": base, "Tennis": tenth}, stores, ())
+    with pytest.raises(InputError, match=r"^Skiing-1BC-seed1: the best episode alone has 20 of 180 .* `top_percents`"):
+        benchmark_runs({"Skiing": base, "Tennis": base}, stores, (1,))
+    large = dataclasses.replace(base, training=dataclasses.replace(base.training, batch_size=1000))
+    with pytest.raises(InputError, match=r"^Tennis-DT-seed1: a batch of 1000 contexts is larger than"):
+        benchmark_runs({"Skiing": base, "Tennis": large}, stores, ())

@@ -334,11 +334,14 @@ def test_target_return_grid_is_centered_where_the_largest_return_is_negative(tmp
     ("conditioning", "options", "message"),
     [
         ("return", {"play": PlayConfig(max_steps=4)}, "`max_steps` must be at least 5"),
-        ("return", {"target_return": math.nan}, "must be a finite number"),
-        ("return", {"target_return": 1e39}, "must be a finite number"),
-        ("return", {"target_return": 3.0, "return_multiple": 1.0}, "not both"),
+        ("return", {"target_return": math.nan}, "must be finite numbers .*, not nan"),
+        ("return", {"target_return": 1e39}, "must be finite numbers .*, not 1e\\+39"),
+        ("return", {"target_return": 3.0, "return_multiple": 1.0}, "set only one of"),
+        ("return", {"return_percentile": 50, "return_multiple": 1.0}, "set only one of"),
+        ("return", {"return_percentile": 50}, "does not store the distribution of its dataset's returns"),
         ("none", {"return_multiple": 1.0}, "behavior cloning has no target return"),
         ("none", {"target_return": 1.0}, "behavior cloning has no target return"),
+        ("none", {"return_percentile": 0}, "behavior cloning has no target return"),
     ],
 )
 def test_invalid_arguments_raise(
