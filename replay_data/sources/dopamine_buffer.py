@@ -155,13 +155,31 @@ class LogBuffer:
                 return False  # the row before may be padding already
         if self.preceding is None:
             return None
-        if any(self.preceding._is_terminal(row) for row in range(max(first - 1 - PADDING, 0), first - 1)):
+        if any(self.preceding._is_end(row) for row in range(max(first - 1 - PADDING, 0), first - 1)):
             return False  # an episode ended so late that its successor's padding began before the first fresh row
+        # The last row to look at is often at the end of the file, but nearly always a row before it is not blank.
+        if all(self._is_blank(row) for row in (*range(first, first + PADDING), first - 1)):
+            return False  # more than three rows are blank, which is no end (see `EpisodeSplitter`)
         return None
 
     def _is_terminal(self, row: int) -> bool:
         """Return whether the row with this number, which the file must hold, is terminal."""
         return row % self.rows in self.terminal_rows(self.rows)
+
+    def _is_end(self, row: int) -> bool:
+        """Return whether the row with this number, which the file must hold, is known to end an episode."""
+        listed = self.sidecar is not None and any(each.row == row % self.rows for each in self.sidecar.episodes)
+        return listed or self._is_terminal(row)
+
+    def _is_blank(self, row: int) -> bool:
+        """Return whether the row with this number, which the file must hold, looks like padding."""
+        slot = row % self.rows
+        return not (
+            self.frames(slot, slot + 1).any()
+            or self.column("action")[slot]
+            or self.column("reward")[slot]
+            or self._is_terminal(row)
+        )
 
     def read_to(self, row: int) -> Rows:
         """Return the slots from `position` to ``row``."""

@@ -15,10 +15,11 @@ The first rows may belong to an episode that began before them. Its rows are dro
 decides, and the frames play no part. The rows are checked against it: every terminal row must end a listed episode, an
 episode must have the listed number of steps, and its padding must be zeros.
 
-**Other logs.** Terminals are certain. Every other end must be found by the padding after it, but a step can look like
-padding: a black frame, action 0, reward 0, no terminal. Such a row is *blank* here. The three rows after an end are
-padding for certain, so blank steps at the beginning of an episode do no harm. Any other run of three blank rows or more
-is padding, or a game that fades to black while the player does nothing, or both. These rules decide:
+**Other logs**, and buffers without a sidecar in such logs. Terminals are certain. Every other end must be found by the
+padding after it, but a step can look like padding: a black frame, action 0, reward 0, no terminal. Such a row is
+*blank* here. The three rows after an end are padding for certain, so blank steps at the beginning of an episode do no
+harm. Any other run of three blank rows or more is padding, or a game that fades to black while the player does nothing,
+or both. These rules decide:
 
 1. An episode that reaches 27,000 steps in the run ends there. This is the time limit of Dopamine's runner
    (``max_steps_per_episode`` in its ``run_experiment.py``), and the only end of this kind that is certain.
@@ -64,6 +65,7 @@ class EpisodeSplitter:
         self.first_row = 0
         self._at_start = at_start
         self._pending: list[Rows] = []
+        self._certain_start = at_start is not None  # whether `_at_start` is not guessed from blank rows
         self._is_end = np.zeros(0, dtype=bool)  # of each pending row: whether it is known to end an episode
         self._settled = np.zeros(0, dtype=bool)  # whether it is known to end one or known to end none
         self._blank = np.zeros(0, dtype=bool)
@@ -77,22 +79,18 @@ class EpisodeSplitter:
             ReplayFormatError: If an episode does not begin with padding, has another number of steps than the sidecar
                 lists, or does not end within 108,000 rows.
         """
-        listed = rows.episode_steps >= 0
-        self._pending.append(rows)
-        self._is_end = np.concatenate([self._is_end, rows.terminals | (rows.episode_steps > 0)])
-        self._settled = np.concatenate([self._settled, rows.terminals | listed])
-        self._blank = np.concatenate([self._blank, _blank_rows(rows)])
+        self._append(rows)
         if self._at_start is None:
             if len(self._blank) <= PADDING:
                 return
             self._at_start = bool(self._blank[:PADDING].all() and not self._blank[PADDING])
         while (found := self._find_end()) is not None:
             end, num_uncertain = found
-            first_row, whole = self.first_row, self._at_start
+            first_row, whole, certain_start = self.first_row, self._at_start, self._certain_start
+            self._at_start, self._certain_start = True, bool(self._is_end[end - 1])
             episode_rows = self._take(end)
-            self._at_start = True
-            if whole:
-                episode = _make_episode(episode_rows, num_uncertain)
+            if whole and (certain_start or end > PADDING):
+                episode = _make_episode(episode_rows, num_uncertain, certain_start)
                 self._learn_time_limit(episode)
                 yield first_row, episode
         if len(self._blank) > MAX_EPISODE_ROWS:
@@ -100,6 +98,23 @@ class EpisodeSplitter:
                 f"{rows.path}, row {rows.first_row}: no episode has ended for {MAX_EPISODE_ROWS:,} rows; the log is "
                 "damaged or of another format"
             )
+
+    def _append(self, rows: Rows) -> None:
+        """Append pending rows, and note what is known about the ends among all of them."""
+        num_pending = len(self._blank)
+        self._pending.append(rows)
+        self._is_end = np.concatenate([self._is_end, rows.terminals | (rows.episode_steps > 0)])
+        self._settled = np.concatenate([self._settled, rows.terminals | (rows.episode_steps >= 0)])
+        self._blank = np.concatenate([self._blank, _blank_rows(rows)])
+        # The sidecar of a buffer also tells where its first episode began, perhaps in a buffer without a sidecar.
+        for row in np.flatnonzero(rows.episode_steps > 0)[:1].tolist():
+            end = num_pending + row + 1
+            start = end - PADDING - int(rows.episode_steps[row])
+            if start == 0:
+                self._at_start = self._certain_start = True
+            if start > 0 and not self._settled[start - 1]:
+                self._is_end[start - 1] = self._settled[start - 1] = True
+            self._settled[max(start, 0) : end] = True
 
     def _find_end(self) -> tuple[int, int] | None:
         """Find the end of the first pending episode.
@@ -152,7 +167,7 @@ class EpisodeSplitter:
         return Rows.concatenate(pieces)
 
 
-def _make_episode(rows: Rows, num_uncertain: int) -> Episode:
+def _make_episode(rows: Rows, num_uncertain: int, certain_start: bool) -> Episode:
     """Return the episode in rows that run from its first padding row to its last step."""
     padding, steps = rows[:PADDING], rows[PADDING:]
     if not len(steps) or padding.frames.any() or padding.actions.any() or padding.rewards.any():
@@ -161,7 +176,9 @@ def _make_episode(rows: Rows, num_uncertain: int) -> Episode:
             "the log is damaged or of another format"
         )
     listed = int(steps.episode_steps[-1])
-    if listed > 0 and listed != len(steps):
+    if listed > len(steps) and not certain_start:
+        num_uncertain += 1  # the rows before, of a buffer without a sidecar, were cut in the wrong place
+    elif listed > 0 and listed != len(steps):
         raise ReplayFormatError(
             f"{rows.path}, row {rows.first_row}: an episode of {len(steps)} steps begins here, but the sidecar of the "
             f"buffer that it ends in lists {listed} steps; copy the log again"
