@@ -49,7 +49,8 @@ _TENSOR_GLOBALS = {
     *("torch._utils _rebuild_qtensor", "torch._utils _rebuild_meta_tensor_no_storage"),
 }
 
-_GLOBALS_BY_STACK = ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4")  # of protocols that torch.save does not use
+_OTHER_GLOBAL_OPCODES = ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4")
+"""Opcodes that name a function or class in protocols that ``torch.save`` does not use."""
 
 
 class PickledObjectsError(ValueError):
@@ -173,7 +174,7 @@ def _unknown_globals(pickles: Iterator[io.BytesIO]) -> Iterator[str]:
                 yield "".join(
                     character for character in str(argument)[:80].replace(" ", ".") if character.isprintable()
                 )
-            elif opcode.name in _GLOBALS_BY_STACK:
+            elif opcode.name in _OTHER_GLOBAL_OPCODES:
                 yield ""
 
 

@@ -148,7 +148,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
                 f"the weights of the checkpoint {path} are not finite: {error}; use a checkpoint from before the "
                 "training diverged"
             ) from error
-        except (InputError, OSError, ValueError, KeyError, TypeError) as error:
+        except (InputError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"the checkpoint {path} is damaged or from another project ({summarize_error(error)}); "
                 "copy it again or use another checkpoint"

@@ -73,14 +73,14 @@ def check_tensor(value: Any, name: str) -> None:
     """
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} is of type {type(value).__name__}, not a tensor")
-    if value.layout != torch.strided or value.is_meta or value.is_nested:
+    if value.layout != torch.strided or value.is_meta:
         raise ValueError(f"{name} is not a dense tensor")
     if not value.is_floating_point():
         raise ValueError(f"{name} has dtype {str(value.dtype).removeprefix('torch.')}, not a floating-point type")
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state_dict: Any) -> None:
-    """Load the state dict of Adam or AdamW, but of its settings only the learning rate: the others are the config's.
+    """Load the moment estimates and the learning rate of Adam or AdamW; the other settings are those of the config.
 
     Args:
         optimizer: Optimizer of the network.
@@ -97,9 +97,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state_dict: Any) -> None:
         parameters, learning_rate = group["params"], read_field(group, "lr", float)
         group.clear()
         group |= {"params": parameters, **own, "lr": learning_rate}
-        for parameter in parameters if optimizer.state else ():
-            shape = tuple(parameter.shape)
-            check_weights(optimizer.state[parameter], {"step": (), "exp_avg": shape, "exp_avg_sq": shape})
+        if optimizer.state:  # empty before the first update
+            for parameter in parameters:
+                shape = tuple(parameter.shape)
+                check_weights(optimizer.state[parameter], {"step": (), "exp_avg": shape, "exp_avg_sq": shape})
 
 
 def list_names(names: Iterable[str]) -> str:
@@ -140,7 +141,7 @@ def network_shapes(build: Callable[[ModelConfig], nn.Module], config: ModelConfi
 
 
 class _NoInitialization(TorchFunctionMode):
-    """Skip drawing weights from a normal distribution, whose first use on the meta device imports for a second."""
+    """Skip drawing weights from a normal distribution: its first use on the meta device takes a second of imports."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
