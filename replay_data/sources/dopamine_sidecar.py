@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replay_data.errors import ReplayFormatError, summarize_error
-from replay_data.json_fields import convert, parse_json, read_field, read_format_version
+from replay_data.json_fields import convert, parse_json, read_count, read_field, read_format_version, read_list
 from replay_data.recording import Recording
 from replay_data.sources.dopamine_format import PADDING
 from replay_data.storage.regular_files import MAX_JSON_BYTES, read_regular_file
@@ -105,18 +105,21 @@ class BufferSidecar:
         """Read the content of a file of format version 1 or 2.
 
         Raises:
-            ValueError, KeyError, TypeError, OverflowError: If the content is something else.
+            ValueError, KeyError, TypeError: If the content is something else.
         """
         read_format_version(content, FORMAT_VERSION)
+        raw_rewards = content["raw_rewards"]
+        with np.errstate(over="ignore"):  # a value that is too large for float32 becomes infinite, which is refused
+            clipped_values = np.array(read_list(raw_rewards, "values", float), dtype=np.float32)
         sidecar = cls(
             recording=Recording.from_json(content["recording"]),
-            rows=read_field(content, "rows", int),
+            rows=read_count(content, "rows"),
             episodes=tuple(map(RecordedEpisode.from_json, content["episodes"])),
-            clipped_rows=np.array(content["raw_rewards"]["rows"], dtype=np.int64),
-            clipped_values=np.array(content["raw_rewards"]["values"], dtype=np.float32),
+            clipped_rows=np.array(read_list(raw_rewards, "rows", int), dtype=np.int64),
+            clipped_values=clipped_values,
         )
         rows, values = sidecar.clipped_rows, sidecar.clipped_values
-        if rows.ndim != 1 or rows.shape != values.shape or not np.isfinite(values).all():
+        if rows.shape != values.shape or not np.isfinite(values).all():
             raise ValueError("its raw rewards contradict each other")
         if len(rows) and (rows[0] < 0 or rows[-1] >= sidecar.rows or (np.diff(rows) <= 0).any()):
             raise ValueError("its raw rewards do not name ascending rows of the buffer")

@@ -19,7 +19,7 @@ from tests.atari_dt.collection.recordings import log_files, read_episodes
         ({"raw_rewards": {"rows": [4, 3], "values": [2, 2]}}, "ascending rows of the buffer"),
         ({"raw_rewards": {"rows": [40], "values": [2]}}, "ascending rows of the buffer"),
         ({"raw_rewards": {"rows": [0], "values": [7]}}, "its raw rewards, clipped, are not the rewards of the buffer"),
-        ({"raw_rewards": {"rows": [3], "values": [float("nan")]}}, "contradict each other"),
+        ({"raw_rewards": {"rows": [3], "values": [float("nan")]}}, "an item of values is nan, not a finite number"),
         ({"rows": 41}, "it describes 41 rows, but the buffer has 40"),
         ({"episodes": None}, "TypeError"),
     ],

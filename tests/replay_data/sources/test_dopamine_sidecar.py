@@ -111,7 +111,9 @@ def test_version_2_is_written_and_read_back(tmp_path: Path) -> None:
         ({"episodes": [{"row": 8, "steps": 20, "return": 0.0}]}, "KeyError: 'score'"),
         ({"episodes": [{"row": 8, "steps": 20, "return": 0.0, "score": 1, "played": "all"}]}, "played is 'all'"),
         ({"raw_rewards": {"rows": [0]}}, "KeyError: 'values'"),
-        ({"raw_rewards": {"rows": [10**30], "values": [2]}}, "OverflowError"),
+        ({"raw_rewards": {"rows": [10**30], "values": [2]}}, "an item of rows is too large"),
+        ({"raw_rewards": {"rows": [0.5], "values": [2]}}, "an item of rows is 0.5"),
+        ({"raw_rewards": {"rows": [3], "values": [1e300]}}, "contradict each other"),
     ],
 )
 def test_content_of_another_kind_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
