@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -43,8 +44,21 @@ def build_checkpoint(directory: Path) -> None:
     (directory / "model" / "README.md").unlink()
 
 
+def build_original_checkpoint(directory: Path) -> None:
+    (directory / "original").mkdir(parents=True)
+    shutil.copy(DATA / "original_model" / "dt_small.pth", directory / "original")
+
+
+def read_original_model(_: Path, path: Path) -> dict[str, Any]:
+    return describe_model(DecisionTransformer.from_original_checkpoint(path, num_heads=2))
+
+
 def read_model(directory: Path, _: Path) -> dict[str, Any]:
-    model = DecisionTransformer.from_pretrained(directory / "model")
+    return describe_model(DecisionTransformer.from_pretrained(directory / "model"))
+
+
+def describe_model(model: DecisionTransformer) -> dict[str, Any]:
+    """Check the weights of a model, and play a step with it."""
     assert all(weights.isfinite().all() for weights in model.state_dict().values())
     states = torch.zeros(1, 1, 4, 84, 84, dtype=torch.uint8)
     steps = torch.zeros(1, 1, dtype=torch.int64)
@@ -132,4 +146,8 @@ def read_run(directory: Path, path: Path) -> dict[str, Any]:
     return {path.name: json.dumps(result.to_json(), allow_nan=False)}
 
 
-TARGETS = {"checkpoint": Target(build_checkpoint, read_model), "run": Target(build_run, read_run)}
+TARGETS = {
+    "checkpoint": Target(build_checkpoint, read_model),
+    "original checkpoint": Target(build_original_checkpoint, read_original_model),
+    "run": Target(build_run, read_run),
+}

@@ -210,6 +210,7 @@ BY_SUFFIX: dict[str, dict[str, Damage]] = {
     ".gz": {"compressed content": damage_gzip},
     ".npz": {"member": damage_zip},
     ".pt": {"member": damage_zip},
+    ".pth": {"member": damage_zip},
     ".safetensors": {"tensor": damage_safetensors},
 }
 
