@@ -146,8 +146,9 @@ class ArrayStream:
         if not fits.all():
             place = np.unravel_index(np.argmin(fits), fits.shape)
             raise ReplayFormatError(
-                f"{self.path}, row {self.position + int(place[0])}: {self._element} {stored[place]} of {stored.dtype} "
-                f"is no {self._dtype}, which a replay log holds; the file is damaged or of another format"
+                f"{self.path}, row {self.position + int(place[0])}: {self._element} {stored[place]} ({stored.dtype}) is "
+                f"not exactly representable as {self._dtype}, the type that a replay log holds; correct the array and "
+                f"save it as {self._dtype}"
             )
         return rows
 
