@@ -8,6 +8,7 @@ import runpy
 import socket
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import numpy as np
 import torch
 
 from atari_dt.config import ModelConfig, TrainingConfig
-from atari_dt.training import ContextLoader, TrainingStopped, loop, metrics, train
+from atari_dt.training import ContextLoader, TrainingStopped, distributed, loop, metrics, train
+from atari_dt.training.distributed import PEER_TIMEOUT
 from replay_data import InputError, TrajectoryStore
 
 SCRIPTS = Path(__file__).parents[3] / "scripts"
@@ -69,21 +71,35 @@ def run_script(name: str, arguments: list[str], output: Path) -> None:
 
 
 def start_group(
-    store: TrajectoryStore, out: Path, config: TrainingConfig | list[TrainingConfig], model_config: ModelConfig = SMALL
+    store: TrajectoryStore,
+    out: Path,
+    config: TrainingConfig | list[TrainingConfig],
+    model_config: ModelConfig = SMALL,
+    peer_timeout: timedelta = PEER_TIMEOUT,
 ) -> list[ForkServerProcess]:
     """Start two processes that train together, as ``torchrun`` does; each may have its own config."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     configs = config if isinstance(config, list) else [config, config]
-    return [start(train_as_rank, rank, port, store.path, out, configs[rank], model_config) for rank in range(2)]
+    return [
+        start(train_as_rank, rank, port, store.path, out, configs[rank], model_config, peer_timeout)
+        for rank in range(2)
+    ]
 
 
 def train_as_rank(
-    rank: int, port: int, data: Path, out: Path, config: TrainingConfig, model_config: ModelConfig
+    rank: int,
+    port: int,
+    data: Path,
+    out: Path,
+    config: TrainingConfig,
+    model_config: ModelConfig,
+    peer_timeout: timedelta,
 ) -> None:
-    """Train as one of two processes; write the steps of each of its batches to ``OUT.RANK.npz``."""
+    """Train as one of two processes; write the steps of each batch to ``OUT.RANK.npz``, or an error to ``….error``."""
     _prepare()
+    distributed.PEER_TIMEOUT = peer_timeout
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -101,7 +117,8 @@ def train_as_rank(
     ContextLoader.batch = record  # type: ignore[method-assign, assignment]
     try:
         train(TrajectoryStore.open(data), out, model_config, config, resume=True, show_progress=False)
-    except InputError:
+    except InputError as error:
+        out.with_name(f"{out.name}.{rank}.error").write_text(str(error))
         sys.exit(INPUT_ERROR)
     except TrainingStopped:
         sys.exit(STOPPED)

@@ -7,17 +7,23 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
+from atari_dt.command_line import RankError, run
 from atari_dt.config import TrainingConfig
 from atari_dt.model import DecisionTransformer
 from atari_dt.model.pretrained import latest_checkpoint
-from atari_dt.training import read_metrics, train
-from replay_data import TrajectoryStore, hold_out
+from atari_dt.training import distributed, read_metrics, train
+from atari_dt.training.distributed import ProcessLostError, process_group
+from replay_data import InputError, TrajectoryStore, hold_out
 from tests.atari_dt.training.processes import DROPOUT, INPUT_ERROR, SMALL, STOPPED, join, start_group
 
 
@@ -118,10 +124,89 @@ def test_a_signal_to_one_process_stops_all(
     assert pid is not None
     os.kill(pid, signum)
     statuses = join(processes)
+    checkpoint = latest_checkpoint(out)
     if signum == signal.SIGTERM:
         assert statuses == [STOPPED, STOPPED]
     else:
         assert statuses[0] == INPUT_ERROR
-    checkpoint = latest_checkpoint(out)
+        update = int(checkpoint.name.removeprefix("update-"))
+        assert (tmp_path / "run.0.error").read_text() == (
+            "process 0: another process of this run has ended or cannot be reached; "
+            f"`resume` continues from update {update}"
+        )
     assert (checkpoint / "training_state.pt").exists()
     DecisionTransformer.from_pretrained(checkpoint)
+
+
+def test_a_process_that_does_not_answer_is_noticed(readable_store: TrajectoryStore, tmp_path: Path) -> None:
+    config = TrainingConfig(epochs=10**6, batch_size=16, checkpoint_every=5)
+    timeout = timedelta(seconds=6)
+    processes = start_group(readable_store, tmp_path / "run", config, peer_timeout=timeout)
+    while not any((tmp_path / "run").glob("checkpoints/update-*")):
+        assert all(process.is_alive() for process in processes)
+        time.sleep(0.02)
+    pid = processes[0].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    assert join(processes[1:]) == [INPUT_ERROR]
+    processes[0].kill()
+    error = (tmp_path / "run.1.error").read_text()
+    assert error.startswith("process 1: another process of this run has not answered for 0.1 minutes; `resume` continu")
+
+
+@pytest.fixture
+def rank_1(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make this process the second of a group that does not communicate."""
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "_connect", lambda: None)
+    communication = SimpleNamespace(
+        DistError=dist.DistError,
+        get_rank=lambda: 1,
+        get_world_size=lambda: 2,
+        new_group=lambda **_: None,
+        destroy_process_group=lambda: None,
+    )
+    monkeypatch.setattr(distributed, "dist", communication)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.mark.usefixtures("rank_1")
+def test_torchrun_does_not_hide_that_a_process_was_lost() -> None:
+    """It sends SIGTERM to the processes that are left, while they clean up and afterwards."""
+
+    def lose_a_process() -> None:
+        try:
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:34738")
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(ProcessLostError, match="process 1: another process of this run has ended"), process_group():
+        lose_a_process()
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("rank_1")
+def test_other_errors_and_interruptions_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shapes differ"), process_group():
+        raise RuntimeError("shapes differ")
+    with pytest.raises(KeyboardInterrupt) as interruption, process_group():
+        raise KeyboardInterrupt
+    assert type(interruption.value) is KeyboardInterrupt
+    with pytest.raises(RankError, match="process 1: no such device"), process_group():
+        raise InputError("no such device")
+
+
+@pytest.mark.usefixtures("rank_1")
+def test_sigterm_before_the_first_update_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    def train_in_group() -> None:
+        with process_group():
+            signal.raise_signal(signal.SIGTERM)
+
+    for main in (train_in_group, lambda: signal.raise_signal(signal.SIGTERM)):
+        with pytest.raises(SystemExit) as stop:
+            run(main, parse=False)
+        assert stop.value.code == 130
+        assert capsys.readouterr().err.startswith("error: interrupted; torchrun has ended this process, because")
