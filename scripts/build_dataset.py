@@ -94,8 +94,8 @@ def main(
         print(f"note:   {note}")
     if num_uncertain := metadata.source.num_uncertain_ends:
         print(
-            f"note:   {num_uncertain} episode ends are uncertain: only black frames show that a time limit may have "
-            "truncated an episode there (docs/data.md)"
+            f"note:   number of uncertain episode ends: {num_uncertain}; only black frames show that a time limit may "
+            "have truncated an episode there (docs/data.md)"
         )
     if unused := sorted(set(range(len(meanings))) - set(np.unique(store.actions).tolist())):
         print(f"note:   {', '.join(meanings[action] for action in unused)} never occurs; is this {catalogued.name}?")

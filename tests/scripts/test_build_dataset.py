@@ -44,11 +44,22 @@ def test_build_dataset_makes_the_papers_draw(
     assert "9,331 steps in 16 episodes of buffers 46-47, 49\n" in printed
     assert f"of the run's 50 buffers, 0-44 are not in {path}\n" in printed
     assert "never occurs" not in printed
+    assert "uncertain" not in printed
     (tmp_path / "pong").mkdir()
     (tmp_path / "pong" / "Seaquest").symlink_to(path / "Breakout")
     options = f"--source dopamine --path {tmp_path / 'pong'} --game Seaquest --selection even --num-steps 1"
     assert call(monkeypatch, "build_dataset.py", *options.split(), "--out", tmp_path / "seaquest") == 0
     assert "DOWNLEFTFIRE never occurs; is this Seaquest?" in capsys.readouterr().out
+
+
+def test_build_dataset_counts_uncertain_episode_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    write_log(tmp_path, [random_episode(rng, 9, terminated=index % 2 == 0) for index in range(5)], 100)
+    options = f"--source dopamine --path {tmp_path} --selection all --out {tmp_path / 'store'}"
+    assert call(monkeypatch, "build_dataset.py", *options.split()) == 0
+    assert "note:   number of uncertain episode ends: 2; only black frames" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
