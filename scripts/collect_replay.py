@@ -104,10 +104,11 @@ def main(
     )
     print(f"figure: {directory / 'returns.png'}")
     if (selection := suggest_selection(buffers)) is None:
-        total_rows, rows_needed = rows * len(buffers), -(-(max_steps + PADDING) // len(buffers))
+        total, extra = rows * len(buffers), PADDING + 1  # the last row of a log has no step
+        num_rows = -(-(max_steps + extra) // len(buffers)) * len(buffers)
         print(
-            f"note:   no episode ends in the recording's {total_rows:,} rows, so no dataset can be built from it; record "
-            f"again with --num-steps {rows_needed * len(buffers)}, or with --max-steps {total_rows - PADDING} or less"
+            f"note:   no episode ends in the recording's {total:,} rows, so no dataset can be built from it; record "
+            f"again with --num-steps {num_rows}, or with --max-steps {total - extra} or less"
         )
         return
     options = ["--game", played_game.name, "--run", str(run), "--selection", selection.method]
