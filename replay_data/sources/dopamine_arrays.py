@@ -146,9 +146,9 @@ class ArrayStream:
         if not fits.all():
             place = np.unravel_index(np.argmin(fits), fits.shape)
             raise ReplayFormatError(
-                f"{self.path}, row {self.position + int(place[0])}: {self._element} {stored[place]} ({stored.dtype}) is "
-                f"not exactly representable as {self._dtype}, the type that a replay log holds; correct the array and "
-                f"save it as {self._dtype}"
+                f"{self.path}, row {self.position + int(place[0])}: {self._element} {stored[place]} ({stored.dtype}) "
+                f"is not exactly representable as {self._dtype}, the type that a replay log holds; correct the array "
+                f"and save it as {self._dtype}"
             )
         return rows
 
