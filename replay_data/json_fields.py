@@ -20,6 +20,8 @@ D = TypeVar("D")
 
 MAX_DEPTH = 32  # several times the depth of any file that this project writes
 
+MAX_CONTAINERS = 1_000_000  # each takes at least 64 bytes of memory, but only 3 of a file
+
 MAX_INTEGER = 2**63 - 1  # of NumPy's and PyTorch's int64
 
 
@@ -27,8 +29,14 @@ def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: If the text is not JSON, or its lists and objects are nested more than `MAX_DEPTH` deep.
+        ValueError: If the text is not JSON, has more than `MAX_CONTAINERS` lists and objects, or nests them more than
+            `MAX_DEPTH` deep.
     """
+    lists, objects = (
+        (text.count(b"["), text.count(b"{")) if isinstance(text, bytes) else (text.count("["), text.count("{"))
+    )
+    if lists + objects > MAX_CONTAINERS:
+        raise ValueError("it has implausibly many lists and objects")
     try:
         value = json.loads(text)
     except RecursionError:

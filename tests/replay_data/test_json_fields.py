@@ -10,7 +10,15 @@ from typing import Any, Literal
 
 import pytest
 
-from replay_data.json_fields import MAX_DEPTH, parse_json, read_count, read_dataclass, read_field, read_scalars
+from replay_data.json_fields import (
+    MAX_CONTAINERS,
+    MAX_DEPTH,
+    parse_json,
+    read_count,
+    read_dataclass,
+    read_field,
+    read_scalars,
+)
 from replay_data.recording import check_game_name, read_action_meanings
 
 
@@ -35,6 +43,15 @@ def test_nesting_is_limited(opening: str) -> None:
     for text in (opening + deepest + closing, opening * 900 + "1" + closing * 900, opening * 100_000):
         with pytest.raises(ValueError, match="it is nested too deeply"):
             parse_json(text)
+
+
+@pytest.mark.parametrize("item", ["[]", "{}"])
+def test_the_number_of_lists_and_objects_is_limited(item: str) -> None:
+    """A file of 32 MB could hold ten million of them, which take more than a gigabyte."""
+    text = "[" + f"{item}," * MAX_CONTAINERS + "0]"
+    for content in (text, text.encode()):
+        with pytest.raises(ValueError, match="implausibly many lists and objects"):
+            parse_json(content)
 
 
 @pytest.mark.parametrize(
