@@ -62,17 +62,18 @@ def test_collect_replay_sums_up_what_it_recorded(
 def test_a_recording_without_an_episode_says_how_to_record_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both of its pieces of advice, and the limit of each."""
-    options = "--agent scripted --game Pong --num-workers 1".split()
-    for i, (num_steps, max_steps, ends) in enumerate([(250, 247, False), (250, 246, True), (300, 247, True)]):
-        sizes = ("--num-steps", num_steps, "--max-steps", max_steps)
-        assert call(monkeypatch, "collect_replay.py", *options, *sizes, "--out", tmp_path / str(i)) == 0
-        last = capsys.readouterr().out.splitlines()[-1]
-        if ends:
-            assert last.startswith("next:   python scripts/build_dataset.py")
-        else:
-            assert last.startswith("note:   no episode ends in the recording's 250 rows")
-            assert last.endswith("record again with --num-steps 300, or with --max-steps 246 or less")
+    """Its advice for ``--max-steps``, followed to the limit."""
+    options = ["--agent", "scripted", "--game", "Pong", "--num-workers", "1"]
+    lines = []
+    for max_steps in (247, 246):
+        sizes = ("--num-steps", 250, "--max-steps", max_steps)
+        assert call(monkeypatch, "collect_replay.py", *options, *sizes, "--out", tmp_path / str(max_steps)) == 0
+        lines.append(capsys.readouterr().out.splitlines()[-1])
+    assert lines[0].startswith(
+        "note:   no episode ends in the recording's 250 rows, so no dataset can be built from it"
+    )
+    assert lines[0].endswith("record again with --num-steps 300, or with --max-steps 246 or less")
+    assert lines[1].startswith("next:   python scripts/build_dataset.py")
 
 
 @pytest.mark.parametrize(

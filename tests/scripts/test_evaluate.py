@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -106,6 +107,23 @@ def test_behavior_cloning_is_evaluated_once(
     assert "behavior cloning has no target return" in capsys.readouterr().err
     assert call(monkeypatch, "evaluate.py", tmp_path / "cloning", run) == 1
     assert "these runs differ" in capsys.readouterr().err
+
+
+def test_data_without_a_positive_return_is_evaluated_at_percentiles(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = DecisionTransformer.from_pretrained(run / "checkpoints" / "update-00000007")
+    assert model.dataset is not None
+    percentiles = (-4.0,) * 60 + (-2.0,) * 41
+    model.dataset = dataclasses.replace(model.dataset, max_return=-2.0, return_percentiles=percentiles)
+    model.save_pretrained(tmp_path / "run")
+    small = ("--episodes", 1, "--max-steps", 2, "--device", "cpu")
+    assert call(monkeypatch, "evaluate.py", tmp_path / "run", *small, "--no-videos", "--out", tmp_path / "out") == 0
+    note, _, first, second, *_ = capsys.readouterr().out.splitlines()
+    assert note.startswith("note: no episode of the data has a positive return, so the default target returns are ")
+    assert first.lstrip().startswith("-4.0 (percentile 50)")
+    assert second.lstrip().startswith("-2.0 (percentile 100)")
+    assert (tmp_path / "out" / "target_returns.png").is_file()
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,6 @@ def test_a_checkpoint_of_the_original_code_plays(
     ("game", "num_actions", "options", "following"),
     [
         ("Qbert", 6, "", ["--target-returns", "2500"]),
-        ("Seaquest", 18, "", ["--target-returns", "1450"]),
         ("Skiing", 3, "", ["--target-returns", "R"]),
         ("Skiing", 3, "--max-return -30", ["--return-multiples", "1"]),
         ("Breakout", 4, "--conditioning none", []),

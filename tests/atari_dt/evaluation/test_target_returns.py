@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.evaluation.run_evaluation import evaluate_runs
@@ -21,6 +22,7 @@ from atari_dt.evaluation.target_returns import (
     look_up_percentiles,
 )
 from atari_dt.model.dataset_info import compute_percentiles
+from atari_dt.rendering.figures import draw_target_return_curve
 from atari_dt.rendering.tables import evaluation_table
 from replay_data import InputError, TrajectoryStore
 from replay_data.testing import write_random_store
@@ -113,6 +115,16 @@ def test_percentiles_are_the_default_where_no_return_is_positive(tmp_path: Path)
     assert [target.return_percentile for target in read.summary] == [50, 90, 100]
     assert [target.return_percentile for target in read.runs[0].evaluations] == [50, 90, 100]
     assert read.datasets[0].return_percentiles == LOSING.return_percentiles
+
+    losing = dataclasses.replace(evaluation, results=evaluation.results[:1])
+    best = dataclasses.replace(
+        losing, return_multiples=(None,), return_percentiles=(100,), results=(losing.results[0][2:],)
+    )
+    for drawn, ends in ((losing, [-7, -2]), (best, [-2.5, -1.5])):
+        axes = Figure().subplots()
+        draw_target_return_curve(axes, drawn)
+        (diagonal,) = (line for line in axes.lines if line.get_label() == "achieved = target")
+        assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == ends
 
 
 def test_the_default_percentiles_are_different_returns() -> None:
