@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
-import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from replay_data.sources import dopamine_arrays
 from replay_data.sources.dopamine_format import ELEMENTS
 from replay_data.sources.dopamine_writer import DopamineLogWriter
 from tests.conftest import DATA
+from tests.replay_data.memory import limited_memory
 from tests.replay_data.recordings import build, open_log, random_episode, write_log
 
 ROWS = 40
@@ -44,17 +43,6 @@ def rewrite(directory: Path, element: str, change: Callable[[npt.NDArray[Any]], 
             array = np.load(file)
         with gzip.open(path, "wb", 1) as file:
             np.save(file, change(array))
-
-
-@contextmanager
-def limited_memory(megabytes: float) -> Iterator[None]:
-    """Check that Python and NumPy never hold more memory inside the block than before it, plus ``megabytes``."""
-    tracemalloc.start()
-    try:
-        yield
-        assert tracemalloc.get_traced_memory()[1] < megabytes * 1e6
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import re
 import socket
 import threading
 import time
-import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ from replay_data import InputError
 from replay_data.progress import ProgressBar
 from replay_data.storage import http_ranges
 from replay_data.storage.http_ranges import RangeClient
+from tests.replay_data.memory import limited_memory
 
 CONTENT = bytes(range(256)) * 800  # 204,800 bytes
 
@@ -203,10 +203,5 @@ def test_a_redirect_is_followed_without_its_body() -> None:
         else:
             connection.sendall(head(start, stop) + CONTENT[start:stop])
 
-    with serving(answer) as log:
-        tracemalloc.start()
-        try:
-            assert fetch(log[0]) == CONTENT[:100_000]
-            assert tracemalloc.get_traced_memory()[1] < 5e6
-        finally:
-            tracemalloc.stop()
+    with serving(answer) as log, limited_memory(5):
+        assert fetch(log[0]) == CONTENT[:100_000]
