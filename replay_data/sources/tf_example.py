@@ -61,8 +61,10 @@ def read_bytes(feature: memoryview, max_values: int) -> list[memoryview]:
         try:
             while position < size:
                 length = content[position + 1]
-                if content[position] != _TAG_OF_STRING or len(strings) == max_values:
-                    raise ValueError(f"it has more than {max_values:,} strings, or other values among them")
+                if content[position] != _TAG_OF_STRING:
+                    raise ValueError(_NO_EXAMPLE)
+                if len(strings) == max_values:
+                    raise ValueError(f"a feature has more than {max_values:,} strings")
                 if length < 0x80:
                     position += 2
                 elif content[position + 2] < 0x80:  # the usual case, written out because it occurs once a frame
