@@ -124,7 +124,8 @@ def test_percentiles_are_the_default_where_no_return_is_positive(tmp_path: Path)
         axes = Figure().subplots()
         draw_target_return_curve(axes, drawn)
         (diagonal,) = (line for line in axes.lines if line.get_label() == "achieved = target")
-        assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == ends
+        assert np.array_equal(diagonal.get_xdata(), ends)
+        assert np.array_equal(diagonal.get_ydata(), ends)
 
 
 def test_the_default_percentiles_are_different_returns() -> None:
