@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from replay_data.episode import FRAME_SHAPE, LEAD_IN
 from replay_data.errors import InputError
+from replay_data.json_fields import check_range
+from replay_data.recording import check_game_name, read_action_meanings
 from replay_data.storage.atomic import atomic_directory
 from replay_data.store_metadata import DTYPES, ArrayInfo, StoreMetadata, StoreSource
 
@@ -41,7 +43,7 @@ class StoreWriter:
         episodes: Number of episodes appended so far.
 
     Raises:
-        InputError: If ``path`` exists or cannot be created.
+        InputError: If ``path`` exists or cannot be created, or the metadata would have an impossible value.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class StoreWriter:
         parent = next(parent for parent in self.path.absolute().parents if parent.exists())
         if not parent.is_dir():
             raise InputError(f"{self.path} cannot be created because {parent} is a file; choose another directory")
+        _check_description(game, action_meanings, sticky_actions)
         self._game, self._action_meanings = game, tuple(action_meanings)
         self._reward_clipping, self._sticky_actions = reward_clipping, sticky_actions
         self.source = source
@@ -153,6 +156,8 @@ class StoreWriter:
             timesteps = np.arange(steps)
         if lead_in.shape != (LEAD_IN, *FRAME_SHAPE) or len(timesteps) != steps or len(returns_to_go) != steps:
             raise InputError(f"{episode}: lead-in frames, timesteps or returns-to-go do not fit {steps} steps")
+        if not np.isfinite(returns_to_go).all():
+            raise InputError(f"{episode}: returns-to-go must be finite numbers")
         first_frame = self.steps + LEAD_IN * (self.episodes + 1)
         self._write("frames", lead_in)
         self._write("frames", frames)
@@ -244,6 +249,17 @@ class _ArrayFile:
     def close(self) -> None:
         with contextlib.suppress(OSError):  # flushing fails on a full disk, but the file is removed anyway
             self._file.close()
+
+
+def _check_description(game: str, action_meanings: Sequence[str], sticky_actions: float | None) -> None:
+    """Check what `StoreMetadata` would refuse when the store is opened."""
+    try:
+        check_game_name(game)
+        read_action_meanings({"action_meanings": list(action_meanings)})
+        if sticky_actions is not None:
+            check_range("sticky_actions", sticky_actions, 0, 1)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"the store cannot be written ({error}); correct this value") from error
 
 
 def _check_rewards(episode: str, name: str, rewards: npt.NDArray[np.float32], steps: int) -> None:

@@ -111,6 +111,24 @@ def test_contradictory_episode_is_refused_and_not_written(
     assert len(TrajectoryStore.open(tmp_path / "store")) == 5
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"game": "../Pong"}, "game is '../Pong', which is not the name of a game"),
+        ({"action_meanings": []}, "number of action_meanings is 0"),
+        ({"action_meanings": ["NOOP", 1]}, "an item of action_meanings is 1"),
+        ({"sticky_actions": 7}, "sticky_actions is 7"),
+    ],
+)
+def test_a_store_that_could_not_be_opened_is_not_written(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        StoreWriter(tmp_path / "store", **ABOUT | change)
+    with StoreWriter(tmp_path / "store", **ABOUT) as writer:
+        with pytest.raises(InputError, match="returns-to-go must be finite"):
+            writer.append(**episode(returns_to_go=np.full(5, np.inf)))
+        writer.append(**episode())
+
+
 def test_episode_without_steps_or_raw_rewards_is_refused(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "store", **ABOUT) as writer:
         with pytest.raises(InputError, match="no steps"):
