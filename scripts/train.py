@@ -31,8 +31,9 @@ class Options:
     training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
     """Config of the training."""
     resume: bool = False
-    """Continue from the last checkpoint in OUT, if there is one; the result is that of a run that never stopped. After
-    the first update, SIGTERM saves a checkpoint and exits with status 0."""
+    """Continue from the last checkpoint in OUT, if there is one; the result is that of a run that never stopped, up to
+    rounding if --precision, --device, --compile or the number of processes change. After the first update, SIGTERM
+    saves a checkpoint and exits with status 0."""
 
 
 def main() -> None:

@@ -116,7 +116,7 @@ def read_groups(out: Path, runs: Mapping[str, RunConfig], digests: Mapping[Path,
         if digests is not None and result.data_digest != digests[config.data]:
             raise InputError(f"{out / name} was trained on other data; choose another `out`")
         seed, data = config.training.seed, config.data
-        training = dataclasses.replace(config.training, seed=0, **dict.fromkeys(ARITHMETIC_SETTINGS, "auto"))
+        training = dataclasses.replace(config.training, seed=0, precision="auto", device="auto", compile="auto")
         shared = dataclasses.replace(config, data=Path(), training=training, threads=1)
         data_pattern = data.with_name("of each seed") if data.name == str(seed) else data
         key = json.dumps([result.dataset.game, str(data_pattern), shared.to_json()])
