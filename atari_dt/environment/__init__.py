@@ -10,5 +10,5 @@ from atari_dt.lazy_api import lazy_api
 
 if TYPE_CHECKING:
     from atari_dt.environment.api import *  # noqa: F403
-
-__getattr__ = lazy_api("atari_dt.environment.api")
+else:
+    __getattr__ = lazy_api("atari_dt.environment.api")
