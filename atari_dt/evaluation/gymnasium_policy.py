@@ -15,7 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from atari_dt.evaluation.policy import DecisionTransformerPolicy, Floats, Ints
 from atari_dt.evaluation.protocol import EvaluationProtocol
 from atari_dt.evaluation.sampling import Sampling
-from atari_dt.evaluation.target_returns import compute_target_returns, require_dataset
+from atari_dt.evaluation.target_returns import check_target_returns, compute_target_returns, require_dataset
 from atari_dt.hardware import find_device
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.decision_transformer import DecisionTransformer
@@ -31,6 +31,9 @@ class GymnasiumPolicy:
         target_return: Target return of every episode, in the dataset's reward units.
         protocol: Protocol, as in `DecisionTransformerPolicy`.
         sampling: How actions are sampled.
+
+    Raises:
+        InputError: If the target return is not finite in single precision.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class GymnasiumPolicy:
         protocol: EvaluationProtocol | None = None,
         sampling: Sampling | None = None,
     ):
+        check_target_returns([target_return])
         self._model = model
         self._protocol, self._sampling = protocol, sampling
         self.target_return = target_return

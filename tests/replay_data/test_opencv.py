@@ -19,7 +19,7 @@ def test_error_names_the_missing_library_and_the_package_to_install(
     (tmp_path / "cv2.py").write_text(f"raise ImportError({reason!r})")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "cv2")
-    with pytest.raises(InputError, match=f"\\({reason}\\); install .* libgl1 .*opencv-python-headless"):
+    with pytest.raises(InputError, match=f"\\(ImportError: {reason}\\); install .* libgl1 .*opencv-python-headless"):
         importlib.reload(opencv)
 
 

@@ -43,7 +43,7 @@ def test_what_a_run_attends_to_is_written_and_summed_up(
         ("{run} --out {pong}", "{pong} exists already"),
         ("{run} --out {tmp}/new --episodes 0", "--episodes must be at least 1, not 0"),
         ("{run} --out {tmp}/new --max-steps 1", "--max-steps must be at least 2"),
-        ("{run} --out {tmp}/new --return-multiple nan", "must be a finite number"),
+        ("{run} --out {tmp}/new --return-multiple nan", "target returns must be finite numbers"),
         ("{run} --out {tmp}/new --device tpu", "no device 'tpu'"),
         ("{run} --out {tmp}/new --patch 5", "--patch must be a divisor of 84"),
         ("{run} --out {tmp}/new --layer last", "--layer must be mean, rollout or a number from 1"),

@@ -19,7 +19,8 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from torch import nn
 
 from atari_dt.evaluation.gymnasium_policy import GymnasiumPolicy, load_policy
-from atari_dt.evaluation.policy import DecisionTransformerPolicy, Sampling
+from atari_dt.evaluation.policy import DecisionTransformerPolicy
+from atari_dt.evaluation.sampling import Sampling
 from replay_data import InputError
 from tests.atari_dt.models import small_model, use_fast_encoder
 
@@ -109,6 +110,12 @@ def test_loaded_policy_acts_as_the_saved_model(tmp_path: Path) -> None:
         assert np.array_equal(loaded.returns_to_go, policy.returns_to_go)
         chosen.update(map(int, actions))
     assert len(chosen) > 1
+
+
+@pytest.mark.parametrize("target_return", [1e39, float("nan"), float("-inf")])
+def test_target_return_beyond_single_precision_is_refused(target_return: float) -> None:
+    with pytest.raises(InputError, match="target returns must be finite numbers"):
+        GymnasiumPolicy(small_model(), target_return)
 
 
 def test_loaded_policy_refuses_other_observations(tmp_path: Path) -> None:
