@@ -150,6 +150,7 @@ def _output_directory(out: Path) -> Iterator[None]:
 
     Raises:
         InputError: If ``out`` holds other files, or another quickstart is writing to it.
+        KeyboardInterrupt: If the block raises it; the message says what was kept.
     """
     if out.is_dir():
         with exclusive_lock(out, "doing a quickstart in"):
@@ -160,6 +161,9 @@ def _output_directory(out: Path) -> Iterator[None]:
     with exclusive_lock(out, "doing a quickstart in"):
         try:
             yield
+        except KeyboardInterrupt:  # the message of an interrupted step is advice for the step's own command
+            kept = f"its output so far is in {out}; the same command keeps it under another name and begins anew"
+            raise KeyboardInterrupt(kept if (out / "data").exists() else "nothing was kept") from None
         finally:
             with suppress(OSError):  # it holds files
                 out.rmdir()

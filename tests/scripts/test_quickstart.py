@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +12,7 @@ import pytest
 
 from replay_data import TrajectoryStore
 from replay_data.storage.locks import lock_directory
-from tests.scripts.commands import (
-    call,
-)
+from tests.scripts.commands import SCRIPTS, call
 
 
 def test_quickstart_reports_what_it_promises(
@@ -72,6 +71,32 @@ def test_quickstart_keeps_what_an_unfinished_one_left(
     assert f"the output of a quickstart that did not finish is now in {out}.1" in printed.out
     assert (tmp_path / "quickstart.1" / "notes.txt").read_text() == "mine"
     assert not out.exists()
+
+
+@pytest.mark.parametrize("has_data", [True, False])
+def test_quickstart_says_what_an_interrupted_one_keeps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], has_data: bool
+) -> None:
+    """The advice of training, to continue with --resume, would not work."""
+    out, output_directory = tmp_path / "quickstart", runpy.run_path(str(SCRIPTS / "quickstart.py"))["_output_directory"]
+
+    def work() -> None:
+        if has_data:
+            (out / "data").mkdir()
+            (out / "data" / "metadata.json").write_text("{}")
+        raise KeyboardInterrupt("continue from it with --resume")
+
+    with pytest.raises(KeyboardInterrupt) as interruption, output_directory(out):
+        work()
+    if not has_data:
+        assert str(interruption.value) == "nothing was kept"
+        assert not out.exists()
+        return
+    begins_anew = "the same command keeps it under another name and begins anew"
+    assert str(interruption.value) == f"its output so far is in {out}; {begins_anew}"
+    with output_directory(out):
+        assert list(out.iterdir()) == []
+    assert f"is now in {out}.1" in capsys.readouterr().out
 
 
 def test_quickstart_leaves_a_running_one_alone(
