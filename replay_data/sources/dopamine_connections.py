@@ -11,8 +11,8 @@ it on. There are four kinds of files:
   with the cursor as its ``add_count``, which is therefore below that of the file before it (``log_final_buffer`` of
   github.com/google-research/batch_rl). Slots behind the cursor hold rows of the file before, or zeros. The rest is no
   shard of its own, but belongs to the buffer before it, so that draws and shares are the same with and without it.
-- **Other runs**: files that were copied together, or written by a run that was started again. Their rows are read, but
-  no episode is joined to those of the file before.
+- **Other runs**: files that were copied together, or written by a run that was started again from an earlier save. The
+  episodes that earlier files do not hold are read, and none is joined to those of the file before.
 
 Where two files should share rows, their actions, rewards and terminals are compared.
 """
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -31,8 +32,8 @@ from replay_data.sources.dopamine_row_order import RowRange
 
 _COLUMNS = ("action", "reward", "terminal")
 
-# A file without add_count is taken for the rest if at least so many of its last rows are those of the file before, or
-# zeros. Fewer can be equal by chance. If they are more by chance, all are alike, and no episode ends in them.
+# Fewer rows than these can be equal by chance. A file without add_count is taken for the rest if so many of its last
+# rows are those of the file before, or zeros. If they are by chance, all are alike, and no episode ends in them.
 _MIN_OLD_ROWS = 16
 
 
@@ -86,11 +87,18 @@ class _Connector:
             return
         if count is None:
             count = (buffer.index + 1) * buffer.rows - 1
+            cursor = buffer.rows
             if is_last and previous is not None and _follows(buffer, previous):
-                count = previous.new_rows.stop + 1 + _find_cursor(buffer, previous)
+                cursor = _find_cursor(buffer, previous)
+                count = previous.new_rows.stop + 1 + cursor
             elif is_last and buffer.index >= NUM_BUFFERS:
                 self._leave_out(buffer, "has no add_count, and may be the rest of a run, which ends at an unknown row")
                 return
+            if previous is not None and _shares_episode(buffer, previous, cursor):
+                raise ReplayFormatError(
+                    f"buffers {previous.index} and {buffer.index} hold the same episode in the same rows, as saves of "
+                    "one circular buffer do, and only add_count tells their order; copy the add_count_ckpt.* files too"
+                )
         if is_last and previous is not None and self._add_rest(buffer, previous, count):
             return
         if count == 0:
@@ -112,27 +120,47 @@ class _Connector:
         """Add a buffer whose rows may continue those of the file before it."""
         end, num_slots = previous.new_rows.stop, buffer.rows
         shared = RowRange(max(count - num_slots, end - num_slots, 0), min(count, end), num_slots)
-        if not len(shared):
-            if end < count <= end + num_slots:
+        if not len(shared) and count > end:
+            if count <= end + num_slots:
                 self._add(buffer, RowRange(end, count, num_slots), previous)
             else:
-                self._add_first(buffer, count)
-            return
-        if count > end and _all_zero(buffer, shared):  # the last buffer of a log that this project wrote
+                self._add_first(buffer, count)  # rows between the two files are missing
+        elif count > end and _all_zero(buffer, shared):  # the last buffer of a log that this project wrote
             self._add(buffer, RowRange(end, count, num_slots), previous)
-            return
-        num_equal = _count_equal(previous, buffer, shared)
-        if num_equal < len(shared):
-            self.connections.notes.append(
-                f"buffers {previous.index} and {buffer.index} are not of one run, although their counts say so: their "
-                "rows differ; no episode is joined across them"
-            )
-            self._add_first(buffer, count, shared.start + num_equal)
-        elif count > end:
+        elif count > end and _count_equal(previous, buffer, shared) == len(shared):
             self.has_checkpoints |= end % num_slots != num_slots - 1
             self._add(buffer, RowRange(end, count, num_slots), previous)
         else:
-            self._leave_out(buffer, f"holds no row that buffer {previous.index} does not hold")
+            self._add_other_run(buffer, previous, count)
+
+    def _add_other_run(self, buffer: LogBuffer, previous: LogBuffer, count: int) -> None:
+        """Add a buffer that does not continue the file before it, without the episodes that earlier files hold.
+
+        Raises:
+            ReplayFormatError: If it was saved before another file of the same run.
+        """
+        first = start = max(count - buffer.rows, 0)
+        others = [each for each in self.connections.shards.values() if each.rows == buffer.rows]
+        while num_held := max(_count_held(other, buffer, start, count) for other in others):
+            start += num_held
+        if start == count:
+            self._leave_out(buffer, "holds no row that the files before it do not hold")
+            return
+        for other in others:
+            end = other.new_rows.stop
+            num_shared = count - max(first, end - buffer.rows)
+            if end > count and _count_held(other, buffer, count - num_shared, count) == num_shared >= _MIN_OLD_ROWS:
+                raise ReplayFormatError(
+                    f"buffer {buffer.index} of the log was saved before buffer {other.index} (after {count:,} and "
+                    f"{end:,} rows); rename the files so that their numbers ascend with their add_count"
+                )
+        self.connections.notes.append(
+            f"buffers {previous.index} and {buffer.index} are not of one run, or the run was started again: their "
+            "rows or counts contradict each other; no episode is joined across them"
+        )
+        # The episode in which the run and the earlier files part is new. This file holds its beginning too.
+        ends = np.flatnonzero(RowRange(first, start, buffer.rows).of(buffer.column("terminal"))) + 1
+        self._add_first(buffer, count, first + int(ends[-1]) if len(ends) else first)
 
     def _add_rest(self, buffer: LogBuffer, previous: LogBuffer, count: int) -> bool:
         """Add the last file to the buffer before it if it is the unfinished rest of the run; return whether it is."""
@@ -217,6 +245,30 @@ def _count_equal(previous: LogBuffer, buffer: LogBuffer, rows: RowRange) -> int:
     except ReplayFormatError:
         return 0  # the damage is named when the rows are read
     return int(np.argmax(differ)) if differ.any() else len(rows)
+
+
+def _count_held(other: LogBuffer, buffer: LogBuffer, start: int, stop: int) -> int:
+    """Return how many of the rows ``start`` to ``stop - 1`` of a buffer, from the first on, another file holds too."""
+    end = other.new_rows.stop
+    if not end - other.rows <= start < end:
+        return 0
+    return _count_equal(other, buffer, RowRange(start, min(stop, end), buffer.rows))
+
+
+def _shares_episode(buffer: LogBuffer, previous: LogBuffer, stop: int) -> bool:
+    """Return whether two files hold the same terminated episode, of many rows, in the same slots below ``stop``."""
+    if previous.rows != buffer.rows:
+        return False
+    try:
+        ends, other_ends = buffer.terminal_rows(stop), previous.terminal_rows(stop)
+        pairs, other_pairs = (set(pairwise(rows.tolist())) for rows in (ends, other_ends))
+        long = [(start, end) for start, end in pairs & other_pairs if end - start >= _MIN_OLD_ROWS]
+        if not long:
+            return False  # nearly always, and then the columns are not read
+        columns = [(buffer.column(element), previous.column(element)) for element in _COLUMNS]
+    except ReplayFormatError:
+        return False  # the damage is named when the rows are read
+    return any(all(np.array_equal(a[start:end], b[start:end]) for a, b in columns) for start, end in long)
 
 
 def _all_zero(buffer: LogBuffer, rows: RowRange) -> bool:

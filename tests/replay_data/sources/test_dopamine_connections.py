@@ -297,11 +297,36 @@ def test_a_run_that_was_started_again_is_read_from_where_it_differs(tmp_path: Pa
         save(tmp_path, index, run.memory(count, 100), count)
     found = read(tmp_path)
     new.check(found[:5], new.whole_episodes(0, 60))
-    old.check(found[5:], old.whole_episodes(41, 65))
+    old.check(found[5:], old.whole_episodes(31, 65))  # the fourth episode of the old run ends in another way
     assert open_log(tmp_path).notes[0] == (
-        "buffers 2 and 3 are not of one run, although their counts say so: their rows differ; no episode is joined "
-        "across them"
+        "buffers 2 and 3 are not of one run, or the run was started again: their rows or counts contradict each other; "
+        "no episode is joined across them"
     )
+
+
+def test_another_run_keeps_its_first_episodes(tmp_path: Path) -> None:
+    runs = [Run.of([(9, True)] * 20, seed) for seed in (1, 2)]
+    for index, (run, count) in enumerate([(runs[0], 60), (runs[0], 130), (runs[1], 70), (runs[1], 140)]):
+        save(tmp_path, index, run.memory(count, 100), count)
+    found = read(tmp_path)
+    expected = [run.whole_episodes(0, count) for run, count in zip(runs, (130, 140), strict=True)]
+    runs[0].check(found[: len(expected[0])], expected[0])
+    runs[1].check(found[len(expected[0]) :], expected[1])
+
+
+def test_saves_of_one_buffer_in_an_unknown_order_are_refused(tmp_path: Path) -> None:
+    run = Run.of([(20, True)] * 40)
+    for name, counts in {"short": (120, 190), "wrapped": (350, 420, 480)}.items():
+        for first in (0, 3, 51 - len(counts)):
+            path = tmp_path / f"{name} {first}"
+            for index, count in enumerate(counts, first):
+                save(path, index, run.memory(count, 200), None)
+            with pytest.raises(ReplayFormatError, match=r"only add_count tells their order; copy the add_count_ckpt\."):
+                open_log(path)
+    for index, count in enumerate((350, 500, 300)):
+        save(tmp_path, index, run.memory(count, 200), count)
+    with pytest.raises(ReplayFormatError, match=r"buffer 2 .* before buffer 0 .* ascend with their add_count"):
+        open_log(tmp_path)
 
 
 def test_files_without_new_rows_are_left_out(tmp_path: Path) -> None:
@@ -313,8 +338,8 @@ def test_files_without_new_rows_are_left_out(tmp_path: Path) -> None:
     assert log.missing == set(range(6, 50))
     assert [note.split(";")[0] for note in log.notes[:4]] == [
         "buffer 0 was saved before any row was added",
-        "buffer 2 holds no row that buffer 1 does not hold",
-        "buffer 3 holds no row that buffer 1 does not hold",
+        "buffer 2 holds no row that the files before it do not hold",
+        "buffer 3 holds no row that the files before it do not hold",
         "buffer 4 has no add_count, and the counts of other files show that it is no public log",
     ]
     run.check(read(tmp_path), run.whole_episodes(0, 70))
