@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import Any
 
 
-def lazy_api(module_name: str) -> Callable[[str], Any]:
-    """Return a ``__getattr__`` for a package (PEP 562) that takes the package's names from a module.
+def lazy_api(module_name: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return ``__getattr__`` and ``__dir__`` for a package (PEP 562) that takes its names from a module.
 
     Args:
         module_name: Name of the module, which is imported when the first of its names is used. Its ``__all__`` lists
@@ -22,4 +22,7 @@ def lazy_api(module_name: str) -> Callable[[str], Any]:
                 return getattr(module, name)
         raise AttributeError(f"module {module_name.rpartition('.')[0]!r} has no attribute {name!r}")
 
-    return get_attribute
+    def list_names() -> list[str]:
+        return list(import_module(module_name).__all__)
+
+    return get_attribute, list_names

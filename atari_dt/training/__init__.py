@@ -11,4 +11,4 @@ from atari_dt.lazy_api import lazy_api
 if TYPE_CHECKING:
     from atari_dt.training.api import *  # noqa: F403
 else:
-    __getattr__ = lazy_api("atari_dt.training.api")
+    __getattr__, __dir__ = lazy_api("atari_dt.training.api")
