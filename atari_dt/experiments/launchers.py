@@ -76,7 +76,8 @@ class RayLauncher:
                 socket.create_connection((host, int(port)), timeout=10).close()
             handler = signal.getsignal(signal.SIGTERM)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-            signal.signal(signal.SIGTERM, handler)  # Ray's handler would end this process without cleaning up
+            if signal.getsignal(signal.SIGTERM) is not handler:  # not in a thread, where nobody may set a handler
+                signal.signal(signal.SIGTERM, handler)  # Ray's handler would end this process without cleaning up
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"no Ray cluster answers at {address}; start its head node with ray start, or correct the address"

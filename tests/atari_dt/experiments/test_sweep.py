@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,6 +22,7 @@ import atari_dt.experiments.run
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.experiments import run_process, sweep
 from atari_dt.experiments.ablation import ablation_runs
+from atari_dt.experiments.launchers import RayLauncher
 from atari_dt.experiments.results import read_groups
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig, read_run_config
 from atari_dt.experiments.run_result import RunResult, read_result
@@ -220,3 +222,13 @@ def test_settings_that_cannot_work_are_refused(base: RunConfig, tmp_path: Path) 
         InputError, match=r"no Ray cluster answers at 127\.0\.0\.1:1; start its head node with ray start"
     ):
         run_sweep({"a": base}, tmp_path, ray_address="127.0.0.1:1")
+
+
+def test_a_thread_can_connect_to_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python sets signal handlers in the main thread only, and so does Ray."""
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda **_: None, nodes=list))
+    launchers: list[RayLauncher] = []
+    thread = threading.Thread(target=lambda: launchers.append(RayLauncher("auto")))
+    thread.start()
+    thread.join()
+    assert len(launchers) == 1
