@@ -17,19 +17,22 @@ episode must have the listed number of steps, and its padding must be zeros.
 
 **Other logs**, and buffers without a sidecar in such logs. Terminals are certain. Every other end must be found by the
 padding after it, but a step can look like padding: a black frame, action 0, reward 0, no terminal. Such a row is
-*blank* here. The three rows after an end are padding for certain, so blank steps at the beginning of an episode do no
-harm. Any other run of three blank rows or more is padding, or a game that fades to black while the player does nothing,
-or both. These rules decide:
+*blank* here. The three rows after an end are padding for certain, and blank rows after them are steps. Any other run of
+three blank rows or more is padding, or a game that fades to black while the player does nothing, or both. These rules
+decide:
 
 1. An episode that reaches 27,000 steps in the run ends there. This is the time limit of Dopamine's runner
    (``max_steps_per_episode`` in its ``run_experiment.py``), and the only end of this kind that is certain.
 2. A run of exactly three rows is padding: the episode before it was truncated.
 3. In a longer run, an episode ends where it reaches the log's own time limit, if one is known: the number of steps of
    the longest episode so far without uncertain runs among its steps, if that one was truncated.
-4. Any other run is a part of the episode.
+4. A run that is as long as one at the certain beginning of an episode, earlier in these rows, is padding too, and the
+   black frames with which the game begins.
+5. Any other run is a part of the episode.
 
-A run that rules 2 to 4 decide is uncertain. Each episode holds the number of uncertain runs among its steps and at its
-end (`replay_data.episode.Episode.num_uncertain_ends`). A run counts only when the row after it is known.
+A run that rules 2 to 5 decide is uncertain. So is a run of seven rows or more at the beginning of an episode, because a
+truncated episode of black frames may hide in it. Each episode holds the number of uncertain runs among its steps and at
+its end (`replay_data.episode.Episode.num_uncertain_ends`). A run counts only when the row after it is known.
 """
 
 from __future__ import annotations
@@ -71,6 +74,7 @@ class EpisodeSplitter:
         self._blank = np.zeros(0, dtype=bool)
         self._max_steps = 0  # of the episodes so far that are certainly not several
         self._time_limit: int | None = None  # `_max_steps`, if an episode of that length was truncated
+        self._first_runs: set[int] = set()  # numbers of blank rows with which episodes began for certain
 
     def add(self, rows: Rows) -> Iterator[tuple[int, Episode]]:
         """Add rows and yield each whole episode that ends in them, with the `first_row` of its padding.
@@ -127,16 +131,21 @@ class EpisodeSplitter:
         known_end = int(ends[0]) + 1 if len(ends) else None
         num_uncertain = 0
         first_step = PADDING if self._at_start else 0
+        if self._at_start and self._certain_start and not self._blank.all():
+            self._first_runs.add(int(np.argmin(self._blank)))
         for start, stop in _find_runs(self._blank[:known_end], first_step):
             if self._reaches(DOPAMINE_TIME_LIMIT, start, stop):
                 return first_step + DOPAMINE_TIME_LIMIT, num_uncertain
-            if start == first_step or self._settled[start - 1]:  # the first steps of the episode, or no end for certain
+            if start == first_step:  # the first steps of the episode
+                num_uncertain += stop - start > PADDING and not self._settled[start]
+                continue
+            if self._settled[start - 1]:  # no end for certain
                 continue
             num_uncertain += 1
-            if stop - start == PADDING:
-                return start, num_uncertain
             if self._time_limit is not None and self._reaches(self._time_limit, start, stop):
                 return first_step + self._time_limit, num_uncertain
+            if stop - start == PADDING or stop - start in self._first_runs:
+                return start, num_uncertain
         return None if known_end is None else (known_end, num_uncertain)
 
     def _reaches(self, steps: int, start: int, stop: int) -> bool:

@@ -249,6 +249,11 @@ def played(notation: str) -> Episode:
         (["xxx", "bxx."], [3 + 3 + 3], [1]),
         (["xxxxx", "xxxxx", "bxxxx", "bbx."], [5, 5, 5, 3], [1, 1, 1, 0]),
         (["xxxxx", "xxxbb", "x."], [5, 5, 1], [1, 1, 0]),
+        # A game that begins with a black frame shows four blank rows at each beginning, certain or not.
+        (["bxx", "bxxx.", "bx", "xx", "bxxx."], [3, 4, 2, 2, 4], [1, 0, 1, 1, 0]),
+        (["xx.", "bbx.", "xxx", "bx", "bbx."], [2, 3, 3 + 3 + 2, 3], [0, 0, 2, 0]),
+        # A truncated episode of black frames may hide in seven blank rows.
+        (["xx.", "b", "x."], [2, 1 + 3 + 1], [0, 1]),
         # A longer episode disproves a time limit, but not if it may be several.
         (["xxxxx", "xxxxxxx.", "xxxxx", "bx."], [5, 7, 5 + 3 + 2], [1, 0, 1]),
         (["xxxxx", "bxxxx", "xxxxx", "xxxxx", "bxxx", "x."], [5 + 3 + 5, 5, 5, 4, 1], [2, 1, 1, 1, 0]),
