@@ -72,8 +72,14 @@ class GymnasiumPolicy:
             seed: Seed of the action sampling.
 
         Raises:
-            InputError: If the environments have other actions than the game that the model was trained on.
+            InputError: If ``envs`` is no Gymnasium vector environment, or the environments have other actions than the
+                game that the model was trained on.
         """
+        if not isinstance(envs, VectorEnv):
+            raise InputError(
+                f"`envs` must be a Gymnasium vector environment, not of type {type(envs).__name__}; make one with "
+                "gymnasium.make_vec, or from single environments with gymnasium.vector.SyncVectorEnv"
+            )
         _check_actions(envs, self.dataset.action_meanings)
         # AtariVectorEnv shares one metadata among all its instances; each instance has its own autoreset_mode.
         mode = getattr(envs.unwrapped, "autoreset_mode", envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
@@ -96,7 +102,8 @@ class GymnasiumPolicy:
             Action indices, int64 ``[N]``.
 
         Raises:
-            ValueError: If the observations have another shape or dtype, or `reset` was not called.
+            ValueError: If the observations have another shape or dtype, the rewards or ``dones`` have another shape, a
+                reward is not finite, or `reset` was not called.
         """
         policy = self._require_policy()
         num_envs = len(self._env_indices)
@@ -106,13 +113,16 @@ class GymnasiumPolicy:
             states = states.transpose(0, 3, 1, 2)
         if states.shape != shape or states.dtype != np.uint8:
             raise ValueError(f"observations must be uint8 {shape}, not {states.dtype} {states.shape}")
-        dones = np.asarray(dones, dtype=bool)
+        rewards = _one_per_env("rewards", np.asarray(rewards, dtype=np.float32), num_envs)
+        dones = _one_per_env("dones", np.asarray(dones, dtype=bool), num_envs)
         starting = self._starting if self._starts_next_step else self._starting | dones
         self._starting = dones & ~starting if self._starts_next_step else np.zeros_like(dones)
+        if not np.isfinite(rewards[~starting]).all():
+            raise ValueError("rewards must be finite")
         starting_envs = np.flatnonzero(starting)
         target_returns = np.full(len(starting_envs), self.target_return, dtype=np.float32)
         policy.start(starting_envs, target_returns, self._seeds.integers(2**31, size=len(starting_envs)))
-        return policy.act(self._env_indices, np.ascontiguousarray(states), np.asarray(rewards, dtype=np.float32))
+        return policy.act(self._env_indices, np.ascontiguousarray(states), rewards)
 
     def _require_policy(self) -> DecisionTransformerPolicy:
         """Return the policy that `reset` made."""
@@ -121,13 +131,21 @@ class GymnasiumPolicy:
         return self._policy
 
 
+def _one_per_env(name: str, values: npt.NDArray[Any], num_envs: int) -> npt.NDArray[Any]:
+    """Return values ``[N]``; a scalar counts for all environments."""
+    if values.shape not in ((), (num_envs,)):
+        raise ValueError(f"{name} must have one value per environment, shape {(num_envs,)}, not {values.shape}")
+    return np.broadcast_to(values, num_envs)
+
+
 def _check_actions(envs: VectorEnv[Any, Any, Any], expected: Sequence[str]) -> None:
     """Raise InputError if the actions of the environments are not those that the model was trained with."""
     space = envs.single_action_space
     if not isinstance(space, Discrete) or space.n != len(expected) or space.start != 0:
         raise InputError(
             f"the model was trained with the {len(expected)} actions {' '.join(expected)}, but the action space of the "
-            f"environments is {space}; make them for the same game, with full_action_space=False"
+            f"environments is {space}; make them for the same game, with full_action_space=False and without wrappers "
+            "that change the actions"
         )
     for meanings in _action_meanings(envs):
         # A wrapper may have made another action space out of an environment's own actions.

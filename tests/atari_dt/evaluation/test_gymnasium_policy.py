@@ -159,6 +159,22 @@ def test_environments_with_other_actions_are_refused(make: Callable[[], VectorEn
         policy.reset(envs)
 
 
+def test_arguments_that_are_no_vector_environments_or_their_values_are_refused() -> None:
+    policy = GymnasiumPolicy(use_fast_encoder(small_model()), 20)
+    for envs in (2, None, AtariVectorEnv, make_env()()):
+        with pytest.raises(InputError, match="`envs` must be a Gymnasium vector environment, not of type"):
+            policy.reset(envs)  # type: ignore[arg-type]
+    policy.reset(StandInEnvs(2, Discrete(4)))
+    observations, rewards, dones = np.zeros((2, 4, 84, 84), np.uint8), np.zeros(2), np.zeros(2, dtype=bool)
+    with pytest.raises(ValueError, match=r"rewards must have one value per environment, shape \(2,\), not \(3,\)"):
+        policy.act(observations, np.zeros(3), dones)
+    with pytest.raises(ValueError, match=r"dones must have one value per environment, shape \(2,\), not \(2, 1\)"):
+        policy.act(observations, rewards, dones[:, None])
+    policy.act(observations, rewards * np.nan, dones)  # ignored before the first step
+    with pytest.raises(ValueError, match="rewards must be finite"):
+        policy.act(observations, rewards * np.nan, dones)
+
+
 @pytest.mark.parametrize(
     "make",
     [
