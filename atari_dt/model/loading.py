@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import pickle
 import pickletools
@@ -47,10 +48,19 @@ _TENSOR_GLOBALS = {
         for name in ("tensor", "tensor_v2", "tensor_v3", "parameter", "parameter_with_state", "sparse_tensor")
     ),
     *("torch._utils _rebuild_qtensor", "torch._utils _rebuild_meta_tensor_no_storage"),
+    "argparse Namespace",  # people save their options beside the weights
 }
 
 _OTHER_GLOBAL_OPCODES = ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4")
 """Opcodes that name a function or class in protocols that ``torch.save`` does not use."""
+
+
+_OTHER_FORMATS = {
+    b"version https://git-lfs": "it is a Git LFS pointer, which git lfs pull replaces by the file",
+    b"<": "it is a web page, perhaps of a failed download",
+    b"\x1f\x8b": "it is compressed with gzip, and must be unpacked",
+}
+"""What to say about files that are often found in place of weights, by their first bytes."""
 
 
 class PickledObjectsError(ValueError):
@@ -87,13 +97,14 @@ def load_torch(file: BinaryIO) -> Any:
     try:
         names = sorted(set(_unknown_globals(_pickles(file))))
     except Exception as error:  # whatever the damage leads to, such as a failed assertion in PyTorch
-        raise ValueError("it cannot be read as a file of torch.save") from error
+        raise ValueError(_explain_unreadable(file, "a file of torch.save")) from error
     if names:
         known = ", ".join(name for name in names[:3] if name)
         raise PickledObjectsError(f"it holds pickled Python objects{f' ({known})' if known else ''}, not only tensors")
     file.seek(0)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError("it cannot be read as a file of torch.save") from error
 
@@ -110,7 +121,7 @@ def load_safetensors_file(path: Path, max_bytes: int | None = None) -> dict[str,
     check_regular_file(path, max_bytes)
     with path.open("rb") as file:
         if int.from_bytes(file.read(8), "little") > _MAX_INDEX_BYTES:
-            raise ValueError("it cannot be read as a safetensors file")
+            raise ValueError(_explain_unreadable(file, "a safetensors file"))
     try:
         return load_file(path)
     except (safetensors.SafetensorError, *LOADING_ERRORS, MemoryError) as error:
@@ -130,6 +141,16 @@ def load_tensors_file(path: Path) -> Any:
     if is_safetensors or path.suffix == ".safetensors":
         return load_safetensors_file(path, MAX_STATE_DICT_BYTES)
     return load_torch_file(path)
+
+
+def _explain_unreadable(file: BinaryIO, expected: str) -> str:
+    """Return why a file is not of the expected format."""
+    file.seek(0)
+    start = file.read(512).lstrip()
+    for first_bytes, explanation in _OTHER_FORMATS.items():
+        if start.startswith(first_bytes):
+            return explanation
+    return f"it cannot be read as {expected}"
 
 
 def _pickles(file: BinaryIO) -> Iterator[io.BytesIO]:

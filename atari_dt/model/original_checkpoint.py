@@ -224,6 +224,6 @@ def _import_error(path: Path, reason: ValueError) -> InputError:
             f"the weights in {path} are not finite: {reason}; import weights from before the training diverged"
         )
     return InputError(
-        f"{path} is damaged or holds no state dict of the original network: {reason}; copy it again, or give another "
-        "file"
+        f"{path} is damaged or holds no state dict of the original network: {reason}; copy it again, or give a "
+        "file with the state dict of one network alone"
     )

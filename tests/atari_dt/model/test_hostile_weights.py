@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import pickle
 import struct
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -53,6 +54,7 @@ SAVED: dict[str, Callable[[Weights], object]] = {
     "model_state_dict": lambda w: {"model_state_dict": w, "rng": torch.get_rng_state()},
     "two levels": lambda w: {"checkpoint": {"network": w}},
     "under two names": lambda w: {"model": w, "best": w},
+    "beside options": lambda w: {"model": w, "args": argparse.Namespace(lr=0.1, betas=(0.9, 0.95))},
     "beside numbers": lambda w: {**w, "epoch": 3},
     "compiled": lambda w: prefixed("_orig_mod.", w),
     "parallel, then compiled": lambda w: prefixed("_orig_mod.module.", w),
@@ -177,7 +179,7 @@ def test_python_objects_are_not_unpickled(weights: Weights, tmp_path: Path) -> N
             r"\(tests.atari_dt.model.test_hostile_weights.Network\)",
             {"_use_new_zipfile_serialization": False},
         ),
-        ({"model": weights, "args": argparse.Namespace(lr=1)}, r"\(argparse.Namespace\)", {}),
+        ({"model": weights, "args": PurePosixPath("data")}, r"\(pathlib.PurePosixPath\)", {}),
         ({"model": weights, "raw": bytearray(3)}, r"\(__builtin__.bytearray, _codecs.encode\)", {}),
         (Network(), "", {"pickle_protocol": 4}),
     ):
@@ -232,6 +234,21 @@ def test_compressed_and_overlapping_parts_are_refused(weights: Weights, tmp_path
             archive.NameToInfo[f"saved/data/x{i}"] = largest
     for name in ("bomb.pth", "overlap.pth"):
         with pytest.raises(InputError, match=r"cannot be read as a file of torch.save"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "it is a Git LFS pointer"),
+        (b"\n<!DOCTYPE html><html></html>", "it is a web page"),
+        (gzip.compress(bytes(100)), "it is compressed with gzip"),
+    ],
+)
+def test_well_known_files_in_place_of_weights_are_named(content: bytes, reason: str, tmp_path: Path) -> None:
+    for name in ("saved.pth", "model.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"{name} .*{reason}"):
             read(tmp_path / name)
 
 
