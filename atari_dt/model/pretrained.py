@@ -196,10 +196,15 @@ def latest_checkpoint(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if (path / "model.safetensors").is_file():
         return path
-    checkpoints = sorted(path.glob("checkpoints/update-*/model.safetensors"))
+    checkpoints = [checkpoint for checkpoint in find_checkpoints(path) if (checkpoint / "model.safetensors").is_file()]
     if not checkpoints:
         raise InputError(
             f"no run with a checkpoint at {path} ({path / 'checkpoints'} holds no update-…); "
             "give a run directory of scripts/train.py, or train a model first"
         )
-    return checkpoints[-1].parent
+    return checkpoints[-1]
+
+
+def find_checkpoints(run_directory: Path) -> list[Path]:
+    """Return the checkpoints of a run, oldest first. Directories of other names, such as copies, are none."""
+    return sorted((run_directory / "checkpoints").glob(f"update-{8 * '[0-9]'}"))

@@ -14,6 +14,7 @@ from torch import Tensor
 from atari_dt.config import ARITHMETIC_SETTINGS
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.model.loading import LOADING_ERRORS, load_torch_file
+from atari_dt.model.pretrained import find_checkpoints
 from atari_dt.model.weights import load_optimizer
 from replay_data import InputError
 from replay_data.errors import summarize_error
@@ -132,7 +133,7 @@ def save_checkpoint(
     with atomic_directory(directory / "checkpoints" / f"update-{update:08d}") as path:
         model.write_files(path)
         torch.save(state, path / _STATE_FILE)
-    for old in sorted((directory / "checkpoints").glob("update-*"))[:-num_kept]:
+    for old in find_checkpoints(directory)[:-num_kept]:
         hidden = old.with_name(f".{old.name}.removed")
         old.rename(hidden)  # atomic, so that a checkpoint is never found half removed
         shutil.rmtree(hidden)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atari_dt.config import describe_differences
+from atari_dt.model.pretrained import find_checkpoints
 from atari_dt.training.training_run import FILE_NAME, TrainingRun, read_training_run
 from replay_data import InputError
 from replay_data.storage.atomic import atomic_write
@@ -53,7 +54,7 @@ def find_saved_run(directory: Path, resume: bool) -> SavedRun | None:
 
 def find_checkpoint(directory: Path) -> Path | None:
     """Return the last checkpoint of a run, or None if there is none."""
-    return max((directory / "checkpoints").glob("update-*"), default=None)
+    return max(find_checkpoints(directory), default=None)
 
 
 def check_same_experiment(directory: Path, saved: TrainingRun, run: TrainingRun) -> None:
@@ -62,6 +63,12 @@ def check_same_experiment(directory: Path, saved: TrainingRun, run: TrainingRun)
     Raises:
         InputError: If the runs have other settings or other data.
     """
+    if saved.data_digest != run.data_digest:
+        raise InputError(
+            f"{directory} was trained on other data: its store, then at {saved.data}, had the digest "
+            f"{saved.data_digest}, but {run.data} has {run.data_digest}; resume it with the store it started with, or "
+            "start a new run"
+        )
     if differences := describe_differences(saved.settings(), run.settings()):
         raise InputError(f"{directory} has other settings: {differences}; resume it with the settings it started with")
 
@@ -84,7 +91,7 @@ def run_directory(directory: Path, run: TrainingRun) -> Iterator[None]:
             atomic_write(directory / FILE_NAME, json.dumps(run.to_json(), indent=2) + "\n")
             yield
         except BaseException:
-            if not any(directory.glob("checkpoints/update-*")):
+            if not any(directory.glob("checkpoints/update-*")):  # nor copies that someone made of them
                 for name in ("checkpoints", "tensorboard"):
                     shutil.rmtree(directory / name, ignore_errors=True)
                 for name in ("metrics.jsonl", FILE_NAME):  # without the latter, it is not a run that can be resumed

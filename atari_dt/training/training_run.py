@@ -170,7 +170,7 @@ def read_training_run(directory: Path) -> TrainingRun:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
         raise InputError(
             f"{directory} is not a training run: its {FILE_NAME} cannot be read ({summarize_error(error)}); "
-            "choose the directory of a training run"
+            "choose the directory of a training run, or restore the file"
         ) from error
 
 

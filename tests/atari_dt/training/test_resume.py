@@ -76,13 +76,14 @@ def test_a_run_resumes_only_with_its_own_settings_and_data(readable_store: Traje
     content = json.loads((out / "config.json").read_text())
     content["hardware"]["cores"] = 1000  # another machine is not another setting
     (out / "config.json").write_text(json.dumps(content))
-    train(readable_store, out, SMALL, config, resume=True, show_progress=False)
+    shutil.copytree(out / "checkpoints" / "update-00000004", out / "checkpoints" / "update-00000004.copy")
+    train(readable_store, out, SMALL, config, resume=True, show_progress=False)  # the copy is no checkpoint of the run
     changed = dataclasses.replace(config, learning_rate=1e-3, seed=5)
     message = r"other settings: learning_rate \(was 0.0006, is 0.001\), seed \(was 123, is 5\); resume"
     with pytest.raises(InputError, match=message):
         train(readable_store, out, SMALL, changed, resume=True)
     other_store = write_random_store(tmp_path / "store", [40])
-    with pytest.raises(InputError, match="data_digest"):
+    with pytest.raises(InputError, match=r"was trained on other data: .* resume it with the store"):
         train(other_store, out, SMALL, config, resume=True)
     with lock_directory(out), pytest.raises(InputError, match="another command is training in"):
         train(readable_store, out, SMALL, config, resume=True, show_progress=False)
