@@ -48,7 +48,8 @@ def find_game(name: str) -> Game:
     games = {_letters(game.rom): game for game in _bundled_games()}
     game = games.get(_letters(name))
     if game is None:
-        similar = [games[key].name for key in difflib.get_close_matches(_letters(name), games, n=3)]
+        matches = [games[key] for key in difflib.get_close_matches(_letters(name), games, n=3)]
+        similar = [match.name for match in matches if _has_implementation(_bundled_path(match))]
         hint = f"did you mean {' or '.join(similar)}?" if similar else "names look like Breakout or MsPacman"
         raise InputError(f"unknown game {name!r}; {hint}")
     bundled_rom(game)

@@ -24,6 +24,11 @@ def test_error_for_unknown_game_suggests_similar_names(typo: str, meant: str) ->
         find_game(typo)
 
 
+def test_error_for_unknown_game_suggests_no_game_that_cannot_be_played() -> None:
+    with pytest.raises(InputError, match="names look like Breakout"):
+        find_game("ALE/Combat-v5")
+
+
 def test_error_for_unknown_game_without_similar_names_shows_examples() -> None:
     with pytest.raises(InputError, match="unknown game '123'; names look like Breakout"):
         find_game("123")
