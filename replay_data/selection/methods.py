@@ -39,7 +39,6 @@ paper's code does (`replay_data.selection.paper_draw`); the others are in `repla
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -57,10 +56,12 @@ OPTIONS: dict[SelectionMethod, tuple[str, ...]] = {
 }
 """Options that each method uses."""
 
+_MAX_COUNT = 2**53  # larger integers are not exact as floats
+
 _LIMITS: dict[str, tuple[float, float]] = {
-    "num_steps": (1, math.inf),
-    "num_buffers": (1, math.inf),
-    "trajectories_per_buffer": (0, math.inf),
+    "num_steps": (1, _MAX_COUNT),
+    "num_buffers": (1, _MAX_COUNT),
+    "trajectories_per_buffer": (0, _MAX_COUNT),
     "seed": (0, 2**32 - 1),
     "top_episode_percent": (0.01, 100),
 }
@@ -102,7 +103,7 @@ class Selection:
                 raise InputError(f"`{name}` has no effect on `selection` {method}, which uses {used}; leave it out")
             low, high = _LIMITS[name]
             if not low <= value <= high:
-                limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+                limits = f"at least {low}" if high == _MAX_COUNT and value < low else f"from {low} to {high}"
                 raise InputError(f"`{name}` is {value}; it must be {limits}")
         return cls(method, **{"num_buffers": 50 if method in ("original", "corrected") else None, **values})
 

@@ -10,14 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from replay_data.episode import Episode
+from replay_data.errors import ReplayFormatError
 from replay_data.sources.dopamine_arrays import ArrayStream, read_add_count, read_column
-from replay_data.sources.dopamine_episode_splitter import EpisodeSplitter
+from replay_data.sources.dopamine_episode_splitter import EpisodeSplitter, blank_rows, count_leading
 from replay_data.sources.dopamine_format import PADDING
 from replay_data.sources.dopamine_row_order import OrderedRowReader, RowRange
 from replay_data.sources.dopamine_rows import RowReader, Rows
 from replay_data.sources.dopamine_sidecar import BufferSidecar, sidecar_error, sidecar_path
 
 CHECKED_ROWS = 20_000  # `LogBuffer.check` reads files of at most this many rows (141 MB) to their checksums
+
+_FIRST_ROWS = 64  # among which the first episode of a log shows a frame that is not black
 
 
 class LogBuffer:
@@ -46,6 +49,7 @@ class LogBuffer:
         preceding: The buffer that holds the row before `new_rows`; None if it is missing.
         following: The buffer whose `new_rows` begin where those of this one end; None if it is missing.
         rest: The file that the run's unfinished rest was saved to, if it belongs to this buffer.
+        first_runs: Numbers of blank rows with which episodes of the log began for certain (`EpisodeSplitter`).
 
     Raises:
         ReplayFormatError: If the files are damaged or contradict each other.
@@ -56,6 +60,7 @@ class LogBuffer:
         self.preceding: LogBuffer | None = None
         self.following: LogBuffer | None = None
         self.rest: LogBuffer | None = None
+        self.first_runs: tuple[int, ...] = ()
         self._directory, self._num_actions = directory, num_actions
         self._reader: RowReader | OrderedRowReader | None = None
         self._splitter: EpisodeSplitter | None = None  # of the rows that `episodes_to` reads
@@ -118,7 +123,7 @@ class LogBuffer:
     def _own_episodes(self) -> Iterator[Episode]:
         """Yield the whole episodes that begin in this file or in the first new row of the file after it."""
         self.close()
-        splitter, link_row = EpisodeSplitter(self._starts_episode()), self.fresh
+        splitter, link_row = EpisodeSplitter(self._starts_episode(), self.first_runs), self.fresh
         for rows in self._rows_onward():
             for first_row, episode in splitter.add(rows):
                 if first_row > link_row:
@@ -181,6 +186,15 @@ class LogBuffer:
             or self._is_terminal(row)
         )
 
+    def count_first_blank_rows(self) -> int | None:
+        """Return with how many blank rows the first slots begin; None if there is no end of them, or damage."""
+        try:
+            with self._open() as reader:
+                blank = blank_rows(reader.read(min(_FIRST_ROWS, self.rows - 1)))
+        except ReplayFormatError:
+            return None  # the damage is named when the rows are read
+        return None if blank.all() else count_leading(blank)
+
     def read_to(self, row: int) -> Rows:
         """Return the slots from `position` to ``row``."""
         if not isinstance(self._reader, RowReader):
@@ -192,7 +206,7 @@ class LogBuffer:
         """Read the fresh rows from `position` to ``position`` and yield the whole episodes that end in them."""
         if self._reader is None or self._splitter is None:
             self._reader = OrderedRowReader(self._open, self._fresh_rows)
-            self._splitter = EpisodeSplitter(self._starts_episode())
+            self._splitter = EpisodeSplitter(self._starts_episode(), self.first_runs)
         for rows in self._reader.chunks(position):
             for _, episode in self._splitter.add(rows):
                 yield episode

@@ -26,8 +26,8 @@ decide:
 2. A run of exactly three rows is padding: the episode before it was truncated.
 3. In a longer run, an episode ends where it reaches the log's own time limit, if one is known: the number of steps of
    the longest episode so far without uncertain runs among its steps, if that one was truncated.
-4. A run that is as long as one at the certain beginning of an episode, earlier in these rows, is padding too, and the
-   black frames with which the game begins.
+4. A run that is as long as one at the certain beginning of an episode, earlier in these rows or at row 0 of the log, is
+   padding too, and the black frames with which the game begins.
 5. Any other run is a part of the episode.
 
 A run that rules 2 to 5 decide is uncertain. So is a run of seven rows or more at the beginning of an episode, because a
@@ -37,7 +37,7 @@ its end (`replay_data.episode.Episode.num_uncertain_ends`). A run counts only wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -57,14 +57,15 @@ class EpisodeSplitter:
 
     Args:
         at_start: Whether the first row is the first padding row of an episode. If None, the first rows
-            decide: they start an episode if exactly three of them are blank.
+            decide: they start an episode if exactly three of them are blank, or as many as in ``first_runs``.
+        first_runs: Numbers of blank rows with which episodes of the log began for certain.
 
     Attributes:
         first_row: Number of rows added before the pending ones, that is, the position of the next episode's first
             padding row.
     """
 
-    def __init__(self, at_start: bool | None) -> None:
+    def __init__(self, at_start: bool | None, first_runs: Iterable[int] = ()) -> None:
         self.first_row = 0
         self._at_start = at_start
         self._pending: list[Rows] = []
@@ -74,7 +75,10 @@ class EpisodeSplitter:
         self._blank = np.zeros(0, dtype=bool)
         self._max_steps = 0  # of the episodes so far that are certainly not several
         self._time_limit: int | None = None  # `_max_steps`, if an episode of that length was truncated
-        self._first_runs: set[int] = set()  # numbers of blank rows with which episodes began for certain
+        self._first_runs = {
+            PADDING,
+            *first_runs,
+        }  # numbers of blank rows that are taken for the beginning of an episode
 
     def add(self, rows: Rows) -> Iterator[tuple[int, Episode]]:
         """Add rows and yield each whole episode that ends in them, with the `first_row` of its padding.
@@ -85,9 +89,9 @@ class EpisodeSplitter:
         """
         self._append(rows)
         if self._at_start is None:
-            if len(self._blank) <= PADDING:
+            if len(self._blank) <= max(self._first_runs):
                 return
-            self._at_start = bool(self._blank[:PADDING].all() and not self._blank[PADDING])
+            self._at_start = count_leading(self._blank) in self._first_runs
         while (found := self._find_end()) is not None:
             end, num_uncertain = found
             first_row, whole, certain_start = self.first_row, self._at_start, self._certain_start
@@ -109,7 +113,7 @@ class EpisodeSplitter:
         self._pending.append(rows)
         self._is_end = np.concatenate([self._is_end, rows.terminals | (rows.episode_steps > 0)])
         self._settled = np.concatenate([self._settled, rows.terminals | (rows.episode_steps >= 0)])
-        self._blank = np.concatenate([self._blank, _blank_rows(rows)])
+        self._blank = np.concatenate([self._blank, blank_rows(rows)])
         # The sidecar of a buffer also tells where its first episode began, perhaps in a buffer without a sidecar.
         for row in np.flatnonzero(rows.episode_steps > 0)[:1].tolist():
             end = num_pending + row + 1
@@ -132,7 +136,7 @@ class EpisodeSplitter:
         num_uncertain = 0
         first_step = PADDING if self._at_start else 0
         if self._at_start and self._certain_start and not self._blank.all():
-            self._first_runs.add(int(np.argmin(self._blank)))
+            self._first_runs.add(count_leading(self._blank))
         for start, stop in _find_runs(self._blank[:known_end], first_step):
             if self._reaches(DOPAMINE_TIME_LIMIT, start, stop):
                 return first_step + DOPAMINE_TIME_LIMIT, num_uncertain
@@ -144,7 +148,7 @@ class EpisodeSplitter:
             num_uncertain += 1
             if self._time_limit is not None and self._reaches(self._time_limit, start, stop):
                 return first_step + self._time_limit, num_uncertain
-            if stop - start == PADDING or stop - start in self._first_runs:
+            if stop - start in self._first_runs:
                 return start, num_uncertain
         return None if known_end is None else (known_end, num_uncertain)
 
@@ -197,7 +201,12 @@ def _make_episode(rows: Rows, num_uncertain: int, certain_start: bool) -> Episod
     return Episode(steps.frames, steps.actions, steps.rewards, raw_rewards, terminated, num_uncertain)
 
 
-def _blank_rows(rows: Rows) -> npt.NDArray[np.bool_]:
+def count_leading(flags: npt.NDArray[np.bool_]) -> int:
+    """Return how many of the flags, from the first on, are true."""
+    return len(flags) if flags.all() else int(np.argmin(flags))
+
+
+def blank_rows(rows: Rows) -> npt.NDArray[np.bool_]:
     """Return which rows could be padding, bool ``[T]``."""
     blank = (rows.actions == 0) & (rows.rewards == 0) & ~rows.terminals
     blank[blank] = ~rows.frames[blank].any(axis=(1, 2))  # of few rows, because frames are large

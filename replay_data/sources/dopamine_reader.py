@@ -59,6 +59,11 @@ class DopamineLog:
         if without_sidecar:  # raw rewards are known for all episodes or for none
             for buffer in buffers.values():
                 buffer.raw_rewards = False
+            # An episode begins at row 0 for certain. It shows whether the first frames of the game are black.
+            first = buffers[0].count_first_blank_rows() if 0 in self.shards else None
+            if first is not None and buffers[0].new_rows.start == 0:
+                for buffer in buffers.values():
+                    buffer.first_runs = (first,)
         if sidecars and without_sidecar:
             notes.append(
                 f"recording_ckpt.*.json is missing for buffers {', '.join(map(str, without_sidecar))}; raw rewards are "

@@ -25,9 +25,10 @@ def check_free_space(path: Path, size: float) -> None:
     directory = next(parent for parent in path.absolute().parents if parent.is_dir())
     free = shutil.disk_usage(directory).free
     if size > free:
+        unit, name = (1e9, "GB") if size >= 1e9 else (1e6, "MB")
         raise InputError(
-            f"{path} needs {size / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB free; free some space, choose "
-            "fewer steps or write to another disk"
+            f"{path} needs {size / unit:.1f} {name}, but the disk has {free / unit:.1f} {name} free; free some space, "
+            "choose fewer steps or write to another disk"
         )
 
 

@@ -35,6 +35,7 @@ def test_json_lists_the_options_that_the_method_uses() -> None:
         ("even", {"seed": 5}, "`seed` has no effect on `selection` even"),
         ("corrected", {"top_episode_percent": 5}, "`top_episode_percent` has no effect on `selection` corrected"),
         ("corrected", {"num_steps": 0}, "`num_steps` is 0; it must be at least 1"),
+        ("even", {"num_steps": 10**400}, "`num_steps` is 1000*; it must be from 1 to 9007199254740992"),
         ("corrected", {"num_buffers": 0}, "`num_buffers` is 0; it must be at least 1"),
         ("corrected", {"seed": -1}, "`seed` is -1; it must be from 0 to"),
         ("top", {"top_episode_percent": 101}, "`top_episode_percent` is 101; it must be from"),

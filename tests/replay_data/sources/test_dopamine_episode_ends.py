@@ -276,6 +276,15 @@ def test_the_padding_decides_without_sidecars(
     assert [episode.num_uncertain_ends for episode in found] == uncertain
 
 
+def test_later_buffers_know_how_the_first_episode_began(tmp_path: Path) -> None:
+    episodes = [played(notation) for notation in ["bxxxxxx"] * 15]
+    directory = write_log(tmp_path, episodes, 30, recording=RECORDING)
+    remove_sidecars(directory, *open_log(tmp_path).shards)
+    found = read(tmp_path)
+    assert all(same(*pair) for pair in zip(found, episodes, strict=False))
+    assert len(found) == len(episodes) - 1  # zeros follow the last one
+
+
 def test_a_store_counts_its_uncertain_ends(tmp_path: Path) -> None:
     episodes = [played(notation) for notation in ("xxbbbbx.", "xxx", "xx.", "xxx", "xx.")]
     directory = write_log(tmp_path, episodes, 200, recording=RECORDING)
