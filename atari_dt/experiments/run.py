@@ -14,6 +14,11 @@ same ``result.json``, byte for byte, no matter how often the run was interrupted
 
 from __future__ import annotations
 
+from replay_data.storage.processes import exit_with_parent, stdin_is_pipe, wait_for_stdin_to_close
+
+if __name__ == "__main__" and stdin_is_pipe():  # the imports below take seconds, in which the parent may be killed
+    exit_with_parent(wait_for_stdin_to_close)
+
 import json
 import shutil
 import statistics
@@ -34,7 +39,6 @@ from atari_dt.training import MetricsLine, read_metrics, read_training_run, trai
 from replay_data import TrajectoryStore
 from replay_data.storage.atomic import atomic_write
 from replay_data.storage.locks import exclusive_lock
-from replay_data.storage.processes import exit_with_parent, stdin_is_pipe, wait_for_stdin_to_close
 
 
 def execute_run(directory: Path) -> None:
@@ -131,8 +135,6 @@ def main(directory: tyro.conf.Positional[Path]) -> None:
     Args:
         directory: Directory of the run, with its experiment.json.
     """
-    if stdin_is_pipe():
-        exit_with_parent(wait_for_stdin_to_close)
     with exclusive_lock(directory, "doing the run in"):
         execute_run(directory)
 

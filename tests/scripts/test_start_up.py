@@ -122,3 +122,12 @@ time.sleep(60)
     result = call_with_module(tmp_path, "torch", content, command, tmp_path, "--out", out)
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "error: interrupted\n")
     assert not out.exists()
+
+
+def test_a_run_of_a_sweep_ends_with_its_parent_even_during_its_imports(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("import time\ntime.sleep(60)")
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "atari_dt.experiments.run", str(tmp_path / "run")]
+    # The pipe to standard input closes at once, as if the parent had been killed.
+    result = subprocess.run(command, input=b"", capture_output=True, timeout=30, env=os.environ | {"PYTHONPATH": paths})
+    assert (result.returncode, result.stdout, result.stderr) == (1, b"", b"")
