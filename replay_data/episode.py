@@ -28,8 +28,8 @@ class Episode:
         rewards: float32 ``[T]``; reward t followed action t, clipped to [-1, 1].
         raw_rewards: float32 ``[T]``, the rewards before clipping; None where the source does not have them.
         terminated: Whether the game was over after the last step; false where a time limit truncated the episode.
-        num_uncertain_ends: Number of places among the steps, or after the last one, where the source does not tell for
-            certain whether an episode was truncated; see `replay_data.sources.dopamine_episode_splitter`.
+        num_uncertain_ends: Number of places before, among or after the steps where the source does not tell for certain
+            whether an episode was truncated; see `replay_data.sources.dopamine_episode_splitter`.
     """
 
     frames: npt.NDArray[np.uint8]

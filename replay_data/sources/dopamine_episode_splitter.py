@@ -31,8 +31,9 @@ decide:
 5. Any other run is a part of the episode.
 
 A run that rules 2 to 5 decide is uncertain. So is a run of seven rows or more at the beginning of an episode, because a
-truncated episode of black frames may hide in it. Each episode holds the number of uncertain runs among its steps and at
-its end (`replay_data.episode.Episode.num_uncertain_ends`). A run counts only when the row after it is known.
+truncated episode of black frames may hide in it, and a beginning at the first row that only blank rows show. Each
+episode holds the number of uncertain runs at its beginning, among its steps and at its end
+(`replay_data.episode.Episode.num_uncertain_ends`). A run counts only when the row after it is known.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class EpisodeSplitter:
         self._at_start = at_start
         self._pending: list[Rows] = []
         self._certain_start = at_start is not None  # whether `_at_start` is not guessed from blank rows
+        self._guessed_start = False  # whether only blank rows show that the first row starts an episode
         self._is_end = np.zeros(0, dtype=bool)  # of each pending row: whether it is known to end an episode
         self._settled = np.zeros(0, dtype=bool)  # whether it is known to end one or known to end none
         self._blank = np.zeros(0, dtype=bool)
@@ -91,13 +93,14 @@ class EpisodeSplitter:
         if self._at_start is None:
             if len(self._blank) <= max(self._first_runs):
                 return
-            self._at_start = count_leading(self._blank) in self._first_runs
+            self._at_start = self._guessed_start = count_leading(self._blank) in self._first_runs
         while (found := self._find_end()) is not None:
             end, num_uncertain = found
             first_row, whole, certain_start = self.first_row, self._at_start, self._certain_start
             self._at_start, self._certain_start = True, bool(self._is_end[end - 1])
             episode_rows = self._take(end)
             if whole and (certain_start or end > PADDING):
+                num_uncertain += self._guessed_start and first_row == 0 and not certain_start
                 episode = _make_episode(episode_rows, num_uncertain, certain_start)
                 self._learn_time_limit(episode)
                 yield first_row, episode

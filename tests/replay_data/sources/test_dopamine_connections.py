@@ -314,6 +314,13 @@ def test_another_run_keeps_its_first_episodes(tmp_path: Path) -> None:
     runs[1].check(found[len(expected[0]) :], expected[1])
 
 
+def test_a_beginning_that_only_blank_rows_show_is_uncertain(tmp_path: Path) -> None:
+    run = Run.of([(9, True)] * 8)
+    run.rows[15] = PADDING  # the first step of the second episode is black
+    save(tmp_path, 0, run.memory(63, 50), 63)  # from the second padding row of that episode on
+    assert [episode.num_uncertain_ends for episode in read(tmp_path)] == [1, 0, 0, 0]
+
+
 def test_saves_of_one_buffer_in_an_unknown_order_are_refused(tmp_path: Path) -> None:
     run = Run.of([(20, True)] * 40)
     for name, counts in {"short": (120, 190), "wrapped": (350, 420, 480)}.items():
