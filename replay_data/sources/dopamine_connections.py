@@ -81,24 +81,10 @@ class _Connector:
 
     def add(self, buffer: LogBuffer, is_last: bool) -> None:
         """Connect the next file."""
-        previous, count = self._previous, buffer.add_count
-        if count is None and not self._is_public:
-            self._leave_out(buffer, "has no add_count, and the counts of other files show that it is no public log")
-            return
+        previous = self._previous
+        count = self._infer_count(buffer, is_last) if buffer.add_count is None else buffer.add_count
         if count is None:
-            count = (buffer.index + 1) * buffer.rows - 1
-            cursor = buffer.rows
-            if is_last and previous is not None and _follows(buffer, previous):
-                cursor = _find_cursor(buffer, previous)
-                count = previous.new_rows.stop + 1 + cursor
-            elif is_last and buffer.index >= NUM_BUFFERS:
-                self._leave_out(buffer, "has no add_count, and may be the rest of a run, which ends at an unknown row")
-                return
-            if previous is not None and _shares_episode(buffer, previous, cursor):
-                raise ReplayFormatError(
-                    f"buffers {previous.index} and {buffer.index} hold the same episode in the same rows, as saves of "
-                    "one circular buffer do, and only add_count tells their order; copy the add_count_ckpt.* files too"
-                )
+            return  # the file is left out
         if is_last and previous is not None and self._add_rest(buffer, previous, count):
             return
         if count == 0:
@@ -107,6 +93,30 @@ class _Connector:
             self._add_next(buffer, previous, count)
         else:
             self._add_first(buffer, count)
+
+    def _infer_count(self, buffer: LogBuffer, is_last: bool) -> int | None:
+        """Return the ``add_count`` of a file without one, as in a public log, or leave the file out and return None.
+
+        Raises:
+            ReplayFormatError: If the file is not of a public log.
+        """
+        if not self._is_public:
+            self._leave_out(buffer, "has no add_count, and the counts of other files show that it is no public log")
+            return None
+        previous, cursor = self._previous, buffer.rows - 1
+        count = (buffer.index + 1) * buffer.rows - 1
+        if is_last and previous is not None and _follows(buffer, previous):
+            cursor = _find_cursor(buffer, previous)
+            count = previous.new_rows.stop + 1 + cursor
+        elif is_last and buffer.index >= NUM_BUFFERS:
+            self._leave_out(buffer, "has no add_count, and may be the rest of a run, which ends at an unknown row")
+            return None
+        if previous is not None and _shares_episode(buffer, previous, cursor):
+            raise ReplayFormatError(
+                f"buffers {previous.index} and {buffer.index} hold the same episode in the same rows, as saves of one "
+                "circular buffer do, and only add_count tells their order; copy the add_count_ckpt.* files too"
+            )
+        return count
 
     def _add_first(self, buffer: LogBuffer, count: int, start: int = 0) -> None:
         """Add a buffer of which no other file holds the rows before ``start``."""
