@@ -67,7 +67,7 @@ def test_quickstart_keeps_what_an_unfinished_one_left(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))  # ends it early
     assert call(monkeypatch, "quickstart.py", "--out", out) == 1
     printed = capsys.readouterr()
-    assert "GB free" in printed.err
+    assert "MB free" in printed.err
     assert f"the output of a quickstart that did not finish is now in {out}.1" in printed.out
     assert (tmp_path / "quickstart.1" / "notes.txt").read_text() == "mine"
     assert not out.exists()
