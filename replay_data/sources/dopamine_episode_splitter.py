@@ -77,10 +77,7 @@ class EpisodeSplitter:
         self._blank = np.zeros(0, dtype=bool)
         self._max_steps = 0  # of the episodes so far that are certainly not several
         self._time_limit: int | None = None  # `_max_steps`, if an episode of that length was truncated
-        self._first_runs = {
-            PADDING,
-            *first_runs,
-        }  # numbers of blank rows that are taken for the beginning of an episode
+        self._first_runs = {PADDING, *first_runs}  # numbers of blank rows that are taken for an episode's beginning
 
     def add(self, rows: Rows) -> Iterator[tuple[int, Episode]]:
         """Add rows and yield each whole episode that ends in them, with the `first_row` of its padding.
