@@ -146,7 +146,7 @@ def damage_gzip(content: bytes, rng: random.Random) -> bytes:
         inner = damage_npy(inner, rng)
     else:
         inner = rng.choice((damage_bytes, damage_bytes, truncate, extend))(inner, rng)
-    return gzip.compress(inner, 1) if rng.random() < 0.95 else inner
+    return gzip.compress(inner, 1, mtime=0) if rng.random() < 0.95 else inner
 
 
 def damage_record(content: bytes, rng: random.Random) -> bytes:
@@ -162,7 +162,7 @@ def damage_record(content: bytes, rng: random.Random) -> bytes:
     changed = io.BytesIO()
     for record in records if rng.random() < 0.9 else records * 2:
         write_record(changed, record)
-    return gzip.compress(changed.getvalue(), 1)
+    return gzip.compress(changed.getvalue(), 1, mtime=0)
 
 
 def damage_zip(content: bytes, rng: random.Random) -> bytes:
