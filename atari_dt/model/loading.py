@@ -54,7 +54,6 @@ _TENSOR_GLOBALS = {
 _OTHER_GLOBAL_OPCODES = ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4")
 """Opcodes that name a function or class in protocols that ``torch.save`` does not use."""
 
-
 _OTHER_FORMATS = {
     b"version https://git-lfs": "it is a Git LFS pointer, which git lfs pull replaces by the file",
     b"<": "it is a web page, perhaps of a failed download",
@@ -125,7 +124,8 @@ def load_safetensors_file(path: Path, max_bytes: int | None = None) -> dict[str,
     try:
         return load_file(path)
     except (safetensors.SafetensorError, *LOADING_ERRORS, MemoryError) as error:
-        raise ValueError("it cannot be read as a safetensors file") from error
+        with path.open("rb") as file:
+            raise ValueError(_explain_unreadable(file, "a safetensors file")) from error
 
 
 def load_tensors_file(path: Path) -> Any:
