@@ -189,7 +189,9 @@ class StoreWriter:
     def _finish(self) -> None:
         """Complete every file and write the metadata last."""
         if not self.episodes:
-            raise InputError(f"nothing to write to {self.path}: the source has no episode")
+            raise InputError(
+                f"nothing to write to {self.path}: no whole episode is in the source; record or copy a larger part of it"
+            )
         metadata = StoreMetadata(
             game=self._game,
             action_meanings=self._action_meanings,

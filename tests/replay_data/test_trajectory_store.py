@@ -146,7 +146,7 @@ def test_error_in_the_block_leaves_no_files(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         fail()
-    with pytest.raises(InputError, match="the source has no episode"), StoreWriter(tmp_path / "store", **ABOUT):
+    with pytest.raises(InputError, match="no whole episode is in the source"), StoreWriter(tmp_path / "store", **ABOUT):
         pass
     assert list(tmp_path.iterdir()) == []
 
