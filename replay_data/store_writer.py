@@ -190,7 +190,7 @@ class StoreWriter:
         """Complete every file and write the metadata last."""
         if not self.episodes:
             raise InputError(
-                f"nothing to write to {self.path}: no whole episode is in the source; record or copy a larger part of it"
+                f"nothing to write to {self.path}: no whole episode is in the source; record or copy more of it"
             )
         metadata = StoreMetadata(
             game=self._game,
