@@ -1,4 +1,4 @@
-"""Read typed fields of JSON objects that come from a file."""
+"""Read typed fields of JSON objects that come from a file, and leave fields out that are None."""
 
 from __future__ import annotations
 
@@ -52,6 +52,11 @@ def parse_json(text: str | bytes) -> Any:
 
 def _is_container(value: Any) -> bool:
     return isinstance(value, (list, dict))
+
+
+def omit_none(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return an object without a field that is None, so that it is the same as before the field existed."""
+    return {key: value for key, value in content.items() if key != name or value is not None}
 
 
 def read_object(content: Any) -> dict[str, Any]:

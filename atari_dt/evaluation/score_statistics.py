@@ -12,7 +12,7 @@ import numpy.typing as npt
 from atari_dt.evaluation.results import Evaluation, normalization_ranges
 from atari_dt.evaluation.statistics import ScoreSummary, summarize
 from atari_dt.games.catalogue import Game
-from replay_data.json_fields import read_field, read_list, read_object, read_optional_field
+from replay_data.json_fields import omit_none, read_field, read_list, read_object, read_optional_field
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,7 @@ class TargetSummary:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
-        fields = {name: value for name, value in vars(self).items() if (name, value) != ("return_percentile", None)}
-        return {**fields, "score": self.score.to_json()}
+        return {**omit_none(vars(self), "return_percentile"), "score": self.score.to_json()}
 
     @classmethod
     def from_json(cls, content: Any) -> TargetSummary:

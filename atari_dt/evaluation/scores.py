@@ -26,6 +26,7 @@ from atari_dt.model.reported_evaluation import ReportedEvaluation
 from replay_data.errors import InputError, summarize_error
 from replay_data.json_fields import (
     convert,
+    omit_none,
     read_dataclass,
     read_field,
     read_format_version,
@@ -93,7 +94,7 @@ class TargetScores:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
-        fields = {name: value for name, value in vars(self).items() if (name, value) != ("return_percentile", None)}
+        fields = omit_none(vars(self), "return_percentile")
         return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
     @classmethod

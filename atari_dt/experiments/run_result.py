@@ -16,6 +16,7 @@ from replay_data import InputError
 from replay_data.errors import summarize_error
 from replay_data.json_fields import (
     convert,
+    omit_none,
     read_dataclass,
     read_field,
     read_format_version,
@@ -78,10 +79,7 @@ class TargetResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return one entry of ``targets``."""
-        content = dataclasses.asdict(self)
-        if self.return_percentile is None:
-            del content["return_percentile"]
-        return content
+        return omit_none(dataclasses.asdict(self), "return_percentile")
 
     @classmethod
     def from_json(cls, content: Any) -> TargetResult:

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from replay_data.json_fields import read_field, read_list, read_object, read_optional_field
+from replay_data.json_fields import omit_none, read_field, read_list, read_object, read_optional_field
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,7 @@ class ReportedEvaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
-        content = {**dataclasses.asdict(self), "scores": list(self.scores)}
-        if self.return_percentile is None:
-            del content["return_percentile"]
-        return content
+        return omit_none({**dataclasses.asdict(self), "scores": list(self.scores)}, "return_percentile")
 
     @classmethod
     def from_json(cls, content: Any) -> ReportedEvaluation:

@@ -162,8 +162,8 @@ class LogBuffer:
             return None
         if any(self.preceding._is_end(row) for row in range(max(first - 1 - PADDING, 0), first - 1)):
             return False  # an episode ended so late that its successor's padding began before the first fresh row
-        # The last row to look at is often at the end of the file, but nearly always a row before it is not blank.
-        if all(self._is_blank(row) for row in (*range(first, first + PADDING), first - 1)):
+        # The row before is often at the end of the file, but nearly always one of the first rows is not blank.
+        if self._are_blank(first, first + PADDING) and self._are_blank(first - 1, first):
             return False  # more than three rows are blank, which is no end (see `EpisodeSplitter`)
         return None
 
@@ -176,15 +176,10 @@ class LogBuffer:
         listed = self.sidecar is not None and any(each.row == row % self.rows for each in self.sidecar.episodes)
         return listed or self._is_terminal(row)
 
-    def _is_blank(self, row: int) -> bool:
-        """Return whether the row with this number, which the file must hold, looks like padding."""
-        slot = row % self.rows
-        return not (
-            self.frames(slot, slot + 1).any()
-            or self.column("action")[slot]
-            or self.column("reward")[slot]
-            or self._is_terminal(row)
-        )
+    def _are_blank(self, start: int, stop: int) -> bool:
+        """Return whether the rows with these numbers, which the file must hold, look like padding."""
+        with OrderedRowReader(self._open, RowRange(start, stop, self.rows)) as reader:
+            return all(blank_rows(rows).all() for rows in reader.chunks(stop - start))
 
     def count_first_blank_rows(self) -> int | None:
         """Return with how many blank rows the first slots begin; None if there is no end of them, or damage."""
