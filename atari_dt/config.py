@@ -17,7 +17,9 @@ from replay_data.json_fields import read_dataclass
 
 Conditioning = Literal["return", "none"]
 
-TimestepEncoding = Literal["window_start", "per_step"]
+PositionEncoding = Literal["learned", "rotary"]
+
+TimestepEncoding = Literal["window_start", "per_step", "none"]
 
 ARITHMETIC_SETTINGS = ("precision", "device", "compile")
 """Fields of `TrainingConfig` and `PQNConfig` that decide how a result is rounded, but not what is computed. They may
@@ -40,9 +42,14 @@ class ModelConfig:
     """Dropout probability of embeddings, attention weights and residual branches."""
     conditioning: Conditioning = "return"
     """`return` for a Decision Transformer, `none` for behavior cloning: the same model without return tokens."""
+    encoder_norm: bool = False
+    """Layer norm over the channels after each convolution, and on the state token in place of its tanh."""
+    position_encoding: PositionEncoding = "learned"
+    """Encoding of a token's place in its context: an embedding that is added to the token (`learned`), as in the paper,
+    or a rotation of queries and keys (`rotary`), which allows acting with cached keys and values."""
     timestep_encoding: TimestepEncoding = "window_start"
     """Timestep embedding that is added to each token: of the first step of its context (`window_start`), as in the
-    original code, or of its own step (`per_step`), as in the paper."""
+    original code, of its own step (`per_step`), as in the paper, or of no step (`none`)."""
 
     def __post_init__(self) -> None:
         for name in ("context_length", "num_layers", "num_heads", "embed_dim"):
@@ -57,8 +64,12 @@ class ModelConfig:
             f"`conditioning` must be 'return' or 'none', not {self.conditioning!r}",
         )
         _check(
-            self.timestep_encoding in ("window_start", "per_step"),
-            f"`timestep_encoding` must be 'window_start' or 'per_step', not {self.timestep_encoding!r}",
+            self.position_encoding in ("learned", "rotary"),
+            f"`position_encoding` must be 'learned' or 'rotary', not {self.position_encoding!r}",
+        )
+        _check(
+            self.timestep_encoding in ("window_start", "per_step", "none"),
+            f"`timestep_encoding` must be 'window_start', 'per_step' or 'none', not {self.timestep_encoding!r}",
         )
 
     def to_json(self) -> dict[str, Any]:

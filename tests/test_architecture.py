@@ -28,7 +28,7 @@ LAYERS = (
     {"atari_dt"},
     {"atari_dt.interrupts", "atari_dt.lazy_api"},
     {"atari_dt.config", "atari_dt.hardware", "atari_dt.command_line"},
-    {"atari_dt.games"},
+    {"atari_dt.games", "atari_dt.recipes"},
     {"atari_dt.model", "atari_dt.environment"},
     {"atari_dt.training", "atari_dt.evaluation"},
     {"atari_dt.rendering"},

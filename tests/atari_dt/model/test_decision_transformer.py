@@ -116,7 +116,7 @@ def test_timesteps_beyond_the_largest_share_its_embedding() -> None:
         ({"embed_dim": 100}, r"`embed_dim` \(100\) must be a multiple of `num_heads` \(8\)"),
         ({"dropout": 1.0}, "`dropout` must be at least 0 and less than 1, not 1.0"),
         ({"conditioning": "reward"}, "`conditioning` must be 'return' or 'none', not 'reward'"),
-        ({"timestep_encoding": "rotary"}, "`timestep_encoding` must be 'window_start' or 'per_step', not 'rotary'"),
+        ({"timestep_encoding": "rotary"}, "`timestep_encoding` must be 'window_start', 'per_step' or 'none', not 'rotary'"),
     ],
 )
 def test_impossible_configs_are_refused(changes: dict[str, object], message: str) -> None:
