@@ -46,6 +46,9 @@ class MetricsLine:
         validation_loss: Cross-entropy per action on the held-out episodes, in nats. None except at the checkpoints of a
             run that holds episodes out.
         validation_accuracy: Action accuracy on the held-out episodes. None where ``validation_loss`` is None.
+        seconds: Wall time of all updates so far, in seconds: neither validation nor checkpoints count, and in a resumed
+            run, updates that no checkpoint holds do not count either. ``torch.compile`` compiles in the first update of
+            each process, which counts. None in files of early versions, and in runs that continue one.
     """
 
     update: int
@@ -58,6 +61,7 @@ class MetricsLine:
     mfu: float | None = None
     validation_loss: float | None = None
     validation_accuracy: float | None = None
+    seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of a line; fields that are None are left out."""
@@ -81,6 +85,7 @@ class MetricsLine:
             mfu=read_optional_field(content, "mfu", float),
             validation_loss=read_optional_field(content, "validation_loss", float),
             validation_accuracy=read_optional_field(content, "validation_accuracy", float),
+            seconds=read_optional_field(content, "seconds", float),
         )
 
 
@@ -116,6 +121,7 @@ class MetricsLogger:
     def __init__(self, directory: Path, update: int, flops: int, compute: Compute, group: ProcessGroup):
         self._update, self._flops, self._group = update, flops, group
         self._peak = group.size * matmul_peak(compute.device, compute.dtype)
+        self._seconds = None if update else 0.0
         self._files = ExitStack()
         if group.rank == 0:
             self._open(directory, update)
@@ -126,8 +132,10 @@ class MetricsLogger:
 
         path = directory / FILE_NAME
         content = read_regular_file(path, _MAX_BYTES) if update and path.exists() else b""
-        lines = content.splitlines(keepends=True)
-        atomic_write(path, b"".join(line for line in lines if 0 < _update_of(line) <= update))
+        lines = [line for line in content.splitlines(keepends=True) if 0 < _update_of(line) <= update]
+        atomic_write(path, b"".join(lines))
+        if lines and _update_of(lines[-1]) == update:
+            self._seconds = MetricsLine.from_json(parse_json(lines[-1])).seconds
         if not update:
             shutil.rmtree(directory / "tensorboard", ignore_errors=True)
         purge_step = update + 1 if update else None
@@ -147,7 +155,7 @@ class MetricsLogger:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Exclude the time until now, such as that of a checkpoint or a validation, from the next line's speed."""
+        """Exclude the time since the last line, such as that of a checkpoint or a validation, from the next line."""
         self._start = time.perf_counter()
 
     def add(self, steps: IntArray, values: torch.Tensor) -> None:
@@ -176,11 +184,16 @@ class MetricsLogger:
                 f"start at the dataset's steps {', '.join(map(str, steps[:8]))}{' …' if len(steps) > 8 else ''})"
             )
         loss, accuracy, grad_norm = values.mean(dim=0).tolist()
-        speed = sum(map(len, self._batches)) / (time.perf_counter() - self._start)
+        seconds = time.perf_counter() - self._start
+        speed = sum(map(len, self._batches)) / seconds
+        if self._seconds is not None:
+            self._seconds += seconds
         self._update += len(self._values)
         self._reset()
         mfu = speed * self._flops / self._peak
-        return MetricsLine(self._update, tokens, learning_rate, loss, accuracy, grad_norm, speed, mfu)
+        return MetricsLine(
+            self._update, tokens, learning_rate, loss, accuracy, grad_norm, speed, mfu, seconds=self._seconds
+        )
 
     def write(self, line: MetricsLine) -> None:
         """Write a line, in the first process."""

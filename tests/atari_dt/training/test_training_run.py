@@ -138,7 +138,7 @@ def test_metrics_of_version_1_are_read(tmp_path: Path) -> None:
 
 
 def test_a_metrics_line_survives_its_json() -> None:
-    line = MetricsLine(1, 2, 0.5, 1.25, 0.25, 3.0, 100.0, mfu=0.5)
+    line = MetricsLine(1, 2, 0.5, 1.25, 0.25, 3.0, 100.0, mfu=0.5, seconds=7.5)
     assert "validation_loss" not in line.to_json()
     assert MetricsLine.from_json(json.loads(json.dumps(line.to_json()))) == line
 
