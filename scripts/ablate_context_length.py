@@ -16,6 +16,7 @@ from atari_dt.experiments.run_config import EvaluationConfig, RunConfig
 from atari_dt.experiments.sweep_options import SweepOptions
 from atari_dt.games.presets import find_preset
 from atari_dt.model.dataset_info import DatasetInfo
+from atari_dt.recipes import RecipeName, apply_recipe
 from replay_data import InputError, TrajectoryStore
 
 
@@ -24,7 +25,7 @@ class Options:
     """Train and evaluate a model for each context length and seed, and print score, loss and cost of each length.
 
     Finished runs are skipped: the same command resumes an interrupted sweep, and adds context lengths and seeds. All
-    other defaults are the paper's settings for the dataset's game."""
+    other defaults are the recipe's settings for the dataset's game."""
 
     data: Path
     """Path of the trajectory store."""
@@ -34,6 +35,9 @@ class Options:
     """Context lengths K, in steps."""
     seeds: tuple[int, ...] = (123, 231, 312)
     """Training seeds."""
+    recipe: RecipeName = "paper"
+    """How the network learns. `paper`: as in the paper; `fast`: with every ingredient of atari_dt/recipes.py. It
+    sets defaults, which other options override; --help shows those of `paper`."""
     model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
     """Network, without its context length."""
     training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
@@ -47,11 +51,12 @@ class Options:
 
 
 def main() -> None:
-    """Parse the command line twice: first to find the dataset's game, then with that game's defaults."""
+    """Parse the command line twice: for the dataset and the recipe, and then with their defaults."""
     options = tyro.cli(Options)
     store = TrajectoryStore.open(options.data)
     preset = find_preset(store.game)
-    model, training = preset.model, dataclasses.replace(preset.training, validation_fraction=0.05)
+    model, training = apply_recipe(options.recipe, preset.model, preset.training)
+    training = dataclasses.replace(training, validation_fraction=0.05)
     dataset = DatasetInfo.from_store(store)
     evaluation = EvaluationConfig().for_returns_of([dataset])
     defaults = dataclasses.replace(options, model=model, training=training, evaluation=evaluation)

@@ -16,16 +16,18 @@ from atari_dt.experiments.benchmark_preset import BenchmarkPreset, benchmark_pre
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig
 from atari_dt.experiments.sweep_options import SweepOptions
 from atari_dt.games.catalogue import find_game
+from atari_dt.recipes import RecipeName, apply_recipe
 from replay_data import InputError
 
 
 @dataclass(frozen=True)
 class Options:
-    """Train Decision Transformers, behavior cloning and %BC with the paper's settings, evaluate them under the
-    paper's protocol and target returns, and print the paper's table 1 with the new scores beside the published ones.
+    """Train Decision Transformers, behavior cloning and %BC, by default with the paper's settings, evaluate them under
+    the paper's protocol and target returns, and print the paper's table 1 with the new scores beside the published
+    ones.
 
     Finished runs are skipped: the same command resumes an interrupted sweep, and adds games and seeds. Settings of
-    network, training and evaluation apply to all games; their defaults are the preset of each game."""
+    network, training and evaluation apply to all games; their defaults are those of preset and recipe for each game."""
 
     data: Path
     """Directory with a trajectory store for each game, such as DATA/breakout. The paper draws its data anew for each
@@ -39,8 +41,11 @@ class Options:
     top_percents: tuple[float, ...] = (10.0,)
     """Percentages of the steps that %BC clones, those of the best episodes; give none to leave out %BC."""
     preset: BenchmarkPreset = "paper"
-    """`paper`: the paper's settings, for a GPU; `quick`: small batches, half the layers, K = 10, 2,000 updates, for a
-    laptop."""
+    """Size of network and training. `paper`: the paper's, for a GPU; `quick`: small batches, half the layers, K = 10,
+    2,000 updates, for a laptop."""
+    recipe: RecipeName = "paper"
+    """How the network learns. `paper`: as in the paper; `fast`: with every ingredient of atari_dt/recipes.py. It
+    changes the preset, and other options override both; --help shows the defaults of `paper`."""
     model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
     """Network, without its conditioning."""
     training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
@@ -68,6 +73,7 @@ def main() -> None:
     bases = {}
     for game in games:
         model, training, evaluation = benchmark_preset(options.preset, game)
+        model, training = apply_recipe(options.recipe, model, training)
         datasets = [DatasetInfo.from_store(stores[game.name, seed]) for seed in options.seeds]
         evaluation = evaluation.for_returns_of(datasets)
         default = dataclasses.replace(options, model=model, training=training, evaluation=evaluation)

@@ -15,17 +15,21 @@ import tyro
 from atari_dt.command_line import format_command, run, with_flags
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.games.presets import find_preset
+from atari_dt.recipes import RecipeName, apply_recipe
 from replay_data import TrajectoryStore
 
 
 @dataclass(frozen=True)
 class Options:
-    """Train on a trajectory store. Defaults are the paper's settings for its game (Pong: K = 50, batches of 512)."""
+    """Train on a trajectory store. Defaults are the recipe's settings for its game (Pong: K = 50, batches of 512)."""
 
     data: Path
     """Trajectory store."""
     out: Path
     """Directory of the run; it must not exist, except with --resume."""
+    recipe: RecipeName = "paper"
+    """How the network learns. `paper`: as in the paper; `fast`: with every ingredient of atari_dt/recipes.py. It
+    sets defaults, which other options override; --help shows those of `paper`."""
     model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
     """Config of the network."""
     training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
@@ -37,11 +41,12 @@ class Options:
 
 
 def main() -> None:
-    """Parse the command line twice: for the store, and then with the defaults of the store's game."""
+    """Parse the command line twice: for the store and the recipe, and then with their defaults."""
     options = tyro.cli(Options)
     store = TrajectoryStore.open(options.data)
     preset = find_preset(store.game)
-    options = tyro.cli(Options, default=dataclasses.replace(options, model=preset.model, training=preset.training))
+    model, training = apply_recipe(options.recipe, preset.model, preset.training)
+    options = tyro.cli(Options, default=dataclasses.replace(options, model=model, training=training))
     from atari_dt.training import TrainingStopped, train
 
     is_first_process = os.environ.get("RANK", "0") == "0"
