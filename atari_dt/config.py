@@ -25,6 +25,9 @@ ARITHMETIC_SETTINGS = ("precision", "device", "compile")
 """Fields of `TrainingConfig` and `PQNConfig` that decide how a result is rounded, but not what is computed. They may
 change when a run is resumed."""
 
+MAX_ROTARY_CONTEXT = 27_000
+"""Largest context length of a network without position embeddings: the steps of a whole episode."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -42,8 +45,13 @@ class ModelConfig:
     """Dropout probability of embeddings, attention weights and residual branches."""
     conditioning: Conditioning = "return"
     """`return` for a Decision Transformer, `none` for behavior cloning: the same model without return tokens."""
+    encoder_channels: tuple[int, int, int] = (32, 64, 64)
+    """Channels of the encoder's three convolutions."""
     encoder_norm: bool = False
     """Layer norm over the channels after each convolution, and on the state token in place of its tanh."""
+    frame_differences: bool = False
+    """Whether the first convolution sees the newest frame and the differences of successive frames, instead of the four
+    frames of a state."""
     position_encoding: PositionEncoding = "learned"
     """Encoding of a token's place in its context: an embedding that is added to the token (`learned`), as in the paper,
     or a rotation of queries and keys (`rotary`), which allows acting with cached keys and values."""
@@ -54,6 +62,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("context_length", "num_layers", "num_heads", "embed_dim"):
             _check(getattr(self, name) >= 1, f"`{name}` must be at least 1, not {getattr(self, name)}")
+        _check(min(self.encoder_channels) >= 1, f"`encoder_channels` must be at least 1, not {self.encoder_channels}")
         _check(
             self.embed_dim % self.num_heads == 0,
             f"`embed_dim` ({self.embed_dim}) must be a multiple of `num_heads` ({self.num_heads})",
@@ -68,13 +77,21 @@ class ModelConfig:
             f"`position_encoding` must be 'learned' or 'rotary', not {self.position_encoding!r}",
         )
         _check(
+            self.position_encoding == "learned" or self.embed_dim // self.num_heads % 2 == 0,
+            f"`embed_dim` / `num_heads` must be even for rotary positions, not {self.embed_dim // self.num_heads}",
+        )
+        _check(
+            self.position_encoding == "learned" or self.context_length <= MAX_ROTARY_CONTEXT,
+            f"`context_length` must be at most {MAX_ROTARY_CONTEXT:,} for rotary positions, not {self.context_length}",
+        )
+        _check(
             self.timestep_encoding in ("window_start", "per_step", "none"),
             f"`timestep_encoding` must be 'window_start', 'per_step' or 'none', not {self.timestep_encoding!r}",
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "encoder_channels": list(self.encoder_channels)}
 
     @classmethod
     def from_json(cls, content: Any) -> ModelConfig:
@@ -91,8 +108,8 @@ class ModelConfig:
 class TrainingConfig:
     """Settings of a training run (Chen et al. 2021, appendix A).
 
-    The learning rate of an update follows from ``learning_rate``, ``warmup_tokens`` and ``final_tokens``;
-    `atari_dt.training.optimizer` computes it.
+    The learning rate of an update follows from ``learning_rate`` and either ``warmup_tokens`` and ``final_tokens`` or
+    ``warmup_fraction``; `atari_dt.training.optimizer` computes it.
     """
 
     epochs: int = 5
@@ -114,6 +131,9 @@ class TrainingConfig:
     final_tokens: int | None = None
     """Tokens at which the cosine would reach 0; the learning rate stays at 10% of its peak once it gets there. The
     default is that of the paper, 2 · (steps to train on) · 3K."""
+    warmup_fraction: float | None = None
+    """Length of the warm-up as a fraction of the run, at whose last update the cosine then ends. By default, both are
+    counted in tokens."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Number format of the forward pass; `auto` selects bfloat16 if the hardware supports it, else float32."""
     device: str = "auto"
@@ -141,6 +161,14 @@ class TrainingConfig:
             _check(value is None or value >= 1, f"`{name}` must be at least 1, not {value}")
         for name in ("learning_rate", "grad_norm_clip"):
             _check(0 < getattr(self, name) < math.inf, f"`{name}` must be positive, not {getattr(self, name)}")
+        _check(
+            self.warmup_fraction is None or 0 < self.warmup_fraction < 1,
+            f"`warmup_fraction` must be above 0 and less than 1, not {self.warmup_fraction}",
+        )
+        _check(
+            self.warmup_fraction is None or self.final_tokens is None,
+            "`final_tokens` has no effect with `warmup_fraction`; set only one of them",
+        )
         _check(0 <= self.seed < 2**63, f"`seed` must be between 0 and 2**63 - 1, not {self.seed}")
         _check(0 <= self.weight_decay < math.inf, f"`weight_decay` must be at least 0, not {self.weight_decay}")
         _check(

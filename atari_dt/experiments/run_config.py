@@ -202,12 +202,9 @@ def read_run_config(directory: Path) -> RunConfig:
 def schedule_for_max_updates(training: TrainingConfig, context_length: int) -> TrainingConfig:
     """Return a schedule that makes exactly ``max_updates`` updates and ends its cosine at the last one.
 
-    Without ``max_updates``, the schedule is unchanged: the paper's, counted in tokens.
+    Without ``max_updates``, the schedule is unchanged.
     """
     if (updates := training.max_updates) is None:
         return training
-    return dataclasses.replace(
-        training,
-        epochs=max(training.epochs, updates),
-        final_tokens=updates * training.batch_size * context_length,
-    )
+    final_tokens = updates * training.batch_size * context_length if training.warmup_fraction is None else None
+    return dataclasses.replace(training, epochs=max(training.epochs, updates), final_tokens=final_tokens)

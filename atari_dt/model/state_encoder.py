@@ -7,6 +7,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from atari_dt.config import ModelConfig
+
 
 class StateEncoder(nn.Module):
     """Convolutional encoder of Chen et al. 2021: the network of Mnih et al. 2015 with a tanh token as output.
@@ -19,15 +21,19 @@ class StateEncoder(nn.Module):
       convolution's kernel, so that stacks need not be copied.
 
     Args:
-        embed_dim: Dimension of a state token.
+        config: Config with the channels of the convolutions, the layer norms, the first convolution's input, and the
+            dimension of a state token.
     """
 
-    def __init__(self, embed_dim: int):
+    def __init__(self, config: ModelConfig):
         super().__init__()
-        self.conv1 = nn.Conv2d(4, 32, 8, stride=4)
-        self.conv2 = nn.Conv2d(32, 64, 4, stride=2)
-        self.conv3 = nn.Conv2d(64, 64, 3, stride=1)
-        self.linear = nn.Linear(64 * 7 * 7, embed_dim)
+        channels = config.encoder_channels
+        self.conv1 = nn.Conv2d(4, channels[0], 8, stride=4)
+        self.conv2 = nn.Conv2d(channels[0], channels[1], 4, stride=2)
+        self.conv3 = nn.Conv2d(channels[1], channels[2], 3, stride=1)
+        self.linear = nn.Linear(channels[2] * 7 * 7, config.embed_dim)
+        self.norms = nn.ModuleList(map(nn.LayerNorm, (*channels, config.embed_dim) if config.encoder_norm else ()))
+        self._frame_differences = config.frame_differences
 
     def forward(self, states: Tensor) -> Tensor:
         """Encode states as state tokens.
@@ -42,27 +48,53 @@ class StateEncoder(nn.Module):
         Returns:
             Tokens ``[..., embed_dim]``.
         """
+        weight = self._frame_weight()
         if states.is_floating_point():
-            return self._encode_features(F.relu(self.conv1(states.flatten(0, -4) / 255))).view(*states.shape[:-3], -1)
+            x = F.conv2d(states.flatten(0, -4) / 255, weight, self.conv1.bias, stride=4)
+            return self._encode_features(x).view(*states.shape[:-3], -1)
         # Rearrange four pixels of a row as one 32-bit word, and convert them to floats afterwards.
         words = _unstack_frames(states).contiguous().view(torch.int32)
         blocks = rearrange(words, "b t (y dy) x -> b t y x dy", dy=4).contiguous().view(torch.uint8)
         blocks = blocks.to(self._dtype(states.device))
         if states.device.type == "cpu":
-            weight = rearrange(self.conv1.weight, "o f (ky dy) (kx dx) -> o (dy dx) f ky kx", dy=4, dx=4) / 255
-            x = F.relu_(F.conv3d(rearrange(blocks, "b t y x c -> b c t y x"), weight, self.conv1.bias))
+            weight = rearrange(weight, "o f (ky dy) (kx dx) -> o (dy dx) f ky kx", dy=4, dx=4) / 255
+            x = F.conv3d(rearrange(blocks, "b t y x c -> b c t y x"), weight, self.conv1.bias)
             x = rearrange(x, "b c k y x -> (b k) c y x")
         else:
             stacks = rearrange(blocks.unfold(1, 4, 1), "b k y x c f -> (b k) y x (f c)")
-            weight = rearrange(self.conv1.weight, "o f (ky dy) (kx dx) -> o (f dy dx) ky kx", dy=4, dx=4) / 255
-            x = F.relu_(F.conv2d(rearrange(stacks, "n y x c -> n c y x"), weight, self.conv1.bias))
+            weight = rearrange(weight, "o f (ky dy) (kx dx) -> o (f dy dx) ky kx", dy=4, dx=4) / 255
+            x = F.conv2d(rearrange(stacks, "n y x c -> n c y x"), weight, self.conv1.bias)
         return self._encode_features(x).view(*states.shape[:-3], -1)
 
+    def _frame_weight(self) -> Tensor:
+        """Return the weight of the first convolution as a convolution of the four frames, ``[C, 4, 8, 8]``.
+
+        With frame differences, the input channels of ``conv1`` are the newest frame and its difference from the frame
+        before it, and so on. Differences are linear, so they are taken from the weights, which are smaller.
+        """
+        weight = self.conv1.weight
+        if not self._frame_differences:
+            return weight
+        newest, *differences = weight.unbind(1)
+        zero = torch.zeros_like(newest)
+        to_frame = [newest + differences[0]] + [
+            later - earlier for later, earlier in zip([*differences[1:], zero], differences, strict=True)
+        ]
+        return torch.stack(to_frame[::-1], dim=1)
+
     def _encode_features(self, x: Tensor) -> Tensor:
-        """Return tokens ``[M, embed_dim]`` for the first convolution's output ``[M, 32, 20, 20]``."""
-        x = F.relu_(self.conv2(x))
-        x = F.relu_(self.conv3(x))
-        return torch.tanh(self.linear(x.flatten(1)))
+        """Return tokens ``[M, embed_dim]`` for the output of the first convolution, ``[M, C, 20, 20]``."""
+        x = self._activate(x, 0)
+        x = self._activate(self.conv2(x), 1)
+        x = self._activate(self.conv3(x), 2)
+        x = self.linear(x.flatten(1))
+        return self.norms[3](x) if self.norms else torch.tanh(x)
+
+    def _activate(self, x: Tensor, layer: int) -> Tensor:
+        """Apply the layer norm, if there is one, and the ReLU of a convolution to its output ``[M, C, H, W]``."""
+        if self.norms:
+            x = self.norms[layer](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return F.relu_(x)
 
     def _dtype(self, device: torch.device) -> torch.dtype:
         """Return the dtype of the convolution, to which uint8 frames are converted directly."""

@@ -20,7 +20,7 @@ from atari_dt.training.distributed import ProcessGroup, ProcessLostError, Shared
 from atari_dt.training.interruption import Interruption, TrainingStopped
 from atari_dt.training.learner import Learner, flops_per_context
 from atari_dt.training.metrics import MetricsLine, MetricsLogger
-from atari_dt.training.optimizer import learning_rate_multiplier
+from atari_dt.training.optimizer import learning_rate_multiplier, schedule_tokens
 from atari_dt.training.run_directory import (
     SavedRun,
     check_same_experiment,
@@ -187,7 +187,7 @@ def _train(
     sampler = ContextSampler(windows, config.batch_size, config.seed)
     loader = ContextLoader(store, model_config.context_length, compute.device)
     num_updates = min(config.epochs * sampler.updates_per_epoch, config.max_updates or sys.maxsize)
-    final_tokens = config.final_tokens or 2 * len(windows) * 3 * model_config.context_length
+    schedule = schedule_tokens(config, model_config.context_length, len(windows), num_updates)
     tokens = update = last_checkpoint = 0
     if saved is not None and (path := saved.checkpoint) is not None:
         checkpoint = group.broadcast_object(lambda: read_checkpoint(path, model))
@@ -211,7 +211,7 @@ def _train(
         for batch in loader.batches(shards):
             steps = sampler.batch(update)
             tokens += len(steps) * model_config.context_length
-            rate = config.learning_rate * learning_rate_multiplier(tokens, config.warmup_tokens, final_tokens)
+            rate = config.learning_rate * learning_rate_multiplier(tokens, *schedule)
             metrics.add(steps, learner.update(batch, rate, group.weight(steps, loader.num_steps)))
             update += 1
             bar.update()

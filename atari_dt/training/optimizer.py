@@ -29,6 +29,21 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
+def schedule_tokens(config: TrainingConfig, context_length: int, num_windows: int, num_updates: int) -> tuple[int, int]:
+    """Return the last two arguments of `learning_rate_multiplier` for a run.
+
+    Args:
+        config: Config of the training.
+        context_length: K.
+        num_windows: Number of windows to train on.
+        num_updates: Number of updates of the whole run.
+    """
+    if config.warmup_fraction is not None:
+        run_tokens = num_updates * config.batch_size * context_length
+        return max(1, round(config.warmup_fraction * run_tokens)), run_tokens
+    return config.warmup_tokens, config.final_tokens or 2 * num_windows * 3 * context_length
+
+
 def learning_rate_multiplier(tokens: int, warmup_tokens: int, final_tokens: int) -> float:
     """Return the learning rate as a fraction of its peak.
 

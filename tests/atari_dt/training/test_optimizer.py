@@ -11,7 +11,8 @@ from torch import nn
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.model import DecisionTransformer
 from atari_dt.model.weights import load_optimizer
-from atari_dt.training.optimizer import learning_rate_multiplier, make_optimizer
+from atari_dt.training.optimizer import learning_rate_multiplier, make_optimizer, schedule_tokens
+from replay_data import InputError
 
 
 def test_the_schedule_is_that_of_the_paper() -> None:
@@ -28,6 +29,19 @@ def test_the_schedule_is_that_of_the_paper() -> None:
     assert learning_rate_multiplier((warmup + final) // 2, warmup, final) == pytest.approx(0.5, abs=1e-6)
     for tokens in (final, 2 * final, 3 * final):
         assert learning_rate_multiplier(tokens, warmup, final) == 0.1
+
+
+def test_a_fraction_of_the_run_warms_up_and_the_cosine_ends_with_the_run() -> None:
+    config = TrainingConfig(batch_size=16, warmup_fraction=0.25)
+    schedule = schedule_tokens(config, context_length=5, num_windows=999, num_updates=200)
+    rates = [learning_rate_multiplier(update * 16 * 5, *schedule) for update in range(1, 201)]
+    assert rates[:50] == pytest.approx([update / 50 for update in range(1, 51)])
+    halves = [0.5 * (1 + math.cos(math.pi * (update - 50) / 150)) for update in range(51, 201)]
+    assert rates[50:] == pytest.approx([max(0.1, half) for half in halves])
+    paper = TrainingConfig()
+    assert schedule_tokens(paper, 30, 500_000, num_updates=19_535) == (512 * 20, 2 * 500_000 * 3 * 30)
+    with pytest.raises(InputError, match="`final_tokens` has no effect with `warmup_fraction`"):
+        TrainingConfig(final_tokens=10, warmup_fraction=0.1)
 
 
 def test_weight_decay_applies_only_to_linear_and_convolution_weights() -> None:
