@@ -1,7 +1,7 @@
 """Recipes: how a network learns, apart from its size and its data.
 
-``paper`` trains as Chen et al. 2021 did. ``fast`` adds every ingredient of `INGREDIENTS` and reaches the same validation loss
-in a fraction of the time (docs/leaderboard.md).
+``paper`` trains as Chen et al. 2021 did. ``fast`` adds every ingredient of `INGREDIENTS` and reaches the same
+validation loss in a fraction of the time (docs/leaderboard.md).
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ class Ingredient:
 
 
 INGREDIENTS = {
+    "schedule": Ingredient(training={"learning_rate": 3e-3, "warmup_fraction": 0.3}),
     "encoder_norm": Ingredient(model={"encoder_norm": True}),
+    "frame_differences": Ingredient(model={"frame_differences": True}),
+    "small_encoder": Ingredient(model={"encoder_channels": (16, 32, 64)}),
     "rotary": Ingredient(model={"position_encoding": "rotary", "timestep_encoding": "none"}),
 }
 """The ingredients of the fast recipe, by name."""
