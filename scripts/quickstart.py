@@ -14,12 +14,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from atari_dt.command_line import run
+from atari_dt.recipes import RecipeName, apply_recipe
 from replay_data import InputError
 from replay_data.storage.atomic import atomic_write
 from replay_data.storage.locks import exclusive_lock
 
 RESULTS_FILE = "results.json"  # written last
 RETURN_MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0)
+UPDATES = {"paper": 3000, "fast": 800}  # they reach about the same loss
 NEXT_STEPS = """
 What to try next
 
@@ -39,11 +41,12 @@ What to try next
 
   Ablate the context length:
     {python} scripts/ablate_context_length.py --data {out}/data --out {runs}/ablation \\
-      --context-lengths 1 5 10 --seeds 0 1 {size}
+      --context-lengths 1 5 10 --seeds 0 1 \\
+      {settings}
 
   Compare with behavior cloning:
-    {python} scripts/train.py --data {out}/data --out {runs}/cloning --context-length 10 --conditioning none \\
-      {size} --final-tokens {tokens}
+    {python} scripts/train.py --data {out}/data --out {runs}/cloning --context-length {length} --conditioning none \\
+      {settings}{schedule}
     {python} scripts/evaluate.py {runs}/cloning
 
   Record another game, and build a dataset from the recording:
@@ -57,8 +60,9 @@ What to try next
 
 def main(
     out: Path = Path("runs/quickstart"),
+    recipe: RecipeName = "fast",
     num_steps: int = 60_000,
-    updates: int = 3000,
+    updates: int | None = None,
     episodes: int = 16,
     max_steps: int = 27_000,
     seed: int = 0,
@@ -67,8 +71,9 @@ def main(
 
     Args:
         out: Output directory; the output of a previous quickstart in it, finished or not, is kept under another name.
+        recipe: How the network learns. `fast`: with every ingredient of atari_dt/recipes.py; `paper`: as in the paper.
         num_steps: Steps of data.
-        updates: Training updates.
+        updates: Training updates; by default 800 with the recipe `fast` and 3,000 with `paper`.
         episodes: Evaluation episodes per target return.
         max_steps: Maximum number of steps of an episode.
         seed: Seed of data, training and evaluation.
@@ -79,6 +84,7 @@ def main(
     from atari_dt.evaluation.play_config import PlayConfig
     from atari_dt.evaluation.run_evaluation import evaluate_runs
     from atari_dt.evaluation.scores import EvaluationScores
+    from atari_dt.experiments.run_config import schedule_for_max_updates
     from atari_dt.games.catalogue import find_game
     from atari_dt.interpretation.visualization import play_and_visualize
     from atari_dt.interpretation.visualization_config import VisualizationConfig
@@ -90,19 +96,18 @@ def main(
     start = time.perf_counter()
     game = find_game("Breakout")
     config = EnvironmentConfig.with_max_steps(max_steps)
-    model_config = ModelConfig(context_length=10, num_layers=3, dropout=0.0)
+    updates = UPDATES[recipe] if updates is None else updates
     for name, value in (("updates", updates), ("episodes", episodes)):
         if value < 1:
             raise InputError(f"`{name}` must be at least 1, not {value}")
-    training = TrainingConfig(
-        epochs=10**6,
-        max_updates=updates,
-        batch_size=32,
-        final_tokens=updates * 32 * model_config.context_length,
-        seed=seed,
+    model, training = apply_recipe(
+        recipe,
+        ModelConfig(context_length=10, num_layers=3, dropout=0.0),
+        TrainingConfig(epochs=10**6, max_updates=updates, batch_size=32, seed=seed),
     )
-    if max_steps < model_config.context_length:
-        raise InputError(f"`max_steps` must be at least {model_config.context_length}, the context length")
+    training = schedule_for_max_updates(training, model.context_length)
+    if max_steps < model.context_length:
+        raise InputError(f"`max_steps` must be at least {model.context_length}, the context length")
     if num_steps < training.batch_size:
         raise InputError(f"`num_steps` must be at least {training.batch_size}, not {num_steps}")
 
@@ -117,7 +122,7 @@ def main(
 
         print("2/4 Training: a Decision Transformer learns to predict actions from returns, frames and past actions.")
         train_start = time.perf_counter()
-        train(store, out / "run", model_config, training)
+        train(store, out / "run", model, training)
         train_seconds = time.perf_counter() - train_start
 
         print("3/4 Evaluation: the model plays under target returns from zero to twice the best return of the data.")
@@ -138,10 +143,15 @@ def main(
         minutes = f"{train_seconds / 60:.1f} minutes of training, {total_seconds / 60:.1f} minutes in all"
         print(f"\nResults on {game.name} ({minutes}):\n")
         print(evaluation_table(evaluation))
-        size = f"--num-layers 3 --dropout 0 --batch-size 32 --max-updates {updates}"
+        settings = (
+            f"--recipe {recipe} --num-layers {model.num_layers} --dropout {model.dropout:g} "
+            f"--batch-size {training.batch_size} --max-updates {updates}"
+        )
         paths = {"python": os.path.relpath(sys.executable), "out": out, "runs": out.parent}
         quoted = {name: shlex.quote(str(path)) for name, path in paths.items()}
-        print(NEXT_STEPS.format(**quoted, results=out, size=size, tokens=updates * 320))
+        schedule = "" if training.final_tokens is None else f" --final-tokens {training.final_tokens}"
+        words = {"results": out, "length": model.context_length, "settings": settings, "schedule": schedule}
+        print(NEXT_STEPS.format(**quoted, **words))
 
 
 @contextmanager

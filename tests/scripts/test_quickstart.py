@@ -2,28 +2,66 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import runpy
+import shlex
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from replay_data import TrajectoryStore
+import atari_dt.collection.scripted
+import atari_dt.experiments.sweep
+import atari_dt.training
+from atari_dt.config import ModelConfig, TrainingConfig, describe_differences
+from atari_dt.experiments.run_config import RunConfig
+from atari_dt.games.catalogue import Game
+from atari_dt.recipes import INGREDIENTS
+from atari_dt.training import read_training_run
+from atari_dt.training.training_run import TrainingRun
+from replay_data import InputError, TrajectoryStore
 from replay_data.storage.locks import lock_directory
+from replay_data.testing import write_random_store
 from tests.scripts.commands import SCRIPTS, call
+
+
+def assert_compared_with_like(printed: str, monkeypatch: pytest.MonkeyPatch, run: TrainingRun) -> None:
+    """Check that the suggested behavior cloning and ablation train like the quickstart."""
+    trained: dict[str, tuple[ModelConfig, TrainingConfig]] = {}
+
+    def train(store: TrajectoryStore, out: Path, model: ModelConfig, training: TrainingConfig, resume: bool) -> None:
+        trained["cloning"] = dataclasses.replace(model, conditioning="return"), training
+
+    def run_sweep(runs: Mapping[str, RunConfig], *_: object) -> None:
+        trained.update({name: (config.model, config.training) for name, config in runs.items()})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atari_dt.training, "train", train)
+        patch.setattr(atari_dt.experiments.sweep, "run_sweep_and_report", run_sweep)
+        for script in ("train.py", "ablate_context_length.py"):
+            (options,) = re.findall(rf"scripts/{script} (.*)", printed.replace("\\\n", ""))
+            assert call(patch, script, *shlex.split(options)) == 0
+    for name in ("cloning", "K10-seed0"):
+        model, training = trained[name]
+        assert model == run.model
+        # The ablation holds episodes out, and warms up for as many updates as with K = 30.
+        ignored = ("epochs", "seed", *(("validation_fraction", "warmup_tokens") if name != "cloning" else ()))
+        assert describe_differences(run.training.to_json(), training.to_json(), ignore=ignored) == ""
 
 
 def test_quickstart_reports_what_it_promises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "quickstart"
+    out, printed = tmp_path / "quickstart", ""
     killed = out / ".data.partial-0123abcd"  # what a quickstart leaves that is killed while it plays
     killed.mkdir(parents=True)
     (killed / "frames.npy").write_bytes(bytes(1000))
-    for seed in (5, 6):  # the second call keeps what the first made
-        options = f"--num-steps 300 --updates 30 --episodes 2 --max-steps 40 --seed {seed}".split()
+    for seed, recipe in ((5, "--recipe paper"), (6, "")):  # the second call keeps what the first made
+        options = f"--num-steps 300 --updates 30 --episodes 2 --max-steps 40 --seed {seed} {recipe}".split()
         assert call(monkeypatch, "quickstart.py", "--out", out, *options) == 0
         (out / "notes.txt").write_text("mine")
         results = json.loads((out / "results.json").read_text())
@@ -45,8 +83,9 @@ def test_quickstart_reports_what_it_promises(
         assert "target return" in (out / "attention" / "viewer.html").read_text(encoding="utf-8")
         assert json.loads((out / "attention" / "attention.json").read_text())["seed"] == seed
         assert not killed.exists()
+        printed += (output := capsys.readouterr().out)
+        assert_compared_with_like(output, monkeypatch, read_training_run(out / "run"))
     assert (out / "quickstart.png").read_bytes().startswith(b"\x89PNG")
-    printed = capsys.readouterr().out
     assert printed.count(f"a quickstart was killed while it made the data in {out}; this one begins anew") == 1
     assert f"the output of the previous quickstart is now in {out}.1" in printed
     earlier = tmp_path / "quickstart.1"
@@ -54,6 +93,32 @@ def test_quickstart_reports_what_it_promises(
     assert TrajectoryStore.open(earlier / "data").metadata.source.details["seed"] == 5
     assert "random policy" in printed
     assert "What to try next" in printed
+
+
+@pytest.mark.parametrize(("recipe", "updates"), [("paper", 3000), ("fast", 800)])
+def test_the_recipe_decides_how_the_quickstart_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, updates: int
+) -> None:
+    trained: list[tuple[ModelConfig, TrainingConfig]] = []
+
+    def collect(game: Game, num_steps: int, out: Path, **_: object) -> TrajectoryStore:
+        return write_random_store(out, [40] * 5)
+
+    def train(store: TrajectoryStore, out: Path, model: ModelConfig, training: TrainingConfig) -> None:
+        trained.append((model, training))
+        raise InputError("that will do")
+
+    monkeypatch.setattr(atari_dt.collection.scripted, "collect", collect)
+    monkeypatch.setattr(atari_dt.training, "train", train)
+    assert call(monkeypatch, "quickstart.py", "--out", tmp_path / "new", "--recipe", recipe) == 1
+    ((model, training),) = trained
+    assert training.max_updates == updates
+    if recipe == "paper":
+        assert model == ModelConfig(context_length=10, num_layers=3, dropout=0.0)
+        assert training == TrainingConfig(epochs=10**6, max_updates=3000, batch_size=32, final_tokens=960_000, seed=0)
+    for ingredient in INGREDIENTS.values() if recipe == "fast" else ():
+        assert vars(model).items() >= ingredient.model.items()
+        assert vars(training).items() >= ingredient.training.items()
 
 
 @pytest.mark.parametrize("unfinished", ["data/metadata.json", ".data.partial-0123abcd/frames.npy"])
