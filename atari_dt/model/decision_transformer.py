@@ -46,15 +46,18 @@ class DecisionTransformer(PretrainedModel):
     def __init__(self, config: ModelConfig, num_actions: int, max_timestep: int):
         super().__init__(config, num_actions, max_timestep)
         dim = config.embed_dim
-        self.state_encoder = StateEncoder(dim)
+        self.state_encoder = StateEncoder(config)
         self.action_embedding = nn.Embedding(num_actions, dim)
         if config.conditioning == "return":
             self.return_embedding = nn.Linear(1, dim)
-        # 3K + 1 positions for either conditioning, one more than a context has tokens, as in the original code.
-        self.position_embedding = nn.Parameter(torch.zeros(3 * config.context_length + 1, dim))
-        self.timestep_embedding = nn.Parameter(torch.zeros(max_timestep + 1, dim))
+        rotary = config.position_encoding == "rotary"
+        if not rotary:
+            # 3K + 1 positions for either conditioning, one more than a context has tokens, as in the original code.
+            self.position_embedding = nn.Parameter(torch.zeros(3 * config.context_length + 1, dim))
+        if config.timestep_encoding != "none":
+            self.timestep_embedding = nn.Parameter(torch.zeros(max_timestep + 1, dim))
         self.embedding_dropout = Dropout(config.dropout)
-        self.transformer = Transformer(config.num_layers, dim, config.num_heads, config.dropout)
+        self.transformer = Transformer(config.num_layers, dim, config.num_heads, config.dropout, rotary)
         self.head = nn.Linear(dim, num_actions, bias=False)
         init_weights(self.head)
         nn.init.normal_(self.action_embedding.weight, std=0.02)
@@ -128,13 +131,7 @@ class DecisionTransformer(PretrainedModel):
         tokens = rearrange([each.to(dtype) for each in tokens_by_type], "n b k d -> b (k n) d")
         tokens = tokens[:, : len(tokens_by_type) * steps - (steps - actions.shape[1])]
 
-        if self.config.timestep_encoding == "window_start":
-            timesteps = timesteps[:, :1]
-        else:
-            timesteps = timesteps.repeat_interleave(len(tokens_by_type), dim=1)[:, : tokens.shape[1]]
-        timesteps = timesteps.clamp(max=self.max_timestep)
-        positional_encoding = self.position_embedding[: tokens.shape[1]] + self.timestep_embedding[timesteps]
-        x = self.embedding_dropout(tokens + positional_encoding)
+        x = self.embedding_dropout(self._add_encodings(tokens, timesteps, len(tokens_by_type)))
         state_positions = slice(len(tokens_by_type) - 2, None, len(tokens_by_type))
         if output_attentions or output_hidden_states:
             x, hidden_states, attentions = self.transformer(x, output_attentions=output_attentions)
@@ -154,3 +151,22 @@ class DecisionTransformer(PretrainedModel):
             tuple(hidden_states) if output_hidden_states else None,
             tuple(attentions) if output_attentions else None,
         )
+
+    def _add_encodings(self, tokens: Tensor, timesteps: Tensor, tokens_per_step: int) -> Tensor:
+        """Add the embeddings of position and timestep that the config has.
+
+        Args:
+            tokens: Tokens ``[B, T, D]``.
+            timesteps: int64 ``[B, K]``.
+            tokens_per_step: Number of tokens of a step.
+        """
+        encodings = []
+        if self.config.position_encoding == "learned":
+            encodings.append(self.position_embedding[: tokens.shape[1]])
+        if self.config.timestep_encoding != "none":
+            if self.config.timestep_encoding == "window_start":
+                timesteps = timesteps[:, :1]
+            else:
+                timesteps = timesteps.repeat_interleave(tokens_per_step, dim=1)[:, : tokens.shape[1]]
+            encodings.append(self.timestep_embedding[timesteps.clamp(max=self.max_timestep)])
+        return tokens + sum(encodings[1:], encodings[0]) if encodings else tokens

@@ -1,4 +1,7 @@
-"""A causal transformer with GPT-2's pre-norm blocks and minGPT's initialization, as in the paper."""
+"""A causal transformer with GPT-2's pre-norm blocks and minGPT's initialization, as in the paper.
+
+With rotary position encoding, which the paper does not use, queries and keys are rotated by their positions.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,11 @@ class CausalSelfAttention(nn.Module):
         self.projection = nn.Linear(embed_dim, embed_dim)
 
     def forward(
-        self, x: Tensor, query_positions: slice = ALL_POSITIONS, output_attention: bool = False
+        self,
+        x: Tensor,
+        query_positions: slice = ALL_POSITIONS,
+        output_attention: bool = False,
+        rotation: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Compute attention from some tokens to all tokens.
 
@@ -62,6 +69,7 @@ class CausalSelfAttention(nn.Module):
             x: Tokens ``[B, T, D]``.
             query_positions: Positions of the Q tokens to compute; all by default.
             output_attention: Whether to return the attention weights.
+            rotation: Rotation of queries and keys, from `rotation_table`; None without rotary position encoding.
 
         Returns:
             ``(y, attention)``: ``[B, Q, D]``, and attention weights ``[B, heads, Q, T]``, whose rows sum to 1, or None.
@@ -69,9 +77,12 @@ class CausalSelfAttention(nn.Module):
         num_tokens, dim = x.shape[1:]
         weight, bias = self.qkv.weight, self.qkv.bias
         query = F.linear(x[:, query_positions], weight[:dim], bias[:dim])
-        query = rearrange(query, "b q (h d) -> b h q d", h=self.num_heads)
+        query = rearrange(query, "b q (h d) -> b q h d", h=self.num_heads)
         key_value = F.linear(x, weight[dim:], bias[dim:])
-        key, value = rearrange(key_value, "b t (n h d) -> n b h t d", n=2, h=self.num_heads).unbind(0)
+        key, value = rearrange(key_value, "b t (n h d) -> n b t h d", n=2, h=self.num_heads).unbind(0)
+        if rotation is not None:
+            query, key = rotate(query, rotation[query_positions]), rotate(key, rotation)
+        query, key, value = (heads.transpose(1, 2) for heads in (query, key, value))
         attention = None
         # For short sequences on a CPU, the backward pass of the fused kernel is slower than that of this code.
         if output_attention or (torch.is_grad_enabled() and not x.is_cuda):
@@ -113,7 +124,11 @@ class Block(nn.Module):
         self.residual_dropout = Dropout(dropout)
 
     def forward(
-        self, x: Tensor, query_positions: slice = ALL_POSITIONS, output_attention: bool = False
+        self,
+        x: Tensor,
+        query_positions: slice = ALL_POSITIONS,
+        output_attention: bool = False,
+        rotation: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Transform the tokens at some positions.
 
@@ -121,11 +136,12 @@ class Block(nn.Module):
             x: Tokens ``[B, T, D]``.
             query_positions: Positions of the Q tokens to compute; all by default.
             output_attention: Whether to return the attention weights.
+            rotation: Rotation of queries and keys, from `rotation_table`; None without rotary position encoding.
 
         Returns:
             ``(tokens, attention)``: ``[B, Q, D]``, and attention weights ``[B, heads, Q, T]`` or None.
         """
-        y, attention = self.attention(self.attention_norm(x), query_positions, output_attention)
+        y, attention = self.attention(self.attention_norm(x), query_positions, output_attention, rotation)
         x = x[:, query_positions] + self.residual_dropout(y)
         y = self.contract(F.gelu(self.expand(self.mlp_norm(x))))
         return x + self.residual_dropout(y), attention
@@ -139,10 +155,13 @@ class Transformer(nn.Module):
         embed_dim: D, dimension of a token.
         num_heads: Number of attention heads per block.
         dropout: Dropout probability of attention weights and residual branches.
+        rotary: Whether queries and keys are rotated by their positions; without it, the tokens must contain them.
     """
 
-    def __init__(self, num_layers: int, embed_dim: int, num_heads: int, dropout: float):
+    def __init__(self, num_layers: int, embed_dim: int, num_heads: int, dropout: float, rotary: bool = False):
         super().__init__()
+        self.rotary = rotary
+        self.head_dim = embed_dim // num_heads
         self.blocks = nn.ModuleList([Block(embed_dim, num_heads, dropout) for _ in range(num_layers)])
         self.norm = nn.LayerNorm(embed_dim)
         self.apply(init_weights)
@@ -163,13 +182,53 @@ class Transformer(nn.Module):
             ``[B, heads, Q, T]`` for the last one, or an empty list.
         """
         hidden_states, attentions = [x], []
+        rotation = None
+        if self.rotary:
+            rotation = rotation_table(torch.arange(x.shape[1], device=x.device), self.head_dim, x.dtype)
         for block in self.blocks:
             is_last = block is self.blocks[-1]
-            x, attention = block(x, query_positions if is_last else ALL_POSITIONS, output_attentions)
+            x, attention = block(x, query_positions if is_last else ALL_POSITIONS, output_attentions, rotation)
             hidden_states.append(x)
             if attention is not None:
                 attentions.append(attention)
         return self.norm(x), hidden_states, attentions
+
+
+def rotation_table(positions: Tensor, head_dim: int, dtype: torch.dtype) -> Tensor:
+    """Return the rotations of rotary position encoding (Su et al. 2021, RoFormer, section 3.2.2).
+
+    Channels 2i and 2i + 1 of each head are rotated by position · 10000^(-2i / head_dim) radians. The scalar product of
+    a query and a key then depends on the distance of their positions only. Angles are computed in float64, so that
+    rotations are exact at any position of an episode.
+
+    Args:
+        positions: Positions of tokens, int64 ``[...]``.
+        head_dim: Dimension of an attention head, which must be even.
+        dtype: Dtype of the tokens; the table has at least the precision of float32.
+
+    Returns:
+        Cosine and sine of each angle, ``[..., 1, head_dim / 2, 2]``.
+    """
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float64, device=positions.device) / head_dim
+    angles = positions[..., None, None] * 10_000.0**-exponents
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).to(torch.promote_types(dtype, torch.float32))
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Rotate pairs of channels.
+
+    Args:
+        x: Queries or keys ``[..., T, heads, head_dim]``.
+        rotation: Rotations ``[..., T, 1, head_dim / 2, 2]`` from `rotation_table`.
+    """
+    pairs = x.to(rotation.dtype).unflatten(-1, (-1, 2))
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        # One complex product takes half of the time of six real operations. The compiler does not know complex numbers.
+        rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation))
+    else:
+        (a, b), (cos, sin) = pairs.unbind(-1), rotation.unbind(-1)
+        rotated = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    return rotated.flatten(-2).to(x.dtype)
 
 
 def init_weights(module: nn.Module) -> None:

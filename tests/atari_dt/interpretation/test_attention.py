@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.special import erf
 from torch import Tensor
 
-from atari_dt.config import Conditioning, ModelConfig, TimestepEncoding, TrainingConfig
+from atari_dt.config import Conditioning, ModelConfig, PositionEncoding, TimestepEncoding, TrainingConfig
 from atari_dt.evaluation.evaluator import evaluate
 from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.evaluation.policy import DecisionTransformerPolicy
@@ -56,7 +57,10 @@ def reference_forward(
     times = np.minimum(timesteps.numpy(), model.max_timestep).repeat(len(token_embeddings))
     if model.config.timestep_encoding == "window_start":
         times = times[:1]
-    x = x + w["position_embedding"][:tokens] + w["timestep_embedding"][times]
+    if model.config.timestep_encoding != "none":
+        x = x + w["timestep_embedding"][times]
+    if model.config.position_encoding == "learned":
+        x = x + w["position_embedding"][:tokens]
 
     def normalize(x: Doubles, name: str) -> Doubles:
         centered = x - x.mean(-1, keepdims=True)
@@ -75,6 +79,13 @@ def reference_forward(
         attention, mixed = np.zeros((model.config.num_heads, tokens, tokens)), np.zeros((tokens, dim))
         for head in range(model.config.num_heads):
             part = slice(head * size, (head + 1) * size)
+            if model.config.position_encoding == "rotary":
+                for token, channel in itertools.product(range(tokens), range(0, size, 2)):
+                    angle = token / 10_000 ** (channel / size)
+                    matrix = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+                    for heads in (query, key):
+                        pair = slice(part.start + channel, part.start + channel + 2)
+                        heads[token, pair] = matrix @ heads[token, pair]
             for token in range(tokens):
                 scores = key[: token + 1, part] @ query[token, part] / math.sqrt(size)
                 weights = np.exp(scores - scores.max())
@@ -104,11 +115,15 @@ def check_attention(model: DecisionTransformer, context: tuple[Tensor, Tensor, T
 
 
 @pytest.mark.parametrize("conditioning", ["return", "none"])
-@pytest.mark.parametrize("timestep_encoding", ["window_start", "per_step"])
+@pytest.mark.parametrize(
+    ("position_encoding", "timestep_encoding"),
+    [("learned", "window_start"), ("learned", "per_step"), ("rotary", "per_step"), ("rotary", "none")],
+)
 def test_attention_is_the_softmax_of_queries_and_keys(
-    conditioning: Conditioning, timestep_encoding: TimestepEncoding
+    conditioning: Conditioning, position_encoding: PositionEncoding, timestep_encoding: TimestepEncoding
 ) -> None:
-    config = ModelConfig(4, 3, 4, 32, conditioning=conditioning, timestep_encoding=timestep_encoding)
+    encodings: dict[str, Any] = {"position_encoding": position_encoding, "timestep_encoding": timestep_encoding}
+    config = ModelConfig(4, 3, 4, 32, conditioning=conditioning, **encodings)
     model = DecisionTransformer(config, num_actions=4, max_timestep=9).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.15)

@@ -23,13 +23,14 @@ def test_timestep_encoding_selects_the_embedded_timesteps(conditioning: Conditio
     for encoding in get_args(TimestepEncoding):
         config = ModelConfig(**SMALL, conditioning=conditioning, timestep_encoding=encoding)
         model = DecisionTransformer(config, NUM_ACTIONS, max_timestep=50).eval()
-        nn.init.normal_(model.timestep_embedding, std=0.1)
+        if encoding != "none":
+            nn.init.normal_(model.timestep_embedding, std=0.1)
         before, after = (model(states, actions, returns, times).action_logits for times in (timesteps, later))
         assert torch.equal(before[:, :2], after[:, :2])
-        assert torch.equal(before, after) == (encoding == "window_start")
-        assert torch.equal(before[:, 2], after[:, 2]) == (encoding == "window_start")
+        assert torch.equal(before, after) == (encoding != "per_step")
+        assert torch.equal(before[:, 2], after[:, 2]) == (encoding != "per_step")
         first_timestep_only = model(states, actions, returns, timesteps[:, :1].expand(-1, K)).action_logits
-        assert torch.equal(first_timestep_only, before) == (encoding == "window_start")
+        assert torch.equal(first_timestep_only, before) == (encoding != "per_step")
         acting = model(states, actions[:, :-1], returns, timesteps).action_logits
         assert torch.allclose(acting, before, atol=1e-6)
 
@@ -115,8 +116,16 @@ def test_timesteps_beyond_the_largest_share_its_embedding() -> None:
         ({"num_layers": 0}, "`num_layers` must be at least 1, not 0"),
         ({"embed_dim": 100}, r"`embed_dim` \(100\) must be a multiple of `num_heads` \(8\)"),
         ({"dropout": 1.0}, "`dropout` must be at least 0 and less than 1, not 1.0"),
+        ({"position_encoding": "rotary", "embed_dim": 24}, "`embed_dim` / `num_heads` must be even for .*, not 3"),
+        (
+            {"position_encoding": "rotary", "context_length": 10**12},
+            "`context_length` must be at most 27,000 for rotary",
+        ),
         ({"conditioning": "reward"}, "`conditioning` must be 'return' or 'none', not 'reward'"),
-        ({"timestep_encoding": "rotary"}, "`timestep_encoding` must be 'window_start', 'per_step' or 'none', not 'rotary'"),
+        (
+            {"timestep_encoding": "rotary"},
+            "`timestep_encoding` must be 'window_start', 'per_step' or 'none', not 'rotary'",
+        ),
     ],
 )
 def test_impossible_configs_are_refused(changes: dict[str, object], message: str) -> None:
