@@ -52,6 +52,8 @@ class ModelConfig:
     frame_differences: bool = False
     """Whether the first convolution sees the newest frame and the differences of successive frames, instead of the four
     frames of a state."""
+    zero_init: bool = False
+    """Whether the last layer of each residual branch starts at zero, so that every block starts as the identity."""
     position_encoding: PositionEncoding = "learned"
     """Encoding of a token's place in its context: an embedding that is added to the token (`learned`), as in the paper,
     or a rotation of queries and keys (`rotary`), which allows acting with cached keys and values."""
@@ -88,6 +90,16 @@ class ModelConfig:
             self.timestep_encoding in ("window_start", "per_step", "none"),
             f"`timestep_encoding` must be 'window_start', 'per_step' or 'none', not {self.timestep_encoding!r}",
         )
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Number of tokens of a step: return-to-go, state and action, or state and action."""
+        return 3 if self.conditioning == "return" else 2
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether keys and values can be cached: no token changes when the context moves on by a step."""
+        return self.position_encoding == "rotary" and self.timestep_encoding == "none"
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
