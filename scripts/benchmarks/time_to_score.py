@@ -116,12 +116,12 @@ def main() -> None:
 
     timed_runs, machine = complete_runs(options.out, runs, store, options.score_every)
     marks = make_marks(timed_runs, options.loss_marks, options.score_marks)
-    print(f"\n{store.game}, {len(store):,} steps, digest {store.digest[:12]}; {describe_machine(machine)}")
-    print(report(timed_runs, marks))
-    print("\n".join(["\nlines for docs/leaderboard.md:\n", *leaderboard_lines(timed_runs, marks[0], machine)]))
     if options.json_file:
         content = to_json(timed_runs, marks, machine) | {"data_digest": store.digest}
         atomic_write(options.json_file, json.dumps(content, indent=2) + "\n")
+    print(f"\n{store.game}, {len(store):,} steps, digest {store.digest[:12]}; {describe_machine(machine)}")
+    print(report(timed_runs, marks))
+    print("\n".join(["\nlines for docs/leaderboard.md:\n", *leaderboard_lines(timed_runs, marks[0], machine)]))
 
 
 def parse_recipes(recipes: tuple[str, ...], updates: int) -> dict[str, tuple[str, int]]:

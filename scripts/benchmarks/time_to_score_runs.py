@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 from collections.abc import Mapping
@@ -25,6 +26,8 @@ from atari_dt.training.learner import flops_per_context
 from atari_dt.training.training_run import Hardware
 from replay_data import InputError, TrajectoryStore
 from replay_data.storage.atomic import atomic_write
+
+_cached_flops_per_context = functools.lru_cache(flops_per_context)  # the same for all seeds
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,8 @@ def complete_runs(
         for (recipe, seed), config in runs.items():
             config.evaluation.check_targets(DatasetInfo.from_store(store))
             name = f"{recipe.replace(':', '-')}-seed{seed}"
-            failed = run_sweep({name: config}, out, jobs=1, retry_failed=True)
+            finished = (out / name / "result.json").exists()
+            failed = run_sweep({name: config}, out, jobs=1, retry_failed=True, show_progress=not finished)
             failures.update(failed)
             if failed:
                 continue
@@ -192,7 +196,7 @@ def _read_run(directory: Path, recipe: str, seed: int, result: RunResult, num_ac
         return TimedRun(
             recipe=recipe,
             seed=seed,
-            flops_per_update=flops_per_context(config.model, num_actions) * config.training.batch_size,
+            flops_per_update=_cached_flops_per_context(config.model, num_actions) * config.training.batch_size,
             losses=tuple(Point(point.update, seconds[point.update], point.validation_loss) for point in result.curve),
             accuracy=result.curve[-1].validation_accuracy,
             mean_scores=tuple(Point(update, seconds[update], score) for update, score in sorted(mean_scores.items())),
