@@ -112,6 +112,7 @@ def test_the_report_compares_recipes_within_a_seed(benchmark: Any) -> None:
     header, rule, _, line = (row.removeprefix("| ").removesuffix(" |").split(" | ") for row in lines)
     fields = dict(zip(header, line, strict=True))
     assert len(header) == len(rule)
+    assert (SCRIPTS.parent / "docs" / "leaderboard.md").read_text().count("\n".join(lines[:2])) == 2
     assert fields["seconds"] == "30.0 (30.0, 30.0, 30.0)"
     assert fields["score at 1x"] == "32.0 (30.0, 32.0, 34.0)"
     assert fields["hardware"] == "2 of 4 cores, abacus, float32, torch 2.13.0"
