@@ -122,7 +122,7 @@ def report(runs: Sequence[TimedRun], marks: Sequence[Mark]) -> str:
         )
     tables += ["", "whole runs: mean over the seeds (each seed)", align_columns(rows)]
     for mark in marks:
-        rows = [["recipe", "updates", "seconds", "PFLOP", f"times faster than {groups[0].label}"]]
+        rows = [["recipe", "updates", "seconds", "TFLOP", f"times faster than {groups[0].label}"]]
         rows += [[group.label, *_describe_reached(group, mark)] for group in groups]
         tables += ["", f"until the {mark.name}", align_columns(rows)]
     return "\n".join(tables)
@@ -137,7 +137,7 @@ def leaderboard_lines(runs: Sequence[TimedRun], mark: Mark, machine: Machine) ->
         machine: Machine of all runs.
     """
     multiples = list(runs[0].scores)
-    header = ["date", "commit", "recipe", "seconds", "updates", "PFLOP", "times faster", "validation loss"]
+    header = ["date", "commit", "recipe", "seconds", "updates", "TFLOP", "times faster", "validation loss"]
     header += [f"score at {multiple:g}x" for multiple in multiples] + ["hardware", "command", "what changed"]
     rows = [header, ["---"] * len(header)]
     command = shlex.join(["python", *sys.argv])
@@ -219,7 +219,7 @@ def _describe_reached(group: RecipeRuns, mark: Mark) -> list[str]:
     """Return updates, seconds and FLOPs until the runs of a recipe reach a mark, and the speedup over the baseline."""
     points = group.reached(mark)
     flops = [
-        None if point is None else point.update * run.flops_per_update / 1e15
+        None if point is None else point.update * run.flops_per_update / 1e12
         for run, point in zip(group.runs, points, strict=True)
     ]
     speedups = group.speedups(mark)
@@ -232,7 +232,7 @@ def _describe_reached(group: RecipeRuns, mark: Mark) -> list[str]:
     return [
         _format([None if point is None else point.update for point in points], "{:,.0f}"),
         _format([None if point is None else point.seconds for point in points], "{:.1f}"),
-        _format(flops, "{:.3g}"),
+        _format(flops, "{:,.1f}"),
         speedup,
     ]
 

@@ -40,14 +40,14 @@ def benchmark() -> Any:
 
 
 def make_run(benchmark: Any, recipe: str, seed: int, losses: list[float], update_seconds: float, score: float) -> Any:
-    """Return a run of 10 updates between two losses and 2 PFLOP an update, evaluated at its end."""
+    """Return a run of 10 updates between two losses and 2 TFLOP an update, evaluated at its end."""
     points = [
         benchmark.Point(update, update * update_seconds, loss)
         for update, loss in zip((10, 20, 30), losses, strict=False)
     ]
     end = dataclasses.replace(points[-1], value=score)
     scores = {1.0: (score - 1, score + 1), 0.0: (0.0, 0.5)}
-    return benchmark.TimedRun(recipe, seed, 2 * 10**15, tuple(points), 0.5, (end,), scores)
+    return benchmark.TimedRun(recipe, seed, 2 * 10**12, tuple(points), 0.5, (end,), scores)
 
 
 @given(st.lists(st.floats(0, 2) | st.sampled_from([0.5, 1.0]), min_size=1), st.floats(0, 2) | st.just(1.0))
@@ -77,7 +77,7 @@ def test_the_report_compares_recipes_within_a_seed(benchmark: Any) -> None:
     baseline, easy, hard, score = content["marks"]
     assert baseline["values"] == {"0": 0.8, "1": 0.9, "2": 0.6}
     fast, paper = baseline["reached"]["fast:20"], baseline["reached"]["paper:30"]
-    assert fast["seeds"]["0"] == {"update": 20, "seconds": 60, "flops": 40 * 10**15, "value": 0.7}
+    assert fast["seeds"]["0"] == {"update": 20, "seconds": 60, "flops": 40 * 10**12, "value": 0.7}
     assert fast["seeds"]["1"]["seconds"] == 30
     assert fast["seeds"]["2"] is None
     assert [point["seconds"] for point in paper["seeds"].values()] == [120, 120, 80]
@@ -94,14 +94,14 @@ def test_the_report_compares_recipes_within_a_seed(benchmark: Any) -> None:
             "paper:30",
             "27 (30, 30, 20)",
             "106.7 (120.0, 120.0, 80.0)",
-            "53.3 (60, 60, 40)",
+            "53.3 (60.0, 60.0, 40.0)",
             "1.0 (1.0 to 1.0)",
         ],
         [
             "fast:20",
             f"{missing} (20, 10, not reached)",
             f"{missing} (60.0, 30.0, not reached)",
-            f"{missing} (40, 20, not reached)",
+            f"{missing} (40.0, 20.0, not reached)",
             "3.0 (2.0 to 4.0) in 2 of 3",
         ],
     ]
