@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +19,10 @@ from torch.utils._triton import has_triton
 
 from replay_data import InputError
 from replay_data.errors import summarize_error
+
+EMULATED_SECONDS, FLOAT32_SECONDS = 27.0, 1.9
+"""Seconds of an update of the paper's network in bfloat16 and in float32, on a CPU without instructions for bfloat16
+(docs/benchmarks.md)."""
 
 
 def find_device(name: str, local_rank: int = 0) -> torch.device:
@@ -55,12 +60,35 @@ def find_precision(name: str, device: torch.device) -> torch.dtype:
         device: Device of the network.
     """
     if name == "auto":
-        if device.type == "cuda":
-            supported = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:  # PyTorch has no public function for this
-            supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-        return torch.bfloat16 if supported else torch.float32
+        return torch.bfloat16 if supports_bfloat16(device) else torch.float32
     return torch.bfloat16 if name == "bf16" else torch.float32
+
+
+def supports_bfloat16(device: torch.device) -> bool:
+    """Return whether PyTorch is known to compute in bfloat16 on a device with instructions made for it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    supported: bool = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()  # there is no public function
+    return supported
+
+
+def warn_of_emulation(precision: str, device: torch.device) -> None:
+    """Print a line on standard error if bfloat16 is chosen for a device that emulates it.
+
+    Nothing is printed on ARM CPUs, some of which have the instructions.
+
+    Args:
+        precision: ``bf16``, ``fp32`` or ``auto``; only ``bf16`` can be a bad choice.
+        device: Device of the network.
+    """
+    known = device.type == "cuda" or platform.machine() in ("x86_64", "AMD64")
+    if precision == "bf16" and known and not supports_bfloat16(device):
+        name = "GPU" if device.type == "cuda" else "CPU"
+        print(
+            f"warning: the {name} here emulates bfloat16, which is slow: on a CPU, an update of the paper's network "
+            f"took {EMULATED_SECONDS:g} s, against {FLOAT32_SECONDS:g} s in float32; set the precision to auto or fp32",
+            file=sys.stderr,
+        )
 
 
 @dataclass(frozen=True)
@@ -81,7 +109,8 @@ class Compute:
 def set_up_compute(device: str, precision: str, compile: str, local_rank: int = 0) -> Compute:
     """Choose device, precision and compilation, and prepare the process for them.
 
-    On a GPU, this makes the device PyTorch's current one; on a CPU, it calls `keep_freed_memory`.
+    On a GPU, this makes the device PyTorch's current one; on a CPU, it calls `keep_freed_memory`. The first process of
+    each machine warns if ``bf16`` would be emulated (see `warn_of_emulation`).
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``; see `find_device`.
@@ -97,6 +126,8 @@ def set_up_compute(device: str, precision: str, compile: str, local_rank: int = 
         torch.cuda.set_device(torch_device)
     else:
         keep_freed_memory()
+    if local_rank == 0:
+        warn_of_emulation(precision, torch_device)
     compiled = compile == "on" or (compile == "auto" and torch_device.type == "cuda" and has_triton())
     return Compute(torch_device, find_precision(precision, torch_device), compiled)
 
@@ -114,7 +145,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
         device: Device to measure.
         dtype: Number format of the product; float32 replaces bfloat16 on hardware that does not support it.
     """
-    if find_precision("auto", device) == torch.float32:
+    if not supports_bfloat16(device):
         dtype = torch.float32
     size = 8192 if device.type == "cuda" else 1024
     matrix = torch.full((size, size), 0.5, device=device, dtype=dtype)

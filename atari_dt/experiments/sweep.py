@@ -27,6 +27,7 @@ from atari_dt.experiments.results import read_groups
 from atari_dt.experiments.run_config import RunConfig, read_run_config
 from atari_dt.experiments.run_result import RunFailure, read_failure
 from atari_dt.experiments.sweep_options import SweepOptions
+from atari_dt.hardware import find_device, warn_of_emulation
 from atari_dt.training import read_metrics
 from replay_data import InputError
 from replay_data.progress import ProgressBar
@@ -117,6 +118,10 @@ def run_sweep(
         with closing(make_launcher(ray_address if pending else None)) as launcher:
             for name in pending:
                 launcher.check(runs[name])
+            if ray_address is None:  # a run itself warns too, but in its log
+                settings = [runs[name].training for name in pending]
+                for device in {each.device for each in settings if each.precision == "bf16"}:
+                    warn_of_emulation("bf16", find_device(device))
             if command is not None:
                 _append_line(out / COMMANDS_FILE, command)
             for name, config in runs.items():

@@ -33,6 +33,7 @@ def main(
     rounds: int = 8,
     device: str = "auto",
     compile: Literal["auto", "on", "off"] = "auto",
+    precisions: tuple[Literal["bf16", "fp32"], ...] | None = None,
     original: Path | None = None,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
 ) -> None:
@@ -49,6 +50,7 @@ def main(
         rounds: Number of rounds.
         device: Device of the network.
         compile: Whether to compile the network, as in train.py.
+        precisions: Number formats to measure; by default both, but not bf16 on hardware that emulates it.
         original: Checkout of github.com/kzl/decision-transformer, whose network, optimizer settings, dataset class and
             DataLoader are timed in float32.
         json_file: File to write the figures to.
@@ -56,24 +58,30 @@ def main(
     check_original(original, "run_dt_atari.py")
     if min(batch_size, context_length, updates, rounds) < 1:
         raise InputError("all sizes must be at least 1")
+    if precisions == ():
+        raise InputError("`precisions` must be bf16, fp32 or both")
     if num_steps < max(batch_size, 4 * context_length):
         raise InputError("`num_steps` must be at least one batch and at least four contexts")
     if json_file:
         check_writable(json_file)
     from throughput_contestants import DTYPES, Contestant, original_updates, project_updates, time_parts
 
-    from atari_dt.hardware import find_device, matmul_peak
+    from atari_dt.hardware import find_device, matmul_peak, supports_bfloat16
     from atari_dt.training.learner import flops_per_context
     from replay_data.testing import write_random_store
 
     torch_device = find_device(device)
+    if precisions is None and not supports_bfloat16(torch_device):
+        print("bf16 is left out, since the hardware here emulates it; --precisions bf16 fp32 measures both")
+        precisions = ("fp32",)
+    dtypes = DTYPES if precisions is None else {name: DTYPES[name] for name in precisions}
     model_config, config = ModelConfig(context_length=context_length), TrainingConfig(compile=compile)
     with tempfile.TemporaryDirectory() as directory:
         lengths = [min(EPISODE_LENGTH, num_steps - start) for start in range(0, num_steps, EPISODE_LENGTH)]
         store = write_random_store(Path(directory) / "store", lengths, largest_reward=1)
         arguments = store.path, model_config, batch_size, torch_device
         functions: dict[str, Callable[[], Iterator[None]]] = {
-            name: partial(project_updates, *arguments, config, dtype) for name, dtype in DTYPES.items()
+            name: partial(project_updates, *arguments, config, dtype) for name, dtype in dtypes.items()
         }
         if original is not None:
             functions["original"] = partial(original_updates, *arguments, original / "atari")
@@ -88,7 +96,8 @@ def main(
                     seconds[name].append(contestant.update(updates))
             memory = {name: contestant.memory() for name, contestant in contestants.items()}
         flops = flops_per_context(model_config, store.num_actions)
-        peaks = {name: matmul_peak(torch_device, dtype) for name, dtype in DTYPES.items()}
+        peak_dtypes = dtypes if original is None else dtypes | {"fp32": DTYPES["fp32"]}
+        peaks = {name: matmul_peak(torch_device, dtype) for name, dtype in peak_dtypes.items()}
         figures: dict[str, dict[str, Any]] = {}
         for name in contestants:
             median = statistics.median(seconds[name])
@@ -100,7 +109,7 @@ def main(
                 "memory_bytes": memory[name],
                 "seconds_for_the_papers_epochs": 5 * 500_000 / batch_size * median,
             }
-        for name, dtype in DTYPES.items():
+        for name, dtype in dtypes.items():
             figures[name]["parts_s"] = time_parts(*arguments, dtype)
     print_report(figures, peaks, flops, batch_size)
     result: dict[str, Any] = {
@@ -109,12 +118,12 @@ def main(
         **describe_machine(torch_device),
         "matmul_peak_flops": peaks,
         "flops_per_context": flops,
-        "project": {name: figures[name] for name in DTYPES},
+        "project": {name: figures[name] for name in dtypes},
     }
     if original is not None:
         result["original"] = figures["original"]
         result["ratio"] = {}
-        for name in DTYPES:
+        for name in dtypes:
             pairs = zip(seconds["original"], seconds[name], strict=True)
             median, low, high = median_and_range(original_s / project_s for original_s, project_s in pairs)
             result["ratio"][name] = median
@@ -135,9 +144,10 @@ def print_report(figures: dict[str, Any], peaks: dict[str, float], flops: int, b
             f"{values['seconds_per_update']:>10.4f}{values['mfu']:>7.0%}{values['memory_bytes'] / 1e9:>7.2f} GB"
             f"{values['seconds_for_the_papers_epochs']:>10,.0f} s"
         )
-    for name in peaks:
-        parts = ", ".join(f"{part} {1000 * seconds:.1f}" for part, seconds in figures[name]["parts_s"].items())
-        print(f"{name} in ms: {parts}")
+    for name, values in figures.items():
+        if "parts_s" in values:
+            parts = ", ".join(f"{part} {1000 * seconds:.1f}" for part, seconds in values["parts_s"].items())
+            print(f"{name} in ms: {parts}")
 
 
 if __name__ == "__main__":

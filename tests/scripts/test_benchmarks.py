@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
+from atari_dt import hardware
 from tests.scripts.commands import (
     SCRIPTS,
     Refuse,
+    call,
 )
 
 
@@ -31,6 +36,9 @@ def test_the_throughput_benchmark_writes_its_figures(tmp_path: Path) -> None:
         "2",
         "--device",
         "cpu",
+        "--precisions",
+        "bf16",
+        "fp32",
     ]
     command = [sys.executable, str(SCRIPTS / "benchmarks" / "benchmark_throughput.py"), *options, "--json", str(file)]
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
@@ -41,6 +49,46 @@ def test_the_throughput_benchmark_writes_its_figures(tmp_path: Path) -> None:
         assert values["contexts_per_s"] == pytest.approx(2 / values["seconds_per_update"])
         assert values["memory_bytes"] > 10**8
         assert 0 < values["mfu"] < 1
+
+
+@pytest.mark.parametrize(
+    ("supported", "options", "measured"),
+    [(True, "", {"bf16", "fp32"}), (False, "", {"fp32"}), (False, "--precisions bf16", {"bf16"})],
+)
+def test_the_throughput_benchmark_leaves_emulated_bfloat16_out(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    supported: bool,
+    options: str,
+    measured: set[str],
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS / "benchmarks")
+    contestants = importlib.import_module("throughput_contestants")
+    monkeypatch.setattr(contestants, "Contestant", InstantContestant)
+    monkeypatch.setattr(contestants, "time_parts", lambda *_: {"clip and optimizer": 1.0})
+    monkeypatch.setattr(hardware, "matmul_peak", lambda *_: 1e12)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported, raising=False)
+    file = tmp_path / "figures.json"
+    arguments = f"--device cpu --batch-size 2 --context-length 3 --num-steps 20 --json {file} {options}"
+    assert call(monkeypatch, "benchmarks/benchmark_throughput.py", *arguments.split()) == 0
+    assert set(json.loads(file.read_text())["project"]) == measured
+    printed = capsys.readouterr().out
+    assert ("bf16 is left out" in printed) == (measured == {"fp32"})
+    assert ("bf16 in ms" in printed) == ("bf16" in measured)
+
+
+class InstantContestant(nullcontext["InstantContestant"]):
+    """A contestant whose updates take a second each."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__(self)
+
+    def update(self, updates: int) -> float:
+        return 1.0
+
+    def memory(self) -> float:
+        return 1.0
 
 
 def test_the_evaluation_benchmark_writes_its_figures(tmp_path: Path) -> None:

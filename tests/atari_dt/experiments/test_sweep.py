@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import atari_dt.experiments.run
 from atari_dt.config import ModelConfig, TrainingConfig
@@ -193,9 +195,14 @@ def test_a_run_that_fails_is_named_and_stops_no_other(
 
 
 def test_a_sweep_resumes_with_another_arithmetic(
-    base: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run that is finished keeps its config, and one that is not gets the new one."""
+    """A run that is finished keeps its config, and one that is not gets the new one.
+
+    Where the CPU lacks instructions for bfloat16, the sweep warns itself: what its runs print is only in their logs.
+    """
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(sweep, "_launch_all", lambda *_: None)
     training = dataclasses.replace(base.training, precision="bf16", device="auto", compile="off")
     changed = dataclasses.replace(base, training=training, threads=base.threads + 1)
@@ -208,6 +215,7 @@ def test_a_sweep_resumes_with_another_arithmetic(
     assert run_sweep(runs, tmp_path, retry_failed=True, show_progress=False) == {}
     assert read_run_config(tmp_path / "finished") == base
     assert read_run_config(tmp_path / "failed") == changed
+    assert capsys.readouterr().err.count("emulates bfloat16") == (0 if torch.cuda.is_available() else 1)
 
 
 def test_settings_that_cannot_work_are_refused(base: RunConfig, tmp_path: Path) -> None:
