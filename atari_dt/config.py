@@ -52,8 +52,6 @@ class ModelConfig:
     frame_differences: bool = False
     """Whether the first convolution sees the newest frame and the differences of successive frames, instead of the four
     frames of a state."""
-    zero_init: bool = False
-    """Whether the last layer of each residual branch starts at zero, so that every block starts as the identity."""
     position_encoding: PositionEncoding = "learned"
     """Encoding of a token's place in its context: an embedding that is added to the token (`learned`), as in the paper,
     or a rotation of queries and keys (`rotary`), which allows acting with cached keys and values."""

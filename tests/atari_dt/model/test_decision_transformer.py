@@ -55,15 +55,6 @@ def test_no_token_changes_an_earlier_logit(conditioning: Conditioning, step: int
         assert not torch.equal(after[:, step + 1], other_action[:, step + 1])
 
 
-def test_with_zero_init_every_block_starts_as_the_identity() -> None:
-    inputs = random_inputs()
-    for zero_init in (False, True):
-        model = DecisionTransformer(ModelConfig(**SMALL, zero_init=zero_init), NUM_ACTIONS, max_timestep=50).eval()
-        tokens = model(*inputs, output_hidden_states=True).hidden_states
-        assert len(tokens) == len(model.transformer.blocks) + 1
-        assert all(torch.equal(tokens[0][:, 1::3], x[:, 1::3] if x.shape[1] > K else x) for x in tokens) == zero_init
-
-
 def test_behavior_cloning_ignores_returns() -> None:
     model = small_model("none")
     states, actions, returns, timesteps = random_inputs()
