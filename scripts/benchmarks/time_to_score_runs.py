@@ -127,10 +127,12 @@ def complete_runs(
         KeyboardInterrupt: On Ctrl-C; the same call resumes the benchmark.
     """
     runs = {key: dataclasses.replace(config, data=store.path.resolve()) for key, config in runs.items()}
+    dataset = DatasetInfo.from_store(store)
+    for config in runs.values():
+        config.evaluation.check_targets(dataset)  # fail before hours of training
     failures, timed_runs, machines = {}, [], {}
     try:
         for (recipe, seed), config in runs.items():
-            config.evaluation.check_targets(DatasetInfo.from_store(store))
             name = f"{recipe.replace(':', '-')}-seed{seed}"
             finished = (out / name / "result.json").exists()
             failed = run_sweep({name: config}, out, jobs=1, retry_failed=True, show_progress=not finished)

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -166,7 +167,32 @@ def test_the_command_measures_recipes_and_skips_finished_runs(
     assert content["runs"][:1] == first
     assert call(monkeypatch, "benchmarks/time_to_score.py", *arguments, "--batch-size", 5) == 1
     assert "was started with other settings: batch_size (was 4, is 5)" in capsys.readouterr().err
+    costs = json.loads((out / names[1] / "costs.json").read_text())
+    costs["hardware"]["cpu"] = "abacus"
+    (out / names[1] / "costs.json").write_text(json.dumps(costs))
+    assert call(monkeypatch, "benchmarks/time_to_score.py", *arguments, "paper+encoder_norm:4") == 1
+    assert "so their times cannot be compared" in capsys.readouterr().err
+    shutil.rmtree(store.path)
+    write_random_store(store.path, [21] * 6, largest_reward=1)
+    assert call(monkeypatch, "benchmarks/time_to_score.py", *arguments) == 1
+    assert f"have changed since {out / names[0]} trained on them" in capsys.readouterr().err
     assert started == names
+
+
+def test_failed_runs_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(launcher: LocalLauncher, directory: Path, config: RunConfig) -> int:
+        (directory / "log.txt").write_text(f"error: the dog ate {directory.name}\n")
+        return 1
+
+    monkeypatch.setattr(LocalLauncher, "run", fail)
+    store = write_random_store(tmp_path / "store", [20] * 6, largest_reward=1)
+    arguments = ["--data", store.path, "--out", tmp_path / "out", "--updates", 5, "--seeds", 0, 1, *SMALL]
+    assert call(monkeypatch, "benchmarks/time_to_score.py", *arguments, "--recipes", "paper") == 1
+    assert "2 of 2 runs failed: paper-5-seed0 (the dog ate paper-5-seed0); paper-5-seed1 (the dog ate" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
