@@ -23,6 +23,7 @@ from atari_dt.experiments.results import (
 from atari_dt.experiments.run_config import RunConfig, read_run_config
 from atari_dt.experiments.run_result import RunFailure, read_failure
 from atari_dt.games.catalogue import Game
+from atari_dt.games.presets import describe_deviations
 from atari_dt.rendering.figures import to_png
 from atari_dt.rendering.html import ReportDocument
 from atari_dt.training import read_metrics
@@ -222,6 +223,9 @@ def _add_settings(report: ReportDocument, out: Path, runs: Mapping[str, RunConfi
     )
     report.heading("Settings")
     report.table(_settings_rows(runs))
+    if groups:
+        report.paragraph("Settings of the finished runs that differ from the paper's:")
+        report.bullets(list(dict.fromkeys(map(_describe_deviations, groups))))
     versions = {
         ", ".join(f"{name} {version}" for name, version in costs.versions.items())
         for group in groups
@@ -230,6 +234,11 @@ def _add_settings(report: ReportDocument, out: Path, runs: Mapping[str, RunConfi
     if versions:
         report.heading("Versions")
         report.bullets(sorted(versions))
+
+
+def _describe_deviations(group: RunGroup) -> str:
+    game = group.game.name
+    return f"{game}: {describe_deviations(game, group.config.model, group.config.training) or 'none'}"
 
 
 def _settings_rows(runs: Mapping[str, RunConfig]) -> list[list[str]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from atari_dt.evaluation.statistics import ScoreSummary, summarize
 from atari_dt.experiments.run_config import RunConfig
 from atari_dt.experiments.run_result import RunCosts, RunResult, read_costs, read_result
 from atari_dt.games.catalogue import Game, find_game
+from atari_dt.games.presets import find_preset
+from atari_dt.recipes import INGREDIENTS, RecipeName, apply_recipe
 from replay_data import InputError
 from replay_data.store_metadata import StoreSource
 
@@ -133,11 +136,14 @@ def read_groups(out: Path, runs: Mapping[str, RunConfig], digests: Mapping[Path,
 
 
 def group_labels(groups: Sequence[RunGroup]) -> list[str]:
-    """Return a label for each group: its method, and the settings in which groups of the same method differ."""
+    """Return a label for each group: its method, and the settings in which groups of the same method differ.
+
+    Where each of these groups has the settings of a recipe, the name of the recipe stands for them.
+    """
     settings = []
     for group in groups:
         fields = {name: value for name, value in group.config.flat().items() if name not in ("data", *_UNLABELED)}
-        settings.append({**fields, "data": "/".join(group.config.data.parts[-2:])})
+        settings.append({**fields, "data": "/".join(group.config.data.parts[-2:]), "recipe": _find_recipe(group)})
     labels = []
     for group, group_settings in zip(groups, settings, strict=True):
         rivals = [
@@ -145,10 +151,31 @@ def group_labels(groups: Sequence[RunGroup]) -> list[str]:
             for rival, rival_settings in zip(groups, settings, strict=True)
             if (rival.game, rival.method) == (group.game, group.method)
         ]
-        differing = [name for name, value in group_settings.items() if any(each[name] != value for each in rivals)]
+        hidden = _recipe_settings() if all(each["recipe"] for each in rivals) else {"recipe"}
+        differing = [
+            name
+            for name, value in group_settings.items()
+            if name not in hidden and any(each[name] != value for each in rivals)
+        ]
         shown = [f"{'K' if name == 'context_length' else name} = {group_settings[name]}" for name in differing]
         labels.append(", ".join([group.method, *shown]))
     return labels
+
+
+def _find_recipe(group: RunGroup) -> RecipeName | None:
+    """Return the recipe whose settings the runs of a group have; None if they mix settings of several."""
+    preset, names = find_preset(group.game.name), _recipe_settings()
+    settings = group.config.flat()
+    for recipe in get_args(RecipeName):
+        expected = RunConfig(Path(), *apply_recipe(recipe, preset.model, preset.training)).flat()
+        if all(settings[name] == expected[name] for name in names):
+            return cast(RecipeName, recipe)
+    return None
+
+
+def _recipe_settings() -> set[str]:
+    """Return the names of the settings in which recipes differ."""
+    return {name for ingredient in INGREDIENTS.values() for name in (*ingredient.model, *ingredient.training)}
 
 
 _UNLABELED = ("seed", "warmup_tokens", "final_tokens", "epochs", "threads", *ARITHMETIC_SETTINGS)

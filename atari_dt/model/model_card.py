@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from atari_dt.games.presets import describe_deviations
 from atari_dt.model.checkpoint_config import CheckpointConfig
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.reported_evaluation import ReportedEvaluation
@@ -33,6 +34,8 @@ model = DecisionTransformer.from_pretrained("{repo_id}")
 {data}
 
 ## Settings
+
+{deviations}
 
 {settings}
 """
@@ -70,6 +73,7 @@ def make_model_card(config: CheckpointConfig, repo_id: str) -> ModelCard:
         (_format_target_return(evaluation), _format_score(evaluation), str(len(evaluation.scores)))
         for evaluation in config.evaluations
     ]
+    deviations = describe_deviations(config.dataset.game if config.dataset else "", config.model, config.training)
     settings = {**vars(config.model), **(vars(config.training) if config.training else {})}
     content = _TEMPLATE.format(
         title=f"{method.removeprefix('A ')} for {game}",
@@ -79,6 +83,7 @@ def make_model_card(config: CheckpointConfig, repo_id: str) -> ModelCard:
         if rows
         else "The model was not evaluated.",
         data=_make_table(("", ""), _format_dataset(config.dataset)) if config.dataset else "Not recorded.",
+        deviations=f"Unlike in the paper: {deviations}." if deviations else "As in the paper.",
         settings=_make_table(("", ""), _format_fields(settings)),
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{content}")

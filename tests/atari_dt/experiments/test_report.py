@@ -18,6 +18,7 @@ from atari_dt.experiments.benchmark import score_rows, table_1
 from atari_dt.experiments.report import COMMANDS_FILE, write_report
 from atari_dt.experiments.results import group_labels, read_groups
 from atari_dt.experiments.run_config import RunConfig
+from atari_dt.recipes import apply_recipe
 from replay_data import InputError
 from replay_data.store_metadata import StoreSource
 from tests.atari_dt.experiments.finished_runs import REASON, finish_run
@@ -68,6 +69,11 @@ def test_the_report_is_a_single_file_with_everything(benchmark: tuple[Path, dict
     assert "10 of 12 runs finished, 1 failed, 1 not finished." in content
     assert "played by a Q-learning agent, recorded with this project, seed 7 (selection: even)" in content
     assert "--games 'a&lt;b&gt;*c*'" in content
+    assert (
+        "<li>Breakout: context_length = 10 (paper: 30), num_layers = 3 (paper: 6), dropout = 0.0 (paper: 0.1), "
+        "max_updates = 2000 (paper: none), batch_size = 32 (paper: 128), final_tokens = 640000 (paper: none), "
+        "validation_fraction = 0.05 (paper: 0.0)</li>"
+    ) in content
     assert not {"script", "link", "iframe", "b", "strong"} & set(page.tags)
 
     assert len(page.fetched) == 2
@@ -93,6 +99,7 @@ def test_groups_pool_seeds_and_nothing_else(tmp_path: Path) -> None:
     cloning = dataclasses.replace(base, model=dataclasses.replace(base.model, conditioning="none"))
     drawn = [dataclasses.replace(each, data=tmp_path / "breakout" / "123") for each in (base, cloning)]
     other = dataclasses.replace(base.training, seed=231)
+    fast_model, fast_training = apply_recipe("fast", base.model, base.training)
     runs = {
         "a": base,
         "the same": base,
@@ -102,17 +109,19 @@ def test_groups_pool_seeds_and_nothing_else(tmp_path: Path) -> None:
         "BC": cloning,
         "a draw": drawn[1],
         "another": dataclasses.replace(drawn[1], data=tmp_path / "breakout" / "231", training=other),
+        "fast": dataclasses.replace(base, model=fast_model, training=dataclasses.replace(fast_training, seed=231)),
     }
     for index, (name, config) in enumerate(runs.items()):
         finish_run(tmp_path, name, config, [(1, 6 + index, [float(index)])])
     groups = read_groups(tmp_path, runs)
     names = [group.names for group in groups]
-    assert names == [("a", "seed"), ("other data",), ("K",), ("BC",), ("a draw", "another")]
+    assert names == [("a", "seed"), ("other data",), ("K",), ("BC",), ("a draw", "another"), ("fast",)]
     assert [label.split(",")[:2] for label in group_labels(groups[:1] + groups[2:4])] == [
         ["DT", " K = 30"],
         ["DT", " K = 1"],
         ["BC"],
     ]
+    assert group_labels([groups[0], groups[5]]) == ["DT, recipe = paper", "DT, recipe = fast"]
     assert [row[2] for row in score_rows(groups)[1:6]] == ["7 (1×)", "9 (1×)", "10 (1×)", "11 (1×)", "12.5 (1×)"]
     text = write_report(tmp_path)
     assert "| the same | finished, the same as another run |" in (tmp_path / "report.md").read_text()

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from ale_py import roms
 
+from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.environment.python_env import action_meanings
 from atari_dt.games.catalogue import Game, find_game, list_games
-from atari_dt.games.presets import GamePreset, find_preset
+from atari_dt.games.presets import GamePreset, describe_deviations, find_preset
 from atari_dt.games.published_scores import HUMAN_SCORES, PAPER_SCORES
 from replay_data import InputError
 
@@ -75,6 +76,17 @@ def test_pong_preset_has_the_settings_of_the_paper() -> None:
     assert (model.context_length, training.batch_size) == (50, 512)
     assert (model.num_layers, model.num_heads, model.embed_dim, model.dropout) == (6, 8, 128, 0.1)
     assert (training.learning_rate, training.warmup_tokens, training.epochs) == (6e-4, 512 * 20, 5)
+
+
+def test_deviations_from_the_paper_are_those_of_the_game() -> None:
+    model, training = ModelConfig(context_length=50), TrainingConfig(batch_size=512)
+    assert describe_deviations("pong", model, training) == ""
+    assert describe_deviations("Breakout", model, None) == "context_length = 50 (paper: 30)"
+    described = describe_deviations("Breakout", model, training)
+    assert described == "context_length = 50 (paper: 30), batch_size = 512 (paper: 128)"
+    model = ModelConfig(conditioning="none")
+    training = TrainingConfig(epochs=9, max_updates=7, seed=1, top_percent=10, precision="fp32", log_every=3)
+    assert describe_deviations("a game of my own", model, training) == "max_updates = 7 (paper: none)"
 
 
 def test_published_scores_belong_to_known_games() -> None:

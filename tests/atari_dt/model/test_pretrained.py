@@ -64,6 +64,10 @@ def test_saved_checkpoint_restores_the_model_and_has_a_card(model: DecisionTrans
     assert (result.dataset_name, result.metric_value) == ("Breakout", "20.0 ± 8.2")
     assert 'from_pretrained("somebody/breakout")' in card.text
     assert "| 12.5 (0.5 × the data's largest) | 20.0 ± 8.2 | 3 |" in card.text
+    assert (
+        "Unlike in the paper: context_length = 2 (paper: 30), num_layers = 1 (paper: 6), num_heads = 2 (paper: 8), "
+        "embed_dim = 16 (paper: 128), learning_rate = 0.0007 (paper: 0.0006).\n"
+    ) in card.text
     for row in ("| game | Breakout |", "| episodes | 2 |", "| context_length | 2 |", "| learning_rate | 0.0007 |"):
         assert row in card.text
     with pytest.raises(InputError, match="exists already"):
