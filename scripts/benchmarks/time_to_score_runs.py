@@ -141,11 +141,19 @@ def complete_runs(
                 continue
             result = read_result(out / name)
             if result.data_digest != store.digest:
-                raise InputError(f"the data in {store.path} have changed since {out / name} trained on them")
+                raise InputError(
+                    f"the data in {store.path} have changed since {out / name} trained on them; choose another `out`"
+                )
             if score_every:
                 _evaluate_checkpoints(out / name, config, score_every)
             timed_runs.append(_read_run(out / name, recipe, seed, result, store.num_actions))
             machines[name] = Machine.read(out / name)
+            first = next(iter(machines))
+            if machines[name] != machines[first]:
+                raise InputError(
+                    f"{name} and {first} in {out} differ in machine, threads, precision or versions, so their times "
+                    "cannot be compared; choose another `out`"
+                )
     except KeyboardInterrupt:
         message = f"{len(timed_runs)} of {len(runs)} runs are finished; the same command resumes the benchmark"
         raise KeyboardInterrupt(message) from None
@@ -155,14 +163,7 @@ def complete_runs(
             f"{len(failures)} of {len(runs)} runs failed: {reasons}; the same command retries them, and without their "
             "`recipes` or `seeds` it reports on the others"
         )
-    first, *others = machines
-    for name in others:
-        if machines[name] != machines[first]:
-            raise InputError(
-                f"{name} and {first} in {out} differ in machine, threads, precision or versions, so their times cannot "
-                "be compared; choose another `out`"
-            )
-    return timed_runs, machines[first]
+    return timed_runs, next(iter(machines.values()))
 
 
 def _evaluate_checkpoints(directory: Path, config: RunConfig, score_every: int) -> None:
