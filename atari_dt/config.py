@@ -145,7 +145,8 @@ class TrainingConfig:
     """Length of the warm-up as a fraction of the run, at whose last update the cosine then ends. By default, both are
     counted in tokens."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Number format of the forward pass; `auto` selects bfloat16 if the hardware supports it, else float32."""
+    """Number format of the forward pass; `auto` selects bfloat16 if the hardware supports it, else float32.
+    Without that support, `bf16` is emulated, which is many times slower."""
     device: str = "auto"
     """Device: `cpu`, `cuda`, `cuda:1` etc.; `auto` selects a GPU if there is one."""
     seed: int = 123
@@ -234,7 +235,8 @@ class PQNConfig:
     grad_norm_clip: float = 10.0
     """Largest global norm of the gradient; larger gradients are scaled down."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Number format of the network; `auto` selects bfloat16 if the hardware supports it, else float32."""
+    """Number format of the network; `auto` selects bfloat16 if the hardware supports it, else float32.
+    Without that support, `bf16` is emulated, which is many times slower."""
     device: str = "auto"
     """Device: `cpu`, `cuda`, `cuda:1` etc.; `auto` selects a GPU if there is one."""
     compile: Literal["auto", "on", "off"] = "auto"
