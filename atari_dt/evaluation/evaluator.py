@@ -15,7 +15,8 @@ import numpy as np
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.vector_env import VectorEnv, make_vector_env
 from atari_dt.evaluation.play_config import PlayConfig
-from atari_dt.evaluation.policy import DecisionTransformerPolicy, Floats, Ints, Policy, RandomPolicy
+from atari_dt.evaluation.policy import DecisionTransformerPolicy, Policy, RandomPolicy
+from atari_dt.evaluation.predictors import Floats, Ints
 from atari_dt.evaluation.results import EvaluatedEpisode, EvaluationResult
 from atari_dt.evaluation.target_returns import check_target_returns, require_dataset
 from atari_dt.games.catalogue import find_game

@@ -12,7 +12,8 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.spaces import Discrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from atari_dt.evaluation.policy import DecisionTransformerPolicy, Floats, Ints
+from atari_dt.evaluation.policy import DecisionTransformerPolicy
+from atari_dt.evaluation.predictors import Floats, Ints
 from atari_dt.evaluation.protocol import EvaluationProtocol
 from atari_dt.evaluation.sampling import Sampling
 from atari_dt.evaluation.target_returns import check_target_returns, compute_target_returns, require_dataset
@@ -183,8 +184,8 @@ def load_policy(
         return_multiple: Target return as a multiple of the dataset's largest return.
         target_return: Target return in the dataset's reward units, instead of a multiple.
         device: Device of the model: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-        protocol: Rewards that lower the return-to-go, and the returns and timesteps that the model reads; by default as
-            in training.
+        protocol: Rewards that lower the return-to-go, the returns and timesteps that the model reads, and the cache; by
+            default as in training, with a cache if the model allows it.
         sampling: How actions are sampled; by default from the softmax of the logits.
 
     Raises:

@@ -8,28 +8,28 @@ baseline.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from atari_dt.evaluation.predictors import (
+    MIN_STATES,
+    CachePredictor,
+    Floats,
+    ForwardPass,
+    Ints,
+    Predictor,
+    WindowPredictor,
+    pad_rows,
+)
 from atari_dt.evaluation.protocol import EvaluationProtocol
 from atari_dt.evaluation.sampling import Sampling
 from atari_dt.evaluation.target_returns import require_dataset
 from atari_dt.model.decision_transformer import DecisionTransformer
 from replay_data import InputError
-
-Ints = npt.NDArray[np.int64]
-
-Floats = npt.NDArray[np.float32]
-
-# Smallest batches to run. For smaller ones, matrix libraries choose kernels that sum in another order. The logits would
-# then depend on the number of environments in their last bit, and about one action in a million would change.
-_MIN_STATES = 12
-
-_MIN_TOKENS = 64
 
 
 class Policy(Protocol):
@@ -91,46 +91,38 @@ class RandomPolicy:
 class PolicyStep:
     """Inputs and outputs of one call of `DecisionTransformerPolicy.act` for M environments.
 
-    Contexts are left-aligned; values after the newest step are undefined. Tensors are on the model's device.
-
     Attributes:
         num_steps: Number of steps in each context, at most K, int64 ``[M]``.
-        actions: Past actions, int64 ``[M, K - 1]``.
-        returns_to_go: Returns-to-go as the model read them, float32 ``[M, K]``.
-        timesteps: Timesteps as the model read them, int64 ``[M, K]``.
-        logits: Action logits of the newest step, float32 ``[M, num_actions]``.
+        forward_pass: Inputs and outputs of the model, with attention weights.
         probabilities: Probabilities that the actions were drawn with, float64 ``[M, num_actions]``.
-        attentions: Attention weights of each layer, float32 ``[M, heads, T, T]``, from the same forward pass.
     """
 
     num_steps: Ints
-    actions: Tensor
-    returns_to_go: Tensor
-    timesteps: Tensor
-    logits: Tensor
+    forward_pass: ForwardPass
     probabilities: npt.NDArray[np.float64]
-    attentions: tuple[Tensor, ...]
 
 
 class DecisionTransformerPolicy:
     """Policy that acts with a Decision Transformer on the last K steps of each environment.
 
-    Each state is encoded once, when it is new, and only its token is kept. Contexts are left-aligned, so environments
-    in their first K steps and environments later in their episodes share one forward pass.
+    Each state is encoded once, when it is new. The protocol decides whether the model runs on the whole context of
+    every step, or on the newest step alone, with cached keys and values.
 
     Args:
         model: Trained model with its ``dataset``, in evaluation mode, on the device it plays on.
         num_envs: N.
-        protocol: Rewards that lower the return-to-go, and the returns and timesteps that the model reads.
+        protocol: Rewards that lower the return-to-go, the returns and timesteps that the model reads, and the cache.
         sampling: How actions are sampled.
-        keep_last_step: Whether to keep ``last_step``, including attention weights.
+        keep_last_step: Whether to keep ``last_step``, including attention weights; impossible with a cache.
 
     Attributes:
         returns_to_go: Return-to-go of each environment, float32 ``[N]``.
         last_step: Inputs and outputs of the last call of `act`; None unless ``keep_last_step`` is set.
 
     Raises:
-        InputError: If the model does not know its dataset, or cannot read timesteps as the protocol sets them.
+        InputError: If the model does not know its dataset, or cannot read timesteps or use a cache as the protocol sets
+            them.
+        ValueError: If ``keep_last_step`` is set, and the protocol uses a cache.
     """
 
     last_step: PolicyStep | None = None
@@ -144,29 +136,28 @@ class DecisionTransformerPolicy:
         keep_last_step: bool = False,
     ):
         self._model = model
-        self._protocol = protocol or EvaluationProtocol()
         self._sampling = sampling or Sampling()
-        self._keep_last_step = keep_last_step
-        if self._protocol.window_timestep == "current" and model.config.timestep_encoding == "per_step":
+        protocol = protocol or EvaluationProtocol()
+        if protocol.window_timestep == "current" and model.config.timestep_encoding == "per_step":
             raise InputError(
                 "`window_timestep` must be 'first' for this model, which reads a timestep at every step of its context"
             )
-        self._clip_rewards = require_dataset(model).reward_clipping and self._protocol.reward_units == "dataset"
+        self._clip_rewards = require_dataset(model).reward_clipping and protocol.reward_units == "dataset"
         self._device = next(model.parameters()).device
-        self._context_length = model.config.context_length
-        num_tokens = self._context_length * (3 if model.config.conditioning == "return" else 2) - 1
-        self._min_envs = -(-_MIN_TOKENS // num_tokens)
-        shape = num_envs, self._context_length
-        self._state_tokens = torch.zeros(*shape, model.config.embed_dim, device=self._device)
-        self._actions = torch.zeros(shape, dtype=torch.int64, device=self._device)
-        self._returns_to_go = torch.zeros(shape, device=self._device)
-        self._timesteps = torch.zeros(shape, dtype=torch.int64, device=self._device)
+        self._window: WindowPredictor | None = None
+        if protocol.uses_cache(model.config):
+            if keep_last_step:
+                raise ValueError("a policy with a cache has no attention weights to keep")
+            self._predictor: Predictor = CachePredictor(model, num_envs, protocol)
+        else:
+            self._predictor = self._window = WindowPredictor(model, num_envs, protocol, keep_last_step)
+        self._keep_last_step = keep_last_step
         self._elapsed = np.zeros(num_envs, dtype=np.int64)  # steps since the start of each episode
         self.returns_to_go = np.zeros(num_envs, dtype=np.float32)
         self._rngs = [np.random.default_rng() for _ in range(num_envs)]
 
     def start(self, env_indices: Ints, target_returns: Floats, seeds: Ints) -> None:
-        """Empty the contexts of the environments and set their returns-to-go to the target returns."""
+        """Begin an episode in each of the environments and set its return-to-go to the target return."""
         self._elapsed[env_indices] = 0
         self.returns_to_go[env_indices] = target_returns
         for env_index, seed in zip(env_indices, seeds, strict=True):
@@ -176,23 +167,16 @@ class DecisionTransformerPolicy:
     def act(self, env_indices: Ints, states: npt.NDArray[np.uint8], rewards: Floats) -> Ints:
         """Choose an action for each of the environments, int64 ``[M]``."""
         self._lower_returns_to_go(env_indices, rewards)
-        elapsed = self._elapsed[env_indices]
-        self._drop_oldest_step(env_indices[elapsed >= self._context_length])
-        newest = self._tensor(env_indices), self._tensor(np.minimum(elapsed, self._context_length - 1))
-        self._state_tokens[newest] = self._encode(self._tensor(states))
-        self._returns_to_go[newest] = self._tensor(self.returns_to_go[env_indices])
-        self._timesteps[newest] = self._tensor(elapsed)
-        if self._protocol.window_timestep == "current":
-            self._timesteps[newest[0], 0] = self._tensor(elapsed)
-
-        logits, context, attentions = self._predict(*newest, output_attentions=self._keep_last_step)
+        elapsed, returns_to_go = self._elapsed[env_indices], self.returns_to_go[env_indices]
+        state_tokens = self._encode(torch.from_numpy(states).to(self._device))
+        logits = self._predictor.predict(env_indices, elapsed, state_tokens, returns_to_go)
         probabilities = self._sampling.probabilities(logits)
-        if attentions is not None:
-            num_steps = np.minimum(elapsed + 1, self._context_length)
-            self.last_step = PolicyStep(num_steps, *context, logits, probabilities, attentions)
         actions = self._draw(env_indices, probabilities)
-        self._actions[newest] = self._tensor(actions)
+        self._predictor.add_actions(env_indices, elapsed, actions)
         self._elapsed[env_indices] += 1
+        if self._keep_last_step and self._window is not None and self._window.last_pass is not None:
+            num_steps = np.minimum(elapsed + 1, self._model.config.context_length)
+            self.last_step = PolicyStep(num_steps, self._window.last_pass, probabilities)
         return actions
 
     @torch.inference_mode()
@@ -206,12 +190,13 @@ class DecisionTransformerPolicy:
 
         Returns:
             Action probabilities, float64 ``[M, R, num_actions]``.
+
+        Raises:
+            ValueError: If the policy uses a cache, which holds one history.
         """
-        rows = self._tensor(env_indices).repeat_interleave(len(shifts))
-        newest_steps = self._tensor(np.minimum(self._elapsed[env_indices], self._context_length) - 1)
-        logits, _, _ = self._predict(
-            rows, newest_steps.repeat_interleave(len(shifts)), self._tensor(np.tile(shifts, len(env_indices)))
-        )
+        if self._window is None:
+            raise ValueError("a policy with a cache knows the probabilities under one target return only")
+        logits = self._window.predict_again(env_indices, self._elapsed[env_indices] - 1, shifts)
         return self._sampling.probabilities(logits).reshape(len(env_indices), len(shifts), -1)
 
     def _lower_returns_to_go(self, env_indices: Ints, rewards: Floats) -> None:
@@ -224,44 +209,9 @@ class DecisionTransformerPolicy:
         received = np.where(self._elapsed[env_indices] > 0, received, 0)
         self.returns_to_go[env_indices] -= received.astype(np.float32)
 
-    def _drop_oldest_step(self, env_indices: Ints) -> None:
-        """Make room for a step in contexts that are full."""
-        if len(env_indices):
-            rows = self._tensor(env_indices)
-            for history in (self._state_tokens, self._actions, self._returns_to_go, self._timesteps):
-                history[rows] = history[rows].roll(-1, dims=1)
-
     def _encode(self, states: Tensor) -> Tensor:
         """Return the tokens of states ``[M, 4, 84, 84]``, float32 ``[M, embed_dim]``."""
-        return self._model.encode_states(_pad_rows(states, _MIN_STATES))[: len(states)]
-
-    def _predict(
-        self, env_indices: Tensor, newest_steps: Tensor, shifts: Tensor | None = None, output_attentions: bool = False
-    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...] | None]:
-        """Run the model on the contexts of M environments.
-
-        Args:
-            env_indices: Indices of the environments, int64 ``[M]``.
-            newest_steps: Index of the newest step in each context, int64 ``[M]``.
-            shifts: Values added to the returns-to-go of each context, float32 ``[M]``.
-            output_attentions: Whether to return attention weights.
-
-        Returns:
-            ``(logits, context, attentions)``: logits of the newest steps, ``[M, num_actions]``; actions, returns-to-go
-            and timesteps as the model read them; attention weights of each layer, or None.
-        """
-        num_rows, rows = len(env_indices), _pad_rows(env_indices, self._min_envs)
-        returns_to_go = self._returns_to_go[rows]
-        if shifts is not None:
-            returns_to_go = returns_to_go + _pad_rows(shifts, self._min_envs)[:, None]
-        if self._protocol.integer_returns:
-            returns_to_go = returns_to_go.trunc()
-        context = self._actions[rows, : self._context_length - 1], returns_to_go, self._timesteps[rows]
-        output = self._model.predict(self._state_tokens[rows], *context, output_attentions=output_attentions)
-        logits = output.action_logits[torch.arange(num_rows, device=self._device), newest_steps]
-        actions, returns_to_go, timesteps = (values[:num_rows] for values in context)
-        attentions = output.attentions and tuple(weights[:num_rows] for weights in output.attentions)
-        return logits, (actions, returns_to_go, timesteps), attentions
+        return self._model.encode_states(pad_rows(states, MIN_STATES))[: len(states)]
 
     def _draw(self, env_indices: Ints, probabilities: npt.NDArray[np.float64]) -> Ints:
         """Draw an action for each environment from its own generator, by inverting the cumulative distribution."""
@@ -269,13 +219,3 @@ class DecisionTransformerPolicy:
         reached = probabilities.cumsum(-1) > draws[:, None]
         most_likely = probabilities.argmax(-1)  # where rounding leaves the cumulative sum below the draw
         return np.where(reached.any(-1), reached.argmax(-1), most_likely)
-
-    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self._device)
-
-
-def _pad_rows(rows: Tensor, min_rows: int) -> Tensor:
-    """Repeat the first row until there are at least ``min_rows`` rows."""
-    if len(rows) >= min_rows:
-        return rows
-    return torch.cat([rows, rows[:1].expand(min_rows - len(rows), *rows.shape[1:])])

@@ -9,9 +9,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from atari_dt.config import ModelConfig
 from atari_dt.environment.config import EnvironmentConfig, FrameScaling
 from atari_dt.environment.rom import Rom
 from atari_dt.model.dataset_info import DatasetInfo
+from replay_data import InputError
 
 ProtocolName = Literal["dopamine", "original"]
 
@@ -42,13 +44,37 @@ class EvaluationProtocol:
     them, as the original code."""
     integer_returns: bool = False
     """Whether to truncate returns-to-go to integers before the model reads them, as the original code."""
+    cache: Literal["auto", "on", "off"] = "auto"
+    """Whether to keep keys and values of earlier steps, so that a step costs the model its own tokens instead of K
+    steps; `auto` keeps them if the model allows it, as the fast recipe's does. Deeper layers then see further back."""
 
-    def resolved(self, dataset: DatasetInfo) -> EvaluationProtocol:
-        """Return the protocol with the dataset's sticky actions, or 0.25 if they are unknown, unless it sets them."""
-        if self.sticky_actions is not None:
-            return self
-        sticky_actions = 0.25 if dataset.sticky_actions is None else dataset.sticky_actions
-        return dataclasses.replace(self, sticky_actions=sticky_actions)
+    def resolved(self, dataset: DatasetInfo, config: ModelConfig) -> EvaluationProtocol:
+        """Return the protocol with the settings of a model in place of defaults.
+
+        Sticky actions are those of the dataset, or 0.25 if they are unknown, unless the protocol sets them.
+
+        Args:
+            dataset: Training data of the model.
+            config: Config of the model.
+
+        Raises:
+            InputError: As `uses_cache`.
+        """
+        cache: Literal["on", "off"] = "on" if self.uses_cache(config) else "off"
+        return dataclasses.replace(self, sticky_actions=self._sticky_actions(dataset), cache=cache)
+
+    def uses_cache(self, config: ModelConfig) -> bool:
+        """Return whether a model acts with cached keys and values.
+
+        Raises:
+            InputError: If the protocol requires a cache, and the model cannot use one.
+        """
+        if self.cache == "on" and not config.cacheable:
+            raise InputError(
+                "`cache` must be 'auto' or 'off' for this model, whose tokens change when its context moves on; only "
+                "models with rotary positions and without timesteps can use a cache"
+            )
+        return self.cache != "off" and config.cacheable
 
     def environment(self, dataset: DatasetInfo, max_steps: int, rom: Rom | None = None) -> EnvironmentConfig:
         """Return the settings of the environment.
@@ -62,8 +88,13 @@ class EvaluationProtocol:
             InputError: If a number is out of range.
         """
         fields: dict[str, Any] = {name: getattr(self, name) for name in ("frames", "noop_max", "second_reset")}
-        sticky_actions = self.resolved(dataset).sticky_actions
+        sticky_actions = self._sticky_actions(dataset)
         return EnvironmentConfig.with_max_steps(max_steps, sticky_actions=sticky_actions, rom=rom, **fields)
+
+    def _sticky_actions(self, dataset: DatasetInfo) -> float:
+        if self.sticky_actions is not None:
+            return self.sticky_actions
+        return 0.25 if dataset.sticky_actions is None else dataset.sticky_actions
 
 
 PROTOCOLS: dict[ProtocolName, EvaluationProtocol] = {
@@ -76,6 +107,7 @@ PROTOCOLS: dict[ProtocolName, EvaluationProtocol] = {
         window_timestep="current",
         reward_units="raw",
         integer_returns=True,
+        cache="off",
     ),
 }
 """Protocols by name."""

@@ -54,8 +54,8 @@ def evaluate_runs(
         show_progress: Whether to show progress bars on standard error.
 
     Raises:
-        InputError: If a run, ROM or device does not exist, the runs differ in game, sticky actions, reward clipping or
-            conditioning, or a model cannot be played under this protocol.
+        InputError: If a run, ROM or device does not exist, the runs differ in game, sticky actions, reward clipping,
+            conditioning or use of a cache, or a model cannot be played under this protocol.
     """
     play = play or PlayConfig()
     device = find_device(play.device)
@@ -67,15 +67,21 @@ def evaluate_runs(
     models = [DecisionTransformer.from_pretrained(path).to(device) for path in checkpoints]
     datasets = [require_dataset(model) for model in models]
     settings = {
-        (dataset.game, dataset.sticky_actions, dataset.reward_clipping, model.config.conditioning)
+        (
+            dataset.game,
+            dataset.sticky_actions,
+            dataset.reward_clipping,
+            model.config.conditioning,
+            play.protocol.uses_cache(model.config),
+        )
         for dataset, model in zip(datasets, models, strict=True)
     }
     if len(settings) > 1:
         raise InputError(
-            "these runs differ in their game, sticky actions, reward clipping or conditioning; evaluate runs together "
-            "only if they differ in nothing but their seed"
+            "these runs differ in their game, sticky actions, reward clipping, conditioning or use of a cache; "
+            "evaluate runs together only if they differ in nothing but their seed"
         )
-    play = dataclasses.replace(play, protocol=play.protocol.resolved(datasets[0]))
+    play = dataclasses.replace(play, protocol=play.protocol.resolved(datasets[0], models[0].config))
     conditioned = models[0].config.conditioning == "return"
     if conditioned:
         targets = _resolve_targets(datasets, return_multiples, return_percentiles, target_returns, data)

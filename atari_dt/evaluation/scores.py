@@ -238,7 +238,8 @@ class EvaluationScores:
         human = content["human"]
         return cls(
             game=check_game_name(read_field(content, "game", str)),
-            protocol=read_dataclass(content["protocol"], EvaluationProtocol),
+            # Files without ``cache`` are older than the cache.
+            protocol=read_dataclass({"cache": "off", **content["protocol"]}, EvaluationProtocol),
             sampling=read_dataclass(content["sampling"], Sampling),
             seed=read_field(content, "seed", int),
             max_frames=read_field(content, "max_frames", int),

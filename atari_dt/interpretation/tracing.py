@@ -48,7 +48,8 @@ def trace_episodes(
 ) -> TracedEvaluation:
     """Play episodes with a trained model and trace every decision.
 
-    The episodes are those of an evaluation with the same seed; the logits differ in the last bits.
+    The episodes are those of an evaluation with the same seed and without a cache, which knows no attention weights and
+    no other target returns; the logits differ in the last bits.
 
     Args:
         run_directory: Run directory or checkpoint.
@@ -70,7 +71,10 @@ def trace_episodes(
     if play.max_steps < model.config.context_length:
         raise InputError(f"`max_steps` must be at least {model.config.context_length}, the model's context length")
     target_returns, played_index = _traced_target_returns(model, return_multiple, return_percentile, target_return)
-    play = dataclasses.replace(play, protocol=play.protocol.resolved(dataset))
+    if play.protocol.cache == "on":
+        raise InputError("`cache` must be 'auto' or 'off': attention weights are traced without a cache")
+    protocol = dataclasses.replace(play.protocol, cache="off").resolved(dataset, model.config)
+    play = dataclasses.replace(play, protocol=protocol)
     policy = TracingPolicy(
         DecisionTransformerPolicy(model, play.episodes, play.protocol, play.sampling, keep_last_step=True),
         model.config.conditioning,
@@ -94,7 +98,9 @@ def trace_episodes(
             columns = (np.stack(values) for values in zip(*steps, strict=True))
             screens_and_scores = screens(env.game, environment, int(emulator_seed), episode.actions)
             traces.append(EpisodeTrace(*[*columns, *_to_palette(screens_and_scores)]))
-    overrides = _describe_overrides(play.protocol, EvaluationProtocol())
+    if not model.config.cacheable:
+        protocol = dataclasses.replace(protocol, cache="auto")  # not worth a mention
+    overrides = _describe_overrides(protocol, EvaluationProtocol())
     overrides += _describe_overrides(play.sampling, Sampling())
     return TracedEvaluation(
         model,
@@ -162,24 +168,29 @@ class TracingPolicy:
         actions = self._policy.act(env_indices, states, rewards)
         step = self._policy.last_step
         assert step is not None
-        positions = query_positions(torch.from_numpy(step.num_steps).to(step.logits.device), self._conditioning)
+        inputs = step.forward_pass
+        assert inputs.attentions is not None
+        positions = query_positions(torch.from_numpy(step.num_steps).to(inputs.logits.device), self._conditioning)
         attention, rollout = (
             by_step_and_token_type(weights.cpu().numpy(), self._conditioning)
-            for weights in (attention_from(step.attentions, positions), attention_rollout(step.attentions, positions))
+            for weights in (
+                attention_from(inputs.attentions, positions),
+                attention_rollout(inputs.attentions, positions),
+            )
         )
         probabilities = step.probabilities[:, None]
         if len(self._other_shifts):
             others = self._policy.probabilities_under(env_indices, self._other_shifts)
             probabilities = np.insert(others, self._played_index, step.probabilities, axis=1)
-        context_actions = np.pad(step.actions.cpu().numpy(), [(0, 0), (0, 1)])
+        context_actions = np.pad(inputs.actions.cpu().numpy(), [(0, 0), (0, 1)])
         context_actions[np.arange(len(env_indices)), step.num_steps - 1] = actions
         columns: list[npt.NDArray[Any]] = [  # the fields of `StepTrace`
             states.copy(),
             actions,
             step.num_steps,
             context_actions,
-            step.returns_to_go.cpu().numpy(),
-            step.timesteps.cpu().numpy(),
+            inputs.returns_to_go.cpu().numpy(),
+            inputs.timesteps.cpu().numpy(),
             attention,
             rollout,
             probabilities,

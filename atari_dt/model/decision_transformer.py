@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atari_dt.config import ModelConfig
+from atari_dt.model.key_value_cache import KeyValueCache
 from atari_dt.model.pretrained import PretrainedModel
 from atari_dt.model.state_encoder import StateEncoder
-from atari_dt.model.transformer import Dropout, Transformer, init_weights
+from atari_dt.model.transformer import Dropout, Transformer, init_weights, select
 
 
 class DecisionTransformerOutput(NamedTuple):
@@ -116,8 +117,13 @@ class DecisionTransformer(PretrainedModel):
         targets: Tensor | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        selected_steps: Tensor | None = None,
     ) -> DecisionTransformerOutput:
-        """Run `forward` on state tokens ``[B, K, D]`` from `encode_states` instead of states."""
+        """Run `forward` on state tokens ``[B, K, D]`` from `encode_states` instead of states.
+
+        With ``selected_steps``, int64 ``[B]``, logits are those of one step of each context, ``[B, 1, num_actions]``.
+        This is faster than to select among the logits of all steps, and gives the same bits.
+        """
         steps = state_tokens.shape[1]
         action_tokens = torch.tanh(self.action_embedding(actions))
         if actions.shape[1] == steps - 1:  # pad for the rearrangement; the padding is removed below
@@ -126,7 +132,7 @@ class DecisionTransformer(PretrainedModel):
         if self.config.conditioning == "return":
             if returns_to_go is None:
                 raise ValueError("a return-conditioned model needs returns_to_go")
-            tokens_by_type.insert(0, torch.tanh(self.return_embedding(returns_to_go.float().unsqueeze(-1))))
+            tokens_by_type.insert(0, self._embed_returns(returns_to_go))
         dtype = torch.promote_types(state_tokens.dtype, action_tokens.dtype)
         tokens = rearrange([each.to(dtype) for each in tokens_by_type], "n b k d -> b (k n) d")
         tokens = tokens[:, : len(tokens_by_type) * steps - (steps - actions.shape[1])]
@@ -135,9 +141,9 @@ class DecisionTransformer(PretrainedModel):
         state_positions = slice(len(tokens_by_type) - 2, None, len(tokens_by_type))
         if output_attentions or output_hidden_states:
             x, hidden_states, attentions = self.transformer(x, output_attentions=output_attentions)
-            x = x[:, state_positions]
+            x = select(x[:, state_positions], selected_steps)
         else:
-            x, hidden_states, attentions = self.transformer(x, state_positions)
+            x, hidden_states, attentions = self.transformer(x, state_positions, selection=selected_steps)
         action_logits = self.head(x).float()
 
         loss = None
@@ -151,6 +157,43 @@ class DecisionTransformer(PretrainedModel):
             tuple(hidden_states) if output_hidden_states else None,
             tuple(attentions) if output_attentions else None,
         )
+
+    def extend(
+        self,
+        cache: KeyValueCache,
+        rows: Tensor,
+        steps: Tensor,
+        previous_actions: Tensor,
+        returns_to_go: Tensor,
+        state_tokens: Tensor,
+    ) -> Tensor:
+        """Predict the action of a new step of M episodes, from its tokens and the cached ones, which it joins.
+
+        In the first K steps of an episode, the logits are those of `predict`. Later, the cached keys and values still
+        know steps that a context of K steps no longer contains. The config must be cacheable.
+
+        Args:
+            cache: Keys and values of the earlier steps.
+            rows: Indices of the episodes in the cache, int64 ``[M]``.
+            steps: Number of earlier steps of each episode, int64 ``[P]``; P may exceed M. Rows after M are padding.
+            previous_actions: Actions of the step before, int64 ``[P]``; without effect in the first step.
+            returns_to_go: float ``[P]``, in the dataset's reward units; ignored by behavior cloning.
+            state_tokens: Tokens ``[P, D]`` from `encode_states`.
+
+        Returns:
+            Action logits, float32 ``[M, num_actions]``.
+        """
+        tokens = [torch.tanh(self.action_embedding(previous_actions)), state_tokens]
+        if self.config.conditioning == "return":
+            tokens.insert(1, self._embed_returns(returns_to_go))
+        new_tokens = cache.new_tokens(rows, steps[: len(rows)])
+        positions = len(tokens) * steps[:, None] + torch.arange(-1, len(tokens) - 1, device=steps.device)
+        x = self.transformer.extend(torch.stack(tokens, dim=1), positions, new_tokens)
+        return self.head(x)[: len(rows), 0].float()
+
+    def _embed_returns(self, returns_to_go: Tensor) -> Tensor:
+        """Return the tokens ``[..., D]`` of returns-to-go ``[...]``."""
+        return torch.tanh(self.return_embedding(returns_to_go.float().unsqueeze(-1)))
 
     def _add_encodings(self, tokens: Tensor, timesteps: Tensor, tokens_per_step: int) -> Tensor:
         """Add the embeddings of position and timestep that the config has.

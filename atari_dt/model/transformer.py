@@ -12,6 +12,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from atari_dt.model.key_value_cache import NewTokens
+
 ALL_POSITIONS = slice(None)
 
 
@@ -62,6 +64,7 @@ class CausalSelfAttention(nn.Module):
         query_positions: slice = ALL_POSITIONS,
         output_attention: bool = False,
         rotation: Tensor | None = None,
+        selection: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Compute attention from some tokens to all tokens.
 
@@ -70,19 +73,13 @@ class CausalSelfAttention(nn.Module):
             query_positions: Positions of the Q tokens to compute; all by default.
             output_attention: Whether to return the attention weights.
             rotation: Rotation of queries and keys, from `rotation_table`; None without rotary position encoding.
+            selection: As in `select`.
 
         Returns:
             ``(y, attention)``: ``[B, Q, D]``, and attention weights ``[B, heads, Q, T]``, whose rows sum to 1, or None.
         """
-        num_tokens, dim = x.shape[1:]
-        weight, bias = self.qkv.weight, self.qkv.bias
-        query = F.linear(x[:, query_positions], weight[:dim], bias[:dim])
-        query = rearrange(query, "b q (h d) -> b q h d", h=self.num_heads)
-        key_value = F.linear(x, weight[dim:], bias[dim:])
-        key, value = rearrange(key_value, "b t (n h d) -> n b t h d", n=2, h=self.num_heads).unbind(0)
-        if rotation is not None:
-            query, key = rotate(query, rotation[query_positions]), rotate(key, rotation)
-        query, key, value = (heads.transpose(1, 2) for heads in (query, key, value))
+        num_tokens = x.shape[1]
+        query, key, value = (heads.transpose(1, 2) for heads in self._project(x, query_positions, rotation))
         attention = None
         # For short sequences on a CPU, the backward pass of the fused kernel is slower than that of this code.
         if output_attention or (torch.is_grad_enabled() and not x.is_cuda):
@@ -102,7 +99,41 @@ class CausalSelfAttention(nn.Module):
             else:
                 past = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=x.device).tril()[query_positions]
                 y = F.scaled_dot_product_attention(query, key, value, past, dropout)
-        return self.projection(rearrange(y, "b h q d -> b q (h d)")), attention if output_attention else None
+        y = select(rearrange(y, "b h q d -> b q (h d)"), selection)
+        return self.projection(y), attention if output_attention else None
+
+    def extend(self, x: Tensor, layer: int, new_tokens: NewTokens, query_positions: slice, rotation: Tensor) -> Tensor:
+        """Compute attention from new tokens to cached tokens, which the new ones join.
+
+        Args:
+            x: New tokens ``[P, T, D]`` of M episodes. Rows after M are padding for the linear layers.
+            layer: Index of the layer in the cache.
+            new_tokens: Place of the new tokens in the cache.
+            query_positions: Positions in ``x`` of the Q tokens to compute.
+            rotation: Rotation of the new tokens, from `rotation_table`.
+
+        Returns:
+            ``[P, Q, D]``.
+        """
+        num_episodes = len(new_tokens.rows)
+        query, key, value = (heads[:num_episodes] for heads in self._project(x, query_positions, rotation))
+        keys, values = new_tokens.store(layer, key, value)
+        query, keys, values = (heads.transpose(1, 2) for heads in (query, keys, values))
+        y = F.scaled_dot_product_attention(query, keys, values, new_tokens.bias[:, :, query_positions])
+        y = rearrange(y, "b h q d -> b q (h d)")
+        return self.projection(F.pad(y, (0, 0, 0, 0, 0, len(x) - num_episodes)))
+
+    def _project(self, x: Tensor, query_positions: slice, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries ``[B, Q, heads, head_dim]``, and keys and values ``[B, T, heads, head_dim]``."""
+        dim = x.shape[-1]
+        weight, bias = self.qkv.weight, self.qkv.bias
+        query = F.linear(x[:, query_positions], weight[:dim], bias[:dim])
+        query = rearrange(query, "b q (h d) -> b q h d", h=self.num_heads)
+        key_value = F.linear(x, weight[dim:], bias[dim:])
+        key, value = rearrange(key_value, "b t (n h d) -> n b t h d", n=2, h=self.num_heads).unbind(0)
+        if rotation is not None:
+            query, key = rotate(query, rotation[..., query_positions, :, :, :]), rotate(key, rotation)
+        return query, key, value
 
 
 class Block(nn.Module):
@@ -129,6 +160,7 @@ class Block(nn.Module):
         query_positions: slice = ALL_POSITIONS,
         output_attention: bool = False,
         rotation: Tensor | None = None,
+        selection: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Transform the tokens at some positions.
 
@@ -137,14 +169,24 @@ class Block(nn.Module):
             query_positions: Positions of the Q tokens to compute; all by default.
             output_attention: Whether to return the attention weights.
             rotation: Rotation of queries and keys, from `rotation_table`; None without rotary position encoding.
+            selection: As in `select`.
 
         Returns:
             ``(tokens, attention)``: ``[B, Q, D]``, and attention weights ``[B, heads, Q, T]`` or None.
         """
-        y, attention = self.attention(self.attention_norm(x), query_positions, output_attention, rotation)
-        x = x[:, query_positions] + self.residual_dropout(y)
+        y, attention = self.attention(self.attention_norm(x), query_positions, output_attention, rotation, selection)
+        return self._add_branches(select(x[:, query_positions], selection), y), attention
+
+    def extend(self, x: Tensor, layer: int, new_tokens: NewTokens, query_positions: slice, rotation: Tensor) -> Tensor:
+        """Transform new tokens; arguments and result are those of `CausalSelfAttention.extend`."""
+        y = self.attention.extend(self.attention_norm(x), layer, new_tokens, query_positions, rotation)
+        return self._add_branches(x[:, query_positions], y)
+
+    def _add_branches(self, x: Tensor, y: Tensor) -> Tensor:
+        """Add the output of the attention and that of the perceptron to tokens."""
+        x = x + self.residual_dropout(y)
         y = self.contract(F.gelu(self.expand(self.mlp_norm(x))))
-        return x + self.residual_dropout(y), attention
+        return x + self.residual_dropout(y)
 
 
 class Transformer(nn.Module):
@@ -167,7 +209,11 @@ class Transformer(nn.Module):
         self.apply(init_weights)
 
     def forward(
-        self, x: Tensor, query_positions: slice = ALL_POSITIONS, output_attentions: bool = False
+        self,
+        x: Tensor,
+        query_positions: slice = ALL_POSITIONS,
+        output_attentions: bool = False,
+        selection: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Transform tokens. The last block computes only the tokens at ``query_positions``.
 
@@ -175,6 +221,7 @@ class Transformer(nn.Module):
             x: Tokens ``[B, T, D]``.
             query_positions: Positions of the Q tokens to return; all by default.
             output_attentions: Whether to return the attention weights.
+            selection: As in `select`; only the selected tokens pass through the perceptron of the last block.
 
         Returns:
             ``(tokens, hidden_states, attentions)``: normalized tokens ``[B, Q, D]``; the inputs ``[B, T, D]`` of all
@@ -186,12 +233,43 @@ class Transformer(nn.Module):
         if self.rotary:
             rotation = rotation_table(torch.arange(x.shape[1], device=x.device), self.head_dim, x.dtype)
         for block in self.blocks:
-            is_last = block is self.blocks[-1]
-            x, attention = block(x, query_positions if is_last else ALL_POSITIONS, output_attentions, rotation)
+            last = (query_positions, selection) if block is self.blocks[-1] else (ALL_POSITIONS, None)
+            x, attention = block(x, last[0], output_attentions, rotation, last[1])
             hidden_states.append(x)
             if attention is not None:
                 attentions.append(attention)
         return self.norm(x), hidden_states, attentions
+
+    def extend(self, x: Tensor, positions: Tensor, new_tokens: NewTokens) -> Tensor:
+        """Transform the last of the new tokens of each episode.
+
+        Args:
+            x: New tokens ``[P, T, D]`` of M episodes. Rows after M are padding for the linear layers.
+            positions: Position of each token in its episode, int64 ``[P, T]``.
+            new_tokens: Place of the tokens in the cache.
+
+        Returns:
+            Normalized tokens ``[P, 1, D]``.
+        """
+        rotation = rotation_table(positions, self.head_dim, x.dtype)
+        for layer, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            query_positions = slice(-1, None) if block is self.blocks[-1] else ALL_POSITIONS
+            x = block.extend(x, layer, new_tokens, query_positions, rotation)
+        return self.norm(x)
+
+
+def select(x: Tensor, selection: Tensor | None) -> Tensor:
+    """Select a token of each context.
+
+    Args:
+        x: Tokens ``[B, Q, D]``.
+        selection: Index of one of the Q tokens of each context, int64 ``[B]``; None for all tokens.
+
+    Returns:
+        Tokens ``[B, 1, D]``, or ``x`` itself.
+    """
+    return x if selection is None else x[torch.arange(len(x), device=x.device), selection][:, None]
 
 
 def rotation_table(positions: Tensor, head_dim: int, dtype: torch.dtype) -> Tensor:

@@ -19,7 +19,7 @@ import tyro
 from benchmark_tools import check_original, describe_machine, median_and_range
 
 from atari_dt.command_line import run
-from atari_dt.config import ModelConfig
+from atari_dt.config import ModelConfig, TrainingConfig
 from replay_data import InputError
 from replay_data.storage.atomic import atomic_write
 from replay_data.storage.paths import check_writable
@@ -31,10 +31,12 @@ def main(
     num_envs: tuple[int, ...] = (1, 10, 32),
     episodes_per_env: int = 3,
     context_length: int = 30,
+    num_layers: int = 6,
     rounds: int = 2,
     max_steps: int = 27_000,
     device: str = "auto",
     attention: bool = False,
+    fast: bool = False,
     original: Path | None = None,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
 ) -> None:
@@ -47,18 +49,22 @@ def main(
         num_envs: Numbers of environments to measure.
         episodes_per_env: Number of episodes in a round, per environment.
         context_length: Number of steps of a context.
+        num_layers: Number of transformer blocks; 6 beside the original code.
         rounds: Number of rounds.
         max_steps: Number of steps after which an episode is truncated; the original code has no such limit.
         device: Device of the network.
         attention: Whether to measure also with attention weights, and with attention weights and the policy under 8
             other target returns, as in scripts/visualize_attention.py.
+        fast: Whether to measure also the network of the fast recipe, with cached keys and values and without.
         original: Checkout of github.com/kzl/decision-transformer, whose evaluation loop, environment and network (with
             the same weights) play ten episodes per round, in one environment on a CPU.
         json_file: File to write the figures to.
     """
     check_original(original, "run_dt_atari.py")
-    if min(*num_envs, episodes_per_env, context_length, rounds) < 1:
+    if min(*num_envs, episodes_per_env, context_length, num_layers, rounds) < 1:
         raise InputError("all sizes must be at least 1")
+    if original is not None and num_layers != 6:
+        raise InputError(f"`num_layers` must be 6 beside the original code, not {num_layers}")
     if json_file:
         check_writable(json_file)
     from evaluation_contestants import MAX_TIMESTEP, play, play_original, save_weights
@@ -67,9 +73,11 @@ def main(
     from atari_dt.games.catalogue import find_game
     from atari_dt.hardware import find_device, keep_freed_memory, translate_out_of_memory
     from atari_dt.model import DecisionTransformer
+    from atari_dt.recipes import apply_recipe
 
     played_game, torch_device = find_game(game), find_device(device)
     num_actions = len(action_meanings(played_game))
+    config = ModelConfig(context_length=context_length, num_layers=num_layers)
     contestants: dict[str, Callable[[], dict[str, float]]] = {}
     with ExitStack() as stack:
         if original is not None:
@@ -83,15 +91,21 @@ def main(
             contestants["original"] = lambda: pool.submit(play_original, *original_arguments).result()
             model = DecisionTransformer.from_original_checkpoint(weights)
         else:
-            model = DecisionTransformer(ModelConfig(context_length=context_length), num_actions, MAX_TIMESTEP)
+            model = DecisionTransformer(config, num_actions, MAX_TIMESTEP)
         if torch_device.type == "cpu":
             keep_freed_memory()
+        model = model.to(torch_device).eval()
+        fast_config, _ = apply_recipe("fast", config, TrainingConfig())
+        fast_model = DecisionTransformer(fast_config, num_actions, MAX_TIMESTEP).to(torch_device).eval()
         for count in num_envs:
-            arguments = model.to(torch_device).eval(), played_game, count, episodes_per_env, max_steps
-            contestants[str(count)] = partial(play, *arguments)
+            arguments = played_game, count, episodes_per_env, max_steps
+            contestants[str(count)] = partial(play, model, *arguments)
             if attention:
-                contestants[f"{count}, attention"] = partial(play, *arguments, num_target_returns=1)
-                contestants[f"{count}, 8 targets"] = partial(play, *arguments, num_target_returns=9)
+                contestants[f"{count}, attention"] = partial(play, model, *arguments, num_target_returns=1)
+                contestants[f"{count}, 8 targets"] = partial(play, model, *arguments, num_target_returns=9)
+            if fast:
+                contestants[f"{count}, fast"] = partial(play, fast_model, *arguments)
+                contestants[f"{count}, cached"] = partial(play, fast_model, *arguments, cache=True)
         with translate_out_of_memory(torch_device, "`num_envs`"):
             results = [{name: contestant() for name, contestant in contestants.items()} for _ in range(rounds)]
 
@@ -116,6 +130,7 @@ def main(
         content = {
             "game": played_game.name,
             "context_length": context_length,
+            "num_layers": num_layers,
             **describe_machine(torch_device),
             "figures": figures,
         }

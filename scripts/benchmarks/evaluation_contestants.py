@@ -23,6 +23,8 @@ from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.vector_env import AleVectorEnv
 from atari_dt.evaluation import DecisionTransformerPolicy, evaluate_policy
 from atari_dt.evaluation.policy import Policy
+from atari_dt.evaluation.predictors import WindowPredictor
+from atari_dt.evaluation.protocol import EvaluationProtocol
 from atari_dt.games.catalogue import Game
 from atari_dt.hardware import synchronize
 from atari_dt.interpretation.tracing import TracingPolicy
@@ -39,11 +41,12 @@ def play(
     episodes_per_env: int,
     max_steps: int,
     num_target_returns: int = 0,
+    cache: bool = False,
 ) -> dict[str, float]:
     """Play episodes; return steps/s and the shares of time in the emulator, the encoder and the transformer.
 
     If ``num_target_returns`` is positive, also trace the attention weights and the policy under that many target
-    returns.
+    returns. With ``cache``, keep keys and values of earlier steps.
     """
     device = next(model.parameters()).device
     seconds = dict.fromkeys(("emulator", "encoder", "transformer"), 0.0)
@@ -61,7 +64,9 @@ def play(
 
     env = AleVectorEnv(game, num_envs, EnvironmentConfig.with_max_steps(max_steps))
     model.dataset = DatasetInfo(game.name, tuple(env.action_meanings), True, 0.25, TARGET_RETURN)
-    policy = DecisionTransformerPolicy(model, num_envs, keep_last_step=num_target_returns > 0)
+    protocol = EvaluationProtocol(cache="on" if cache else "off")
+    policy = DecisionTransformerPolicy(model, num_envs, protocol, keep_last_step=num_target_returns > 0)
+    predictor = policy._predictor
     evaluated_policy: Policy = policy
     if num_target_returns:
         shifts = np.arange(num_target_returns, dtype=np.float32)
@@ -71,7 +76,7 @@ def play(
         (env, "restart", "emulator"),
         (env, "step", "emulator"),
         (policy, "_encode", "encoder"),
-        (policy, "_predict", "transformer"),
+        (predictor, "_run" if isinstance(predictor, WindowPredictor) else "predict", "transformer"),
     ):
         setattr(owner, method, timed(part, getattr(owner, method)))
     start = time.perf_counter()

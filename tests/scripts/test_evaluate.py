@@ -87,6 +87,7 @@ def test_the_original_protocol_and_a_rom_file_play(
         "window_timestep": "current",
         "reward_units": "raw",
         "integer_returns": True,
+        "cache": "off",
     }
     assert not list((tmp_path / "out").glob("*.mp4"))
 

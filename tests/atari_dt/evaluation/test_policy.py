@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from atari_dt.config import ModelConfig
 from atari_dt.evaluation.policy import DecisionTransformerPolicy
+from atari_dt.evaluation.predictors import WindowPredictor
 from atari_dt.evaluation.protocol import PROTOCOLS, EvaluationProtocol
 from atari_dt.evaluation.sampling import Sampling
 from atari_dt.model.decision_transformer import DecisionTransformer
@@ -49,24 +50,25 @@ def test_rolling_context_equals_a_forward_pass_from_scratch(
     logits: list[Tensor] = []
     num_encoder_calls = 0
     predict, encode_states = model.predict, model.encode_states
+    policy = DecisionTransformerPolicy(model, 3, protocol)
+    assert isinstance(policy._predictor, WindowPredictor)
+    add_step = policy._predictor.predict
 
     def count_encoder_calls(states: Tensor) -> Tensor:
         nonlocal num_encoder_calls
         num_encoder_calls += 1
         return encode_states(states)
 
-    def keep_logits(*args: Any, **options: Any) -> Any:
-        output = predict(*args, **options)
-        logits.append(output.action_logits)
-        return output
+    def keep_logits(*args: Any) -> Tensor:
+        logits.append(add_step(*args))
+        return logits[-1]
 
-    monkeypatch.setattr(model, "predict", keep_logits)
+    monkeypatch.setattr(policy._predictor, "predict", keep_logits)
     monkeypatch.setattr(model, "encode_states", count_encoder_calls)
     for parameter in model.state_encoder.parameters():
         nn.init.normal_(parameter, std=0.03)  # with weights of 0.3, rounding errors are as large as the effect tested
     if conditioning == "return":
         nn.init.normal_(model.return_embedding.weight, std=0.03)  # keeps the tanh away from saturation
-    policy = DecisionTransformerPolicy(model, 3, protocol)
     policy.start(np.arange(3), np.array([30.5, 20, -10.5], dtype=np.float32), np.array([1, 2, 3]))
     starts, targets, chosen = [0, 0, 0], [30.5, 20.0, -10.5], []
     for t in range(num_steps):
@@ -92,7 +94,7 @@ def test_rolling_context_equals_a_forward_pass_from_scratch(
                     torch.tensor([returns]),
                     torch.tensor([timesteps]),
                 ).action_logits[0, -1]
-            assert torch.allclose(logits[-1][env_index, len(window) - 1], expected, atol=1e-5)
+            assert torch.allclose(logits[-1][env_index], expected, atol=1e-5)
     assert num_encoder_calls == len(logits) == num_steps  # one call for all environments in each step
 
 
@@ -145,22 +147,31 @@ def test_actions_are_drawn_with_the_probabilities_of_the_model() -> None:
     assert np.abs(counts / draws - expected).max() < 4 * 0.5 / draws**0.5
 
 
+@pytest.mark.parametrize("cache", ["off", "on"])
 @pytest.mark.parametrize("config", [ModelConfig(1), ModelConfig(10, 3), ModelConfig(30)], ids=["K1", "K10", "K30"])
-def test_logits_are_the_same_bits_for_any_number_of_environments(config: ModelConfig) -> None:
+def test_logits_are_the_same_bits_for_any_number_of_environments(
+    config: ModelConfig, cache: Literal["off", "on"], monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(1)
+    if cache == "on":
+        config = dataclasses.replace(config, position_encoding="rotary", timestep_encoding="none")
     model = DecisionTransformer(config, 4, 100).eval()
     model.dataset = DATASET
     rng = np.random.default_rng(0)
     states = rng.integers(0, 256, (3, 33, 4, 84, 84), dtype=np.uint8)
-    logits: dict[int, Any] = {}
-    for num_envs in (1, 2, 3, 5, 10, 11, 16, 33):
+    logits: dict[int, Tensor] = {}
+    for num_envs in (1, 2, 3, 5, 10, 11, 12, 16, 33):
         all_envs, rewards = np.arange(num_envs), np.zeros(num_envs, np.float32)
-        policy = DecisionTransformerPolicy(model, num_envs)
+        policy = DecisionTransformerPolicy(model, num_envs, EvaluationProtocol(cache=cache))
+        add_step = policy._predictor.predict
+
+        def keep_logits(*args: Any, num_envs: int = num_envs, add_step: Any = add_step) -> Tensor:
+            logits[num_envs] = add_step(*args)
+            return logits[num_envs]
+
+        monkeypatch.setattr(policy._predictor, "predict", keep_logits)
         policy.start(all_envs, np.full(num_envs, 30, np.float32), all_envs)
         for state in states:
             policy.act(all_envs, state[:num_envs], rewards)
-        with torch.inference_mode():
-            newest_steps = torch.full((num_envs,), min(3, config.context_length) - 1)
-            logits[num_envs] = policy._predict(torch.arange(num_envs), newest_steps)[0].numpy()
     for num_envs, values in logits.items():
-        assert np.array_equal(values, logits[33][:num_envs]), num_envs
+        assert torch.equal(values, logits[33][:num_envs]), num_envs
