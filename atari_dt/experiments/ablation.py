@@ -18,7 +18,7 @@ def ablation_runs(base: RunConfig, context_lengths: Sequence[int], seeds: Sequen
     """Return a run for every context length and seed, by name.
 
     With `TrainingConfig.max_updates`, all runs make the same number of updates (see `schedule_for_max_updates`), and
-    warm up for as many updates as ``base``. Otherwise the schedule is the paper's, counted in tokens.
+    warm up for as many updates as ``base``. Otherwise the schedule is that of ``base``.
 
     Args:
         base: Settings that the runs share.
