@@ -70,10 +70,9 @@ def test_encoder_of_the_fast_recipe_equals_its_definition(as_float: bool) -> Non
     """Differences of frames, fewer channels, and a norm before each ReLU and in place of the tanh."""
     config = ModelConfig(embed_dim=16, encoder_channels=(3, 5, 7), encoder_norm=True, frame_differences=True)
     encoder = StateEncoder(config)
-    for norm in encoder.norms:
-        nn.init.normal_(norm.weight)
-        nn.init.normal_(norm.bias)
-    norms = [ChannelNorm(norm) for norm in encoder.norms[:3]]
+    for parameter in encoder.norms.parameters():
+        nn.init.normal_(parameter)
+    norms = [ChannelNorm(norm) for norm in encoder.norms if isinstance(norm, nn.LayerNorm)]
     plain = nn.Sequential(
         *(encoder.conv1, norms[0], nn.ReLU()),
         *(encoder.conv2, norms[1], nn.ReLU()),
