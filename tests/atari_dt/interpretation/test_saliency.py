@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.interpretation.saliency import gradient_times_input, occlusion, sum_by_cell, sum_by_frame
 from atari_dt.model.decision_transformer import DecisionTransformer
+from atari_dt.recipes import RecipeName, apply_recipe
 from atari_dt.training.batches import ContextBatch
 from replay_data import InputError
 from tests.atari_dt.interpretation.test_attention import planted_model
@@ -38,11 +40,12 @@ def last_logit(model: DecisionTransformer, batch: ContextBatch, context: int, st
     return float(output.action_logits[0, -1, batch.actions[context, num_steps - 1]])
 
 
-def random_encoder_model() -> DecisionTransformer:
-    """Return a small model whose encoder has weights that are large enough for the pixels to matter."""
-    model = small_model()
-    for parameter in model.state_encoder.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
+def random_model(recipe: RecipeName) -> DecisionTransformer:
+    """Return a small model whose weights are large enough for the pixels to matter."""
+    config, _ = apply_recipe(recipe, ModelConfig(5, 2, 2, 16), TrainingConfig())
+    model = DecisionTransformer(config, num_actions=4, max_timestep=8).eval()
+    for name, parameter in model.named_parameters():
+        torch.nn.init.normal_(parameter, std=0.05 if name.startswith("state_encoder") and "norm" not in name else 0.3)
     return model
 
 
@@ -84,8 +87,9 @@ def test_saliency_finds_the_planted_pixel(data: Any, conditioning: Any) -> None:
     assert sum_by_cell(frames, 14).nonzero().tolist() == [[0, step + frame, y // 6, x // 6]]
 
 
-def test_gradient_matches_finite_differences() -> None:
-    model = random_encoder_model()
+@pytest.mark.parametrize("recipe", get_args(RecipeName))
+def test_gradient_matches_finite_differences(recipe: RecipeName) -> None:
+    model = random_model(recipe)
     batch = contexts([5, 2], 5)
     saliency = gradient_times_input(model, batch)
     assert saliency.shape == (2, 5, 4, 84, 84)
@@ -101,9 +105,9 @@ def test_gradient_matches_finite_differences() -> None:
             assert saliency[context][pixel] == pytest.approx(float(states[pixel]) * (above - below) / 4, rel=0.05)
 
 
-@pytest.mark.parametrize("batch_size", [7, 1000])
-def test_occlusion_matches_covering_each_patch(batch_size: int) -> None:
-    model = random_encoder_model()
+@pytest.mark.parametrize(("batch_size", "recipe"), [(7, "paper"), (1000, "paper"), (7, "fast")])
+def test_occlusion_matches_covering_each_patch(batch_size: int, recipe: RecipeName) -> None:
+    model = random_model(recipe)
     batch = contexts([3, 1], 3)
     batch.states[:, :, :, :30] = 77  # the most frequent gray level of every frame
     drops = occlusion(model, batch, patch=42, batch_size=batch_size)

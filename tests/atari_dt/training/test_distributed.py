@@ -21,14 +21,17 @@ from atari_dt.command_line import RankError, run
 from atari_dt.config import TrainingConfig
 from atari_dt.model import DecisionTransformer
 from atari_dt.model.pretrained import latest_checkpoint
+from atari_dt.recipes import RecipeName, apply_recipe
 from atari_dt.training import distributed, read_metrics, train
 from atari_dt.training.distributed import ProcessLostError, process_group
 from replay_data import InputError, TrajectoryStore, hold_out
 from tests.atari_dt.training.processes import DROPOUT, INPUT_ERROR, SMALL, STOPPED, join, start_group
 
 
-@pytest.mark.parametrize("batch_size", [50, 37])
-def test_two_processes_train_as_one(readable_store: TrajectoryStore, tmp_path: Path, batch_size: int) -> None:
+@pytest.mark.parametrize(("batch_size", "recipe"), [(50, "paper"), (37, "fast")])
+def test_two_processes_train_as_one(
+    readable_store: TrajectoryStore, tmp_path: Path, batch_size: int, recipe: RecipeName
+) -> None:
     """Losses, learning rates and weights are equal, and the processes share the windows of each epoch.
 
     With a batch size of 37, the last batch of an epoch of 150 windows has two contexts, one per process.
@@ -42,8 +45,9 @@ def test_two_processes_train_as_one(readable_store: TrajectoryStore, tmp_path: P
         precision="fp32",
         validation_fraction=0.2,
     )
-    processes = start_group(readable_store, tmp_path / "both", config)
-    alone = train(readable_store, tmp_path / "alone", SMALL, config, show_progress=False)
+    model_config, config = apply_recipe(recipe, SMALL, config)
+    processes = start_group(readable_store, tmp_path / "both", config, model_config)
+    alone = train(readable_store, tmp_path / "alone", model_config, config, show_progress=False)
     assert join(processes) == [0, 0]
     lines, expected_lines = read_metrics(tmp_path / "both"), read_metrics(tmp_path / "alone")
     assert len(lines) == len(expected_lines) == 20
@@ -83,12 +87,13 @@ def test_a_batch_smaller_than_the_group_trains_as_in_one_process(
 
 
 def test_two_processes_resume_bit_for_bit(readable_store: TrajectoryStore, tmp_path: Path) -> None:
-    """Each process has its own dropout."""
+    """Each process has its own dropout. The recipe is the fast one, whose schedule depends on the whole run."""
     config = TrainingConfig(epochs=2, batch_size=50, log_every=1, precision="fp32", checkpoint_every=2)
-    groups = [start_group(readable_store, tmp_path / run, config, DROPOUT) for run in ("once", "resumed")]
+    model_config, config = apply_recipe("fast", DROPOUT, config)
+    groups = [start_group(readable_store, tmp_path / run, config, model_config) for run in ("once", "resumed")]
     assert [join(group) for group in groups] == [[0, 0], [0, 0]]
     shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "update-00000008")
-    assert join(start_group(readable_store, tmp_path / "resumed", config, DROPOUT)) == [0, 0]
+    assert join(start_group(readable_store, tmp_path / "resumed", config, model_config)) == [0, 0]
     once, resumed = (
         DecisionTransformer.from_pretrained(tmp_path / run / "checkpoints" / "update-00000008").state_dict()
         for run in ("once", "resumed")

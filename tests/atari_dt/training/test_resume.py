@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from atari_dt.config import TrainingConfig
 from atari_dt.model import DecisionTransformer
 from atari_dt.model.pretrained import latest_checkpoint
+from atari_dt.recipes import apply_recipe
 from atari_dt.training import MetricsLine, TrainingStopped, read_metrics, train
 from atari_dt.training.metrics import MetricsLogger
 from replay_data import InputError, TrajectoryStore
@@ -65,6 +66,18 @@ def test_a_run_killed_at_any_moment_resumes_bit_for_bit(readable_store: Trajecto
     assert lines == expected
     names = sorted(path.name for path in (out / "checkpoints").iterdir())
     assert names == ["update-00000055", "update-00000065"]
+
+
+def test_the_fast_recipe_resumes_bit_for_bit(readable_store: TrajectoryStore, tmp_path: Path) -> None:
+    model_config, config = apply_recipe("fast", DROPOUT, dataclasses.replace(CONFIG, max_updates=22))
+    once = train(readable_store, tmp_path / "run", model_config, config, show_progress=False).state_dict()
+    lines = read_metrics(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "update-00000022")
+    resumed = train(readable_store, tmp_path / "run", model_config, config, resume=True, show_progress=False)
+    assert all(torch.equal(tensor, once[name]) for name, tensor in resumed.state_dict().items())
+    rates = [line.learning_rate for line in lines]
+    assert [line.learning_rate for line in read_metrics(tmp_path / "run")] == rates
+    assert max(rates) > 10 * rates[-1] * 0.9  # the cosine ends with the run
 
 
 def test_a_run_resumes_only_with_its_own_settings_and_data(readable_store: TrajectoryStore, tmp_path: Path) -> None:
