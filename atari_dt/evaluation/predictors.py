@@ -165,7 +165,7 @@ class WindowPredictor:
         if self._protocol.integer_returns:
             returns_to_go = returns_to_go.trunc()
         context = self._actions[rows, : self._context_length - 1], returns_to_go, self._timesteps[rows]
-        # One state token of each context is enough for the last block, if that leaves it enough of them.
+        # The last block needs one state token of each context, if that leaves it enough tokens.
         steps = pad_rows(newest_steps, self._min_envs) if num_rows >= MIN_STATES else None
         output = self._model.predict(
             self._state_tokens[rows], *context, output_attentions=output_attentions, selected_steps=steps
@@ -193,7 +193,6 @@ class CachePredictor:
     def __init__(self, model: DecisionTransformer, num_envs: int, protocol: EvaluationProtocol):
         self._model, self._protocol = model, protocol
         self._device = next(model.parameters()).device
-        self._min_envs = -(-_MIN_TOKENS // model.config.tokens_per_step)
         self._cache = KeyValueCache(model.config, num_envs, self._device)
         self._actions = torch.zeros(num_envs, dtype=torch.int64, device=self._device)
 
@@ -205,7 +204,7 @@ class CachePredictor:
             read_returns = read_returns.trunc()
         steps = torch.from_numpy(elapsed).to(self._device)
         inputs = steps, self._actions[rows], read_returns, state_tokens
-        return self._model.extend(self._cache, rows, *(pad_rows(each, self._min_envs) for each in inputs))
+        return self._model.extend(self._cache, rows, *(pad_rows(each, MIN_STATES) for each in inputs))
 
     def add_actions(self, env_indices: Ints, elapsed: Ints, actions: Ints) -> None:
         """Add the actions that were chosen in the step that was predicted last; see `Predictor.add_actions`."""
