@@ -103,41 +103,42 @@ def test_cached_logits_equal_those_of_a_pass_over_the_whole_episode(
     policy = DecisionTransformerPolicy(model, 3, protocol)
     assert isinstance(policy._predictor, CachePredictor)
     window = WindowPredictor(model, 3, protocol)
-    predict, all_logits, window_logits = policy._predictor.predict, [], []
+    predict, cached, windowed = policy._predictor.predict, [], []
 
     def keep_logits(*args: Any) -> Tensor:
-        all_logits.append(predict(*args))
-        window_logits.append(window.predict(*args))
-        return all_logits[-1]
+        cached.append(predict(*args))
+        windowed.append(window.predict(*args))
+        return cached[-1]
 
     monkeypatch.setattr(policy._predictor, "predict", keep_logits)
     policy.start(np.arange(3), np.array([30.5, 20, -10.5], dtype=np.float32), np.array([1, 2, 3]))
-    starts, targets, actions, returns = [0, 0, 0], [30.5, 20.0, -10.5], np.zeros((num_steps, 3), int), []
+    episodes = [
+        (0, 0, num_steps, 30.5),
+        (1, 0, restart_step, 20.0),
+        (1, restart_step, num_steps, 5.75),
+        (2, 0, 10, -10.5),
+    ]
+    shape, starts = (num_steps, 3), np.zeros(3, dtype=np.int64)
+    actions, returns, logits = np.zeros(shape, dtype=np.int64), np.zeros(shape), torch.zeros(2, *shape, 4)
     for t in range(num_steps):
         if t == restart_step:
             policy.start(np.array([1]), np.array([5.75], dtype=np.float32), np.array([9]))
-            starts[1], targets[1] = t, 5.75
+            starts[1] = t
         active = np.array([0, 1, 2] if t < 10 else [0, 1])
         actions[t, active] = policy.act(active, states[t, active], rewards[t, active])
-        window.add_actions(active, t - np.array(starts)[active], actions[t, active])
-        returns.append(policy.returns_to_go.copy())
-        for i, env_index in enumerate(active):
-            episode = slice(starts[env_index], t + 1)
-            received = rewards[episode, env_index][1:].astype(float)
-            if protocol.reward_units == "dataset":
-                received = received.clip(-1, 1)
-            returns_to_go = (targets[env_index] - np.concatenate([[0], received.cumsum()])).tolist()
-            assert returns[t][env_index] == returns_to_go[-1]
-            if protocol.integer_returns:
-                returns_to_go = [float(int(value)) for value in returns_to_go]
-            columns = states[episode, env_index], actions[episode, env_index].tolist(), returns_to_go
-            expected = whole_episode_logits(model, *columns)[-1]
-            assert (all_logits[t][i] - expected).abs().max() < 1e-5
-            difference = (all_logits[t][i] - window_logits[t][i]).abs().max()
-            if t - starts[env_index] < K:  # the first K steps are in both contexts
-                assert difference < 1e-5
-            else:  # deeper layers see further back
-                assert difference > 1e-4
+        window.add_actions(active, t - starts[active], actions[t, active])
+        returns[t], logits[:, t, active] = policy.returns_to_go, torch.stack([both[-1] for both in (cached, windowed)])
+    for env_index, start, end, target in episodes:
+        steps = slice(start, end), env_index
+        received = rewards[steps][1:].clip(-1, 1) if protocol.reward_units == "dataset" else rewards[steps][1:]
+        returns_to_go = target - np.concatenate([[0], received.cumsum()])
+        assert np.array_equal(returns[steps], returns_to_go)
+        read_returns = (np.trunc(returns_to_go) if protocol.integer_returns else returns_to_go).tolist()
+        expected = whole_episode_logits(model, states[steps], actions[steps].tolist(), read_returns)
+        assert (logits[0][steps] - expected).abs().max() < 1e-5
+        differences = (logits[0][steps] - logits[1][steps]).abs().amax(-1)
+        assert differences[:K].max() < 1e-5  # the first K steps are in both contexts
+        assert differences[K:].min() > 1e-5  # deeper layers see further back
 
 
 def test_keys_of_a_late_step_are_exact() -> None:
