@@ -55,7 +55,7 @@ def main(
         device: Device of the network.
         attention: Whether to measure also with attention weights, and with attention weights and the policy under 8
             other target returns, as in scripts/visualize_attention.py.
-        fast: Whether to measure also the network of the fast recipe, with cached keys and values and without.
+        fast: Whether to measure also the network of the fast recipe, without cached keys and values and with them.
         original: Checkout of github.com/kzl/decision-transformer, whose evaluation loop, environment and network (with
             the same weights) play ten episodes per round, in one environment on a CPU.
         json_file: File to write the figures to.

@@ -99,13 +99,14 @@ def test_the_evaluation_benchmark_writes_its_figures(tmp_path: Path) -> None:
         str(SCRIPTS / "benchmarks" / "benchmark_evaluation.py"),
         *options.split(),
         "--attention",
+        "--fast",
         "--json",
         str(file),
     ]
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert result.returncode == 0, result.stderr
     figures = json.loads(file.read_text())["figures"]
-    assert list(figures) == ["2", "2, attention", "2, 8 targets"]
+    assert list(figures) == ["2", "2, attention", "2, 8 targets", "2, fast", "2, cached"]
     for values in figures.values():
         assert values["steps_per_s"] > 0
         parts = [values[part] for part in ("emulator", "encoder", "transformer", "rest")]

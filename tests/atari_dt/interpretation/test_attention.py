@@ -349,6 +349,7 @@ def test_target_return_grid_is_centered_where_the_largest_return_is_negative(tmp
     ("conditioning", "options", "message"),
     [
         ("return", {"play": PlayConfig(max_steps=4)}, "`max_steps` must be at least 5"),
+        ("return", {"play": PlayConfig(EvaluationProtocol(cache="on"))}, "weights are traced without a cache"),
         ("return", {"target_return": math.nan}, "must be finite numbers .*, not nan"),
         ("return", {"target_return": 1e39}, "must be finite numbers .*, not 1e\\+39"),
         ("return", {"target_return": 3.0, "return_multiple": 1.0}, "set only one of"),
