@@ -45,6 +45,8 @@ class ModelConfig:
     """Dropout probability of embeddings, attention weights and residual branches."""
     conditioning: Conditioning = "return"
     """`return` for a Decision Transformer, `none` for behavior cloning: the same model without return tokens."""
+    limit_returns: bool = False
+    """Whether the model, while acting, reads returns-to-go below the smallest one of its training data as that one."""
     encoder_channels: tuple[int, int, int] = (32, 64, 64)
     """Channels of the encoder's three convolutions."""
     encoder_norm: bool = False

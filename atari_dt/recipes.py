@@ -36,6 +36,7 @@ INGREDIENTS = {
     "encoder_norm": Ingredient(model={"encoder_norm": True}),
     "frame_differences": Ingredient(model={"frame_differences": True}),
     "small_encoder": Ingredient(model={"encoder_channels": (16, 32, 64)}),
+    "limited_returns": Ingredient(model={"limit_returns": True}),
     "rotary": Ingredient(model={"position_encoding": "rotary", "timestep_encoding": "none"}),
 }
 """The ingredients of the fast recipe, by name."""

@@ -21,7 +21,7 @@ from replay_data.storage.locks import exclusive_lock
 
 RESULTS_FILE = "results.json"  # written last
 RETURN_MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0)
-UPDATES = {"paper": 3000, "fast": 1200}
+UPDATES = {"paper": 3000, "fast": 800}
 NEXT_STEPS = """
 What to try next
 
@@ -73,7 +73,7 @@ def main(
         out: Output directory; the output of a previous quickstart in it, finished or not, is kept under another name.
         recipe: How the network learns. `fast`: with every ingredient of atari_dt/recipes.py; `paper`: as in the paper.
         num_steps: Steps of data.
-        updates: Training updates; by default 1,200 with the recipe `fast` and 3,000 with `paper`.
+        updates: Training updates; by default 800 with the recipe `fast` and 3,000 with `paper`.
         episodes: Evaluation episodes per target return.
         max_steps: Maximum number of steps of an episode.
         seed: Seed of data, training and evaluation.

@@ -162,8 +162,7 @@ class WindowPredictor:
         returns_to_go = self._returns_to_go[rows]
         if shifts is not None:
             returns_to_go = returns_to_go + pad_rows(shifts, self._min_envs)[:, None]
-        if self._protocol.integer_returns:
-            returns_to_go = returns_to_go.trunc()
+        returns_to_go = read_returns(returns_to_go, self._model, self._protocol)
         context = self._actions[rows, : self._context_length - 1], returns_to_go, self._timesteps[rows]
         # The last block needs one state token of each context, if that leaves it enough tokens.
         steps = pad_rows(newest_steps, self._min_envs) if num_rows >= MIN_STATES else None
@@ -199,16 +198,30 @@ class CachePredictor:
     def predict(self, env_indices: Ints, elapsed: Ints, state_tokens: Tensor, returns_to_go: Floats) -> Tensor:
         """Add a step to the episodes of M environments and predict its action; see `Predictor.predict`."""
         rows = torch.from_numpy(env_indices).to(self._device)
-        read_returns = torch.from_numpy(returns_to_go).to(self._device)
-        if self._protocol.integer_returns:
-            read_returns = read_returns.trunc()
+        returns = read_returns(torch.from_numpy(returns_to_go).to(self._device), self._model, self._protocol)
         steps = torch.from_numpy(elapsed).to(self._device)
-        inputs = steps, self._actions[rows], read_returns, state_tokens
+        inputs = steps, self._actions[rows], returns, state_tokens
         return self._model.extend(self._cache, rows, *(pad_rows(each, MIN_STATES) for each in inputs))
 
     def add_actions(self, env_indices: Ints, elapsed: Ints, actions: Ints) -> None:
         """Add the actions that were chosen in the step that was predicted last; see `Predictor.add_actions`."""
         self._actions[torch.from_numpy(env_indices)] = torch.from_numpy(actions).to(self._device)
+
+
+def read_returns(returns_to_go: Tensor, model: DecisionTransformer, protocol: EvaluationProtocol) -> Tensor:
+    """Return returns-to-go as a model reads them under a protocol.
+
+    A return-to-go falls below those of the training data once an episode achieves more than its target return.
+
+    Args:
+        returns_to_go: float32 ``[...]``.
+        model: Model, whose config says if its returns-to-go are limited.
+        protocol: Protocol, which says if they are integers.
+    """
+    smallest = model.dataset.min_return_to_go if model.config.limit_returns and model.dataset is not None else None
+    if smallest is not None:
+        returns_to_go = returns_to_go.clamp(min=smallest)
+    return returns_to_go.trunc() if protocol.integer_returns else returns_to_go
 
 
 def pad_rows(rows: Tensor, min_rows: int) -> Tensor:

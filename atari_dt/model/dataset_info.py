@@ -44,6 +44,8 @@ class DatasetInfo:
         return_percentiles: Percentiles 0 to 100 of the episode returns (`compute_percentiles`), in the dataset's reward
             units; None in a checkpoint of a version that did not store them. Comparisons ignore it, so that such a
             checkpoint equals one of the same data that has them.
+        min_return_to_go: Smallest return-to-go of a step, in the dataset's reward units; like ``return_percentiles``,
+            None in older checkpoints and ignored by comparisons.
     """
 
     game: str
@@ -58,6 +60,7 @@ class DatasetInfo:
     mean_score: float | None = None
     digest: str | None = None
     return_percentiles: tuple[float, ...] | None = field(default=None, compare=False)
+    min_return_to_go: float | None = field(default=None, compare=False)
 
     @classmethod
     def from_store(cls, store: TrajectoryStore) -> DatasetInfo:
@@ -76,15 +79,17 @@ class DatasetInfo:
             mean_score=metadata.mean_score,
             digest=store.digest,
             return_percentiles=compute_percentiles(store.episode_returns),
+            min_return_to_go=float(store.returns_to_go.min()),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
         content = {**dataclasses.asdict(self), "action_meanings": list(self.action_meanings)}
-        if self.return_percentiles is None:
-            del content["return_percentiles"]
-        else:
+        if self.return_percentiles is not None:
             content["return_percentiles"] = list(self.return_percentiles)
+        for name in ("return_percentiles", "min_return_to_go"):
+            if content[name] is None:
+                del content[name]
         return content
 
     @classmethod
@@ -114,6 +119,7 @@ class DatasetInfo:
             mean_score=read_optional_field(content, "mean_score", float),
             digest=read_optional_field(content, "digest", str),
             return_percentiles=percentiles,
+            min_return_to_go=read_optional_field(content, "min_return_to_go", float),
         )
 
 

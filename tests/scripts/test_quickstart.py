@@ -95,7 +95,7 @@ def test_quickstart_reports_what_it_promises(
     assert "What to try next" in printed
 
 
-@pytest.mark.parametrize(("recipe", "updates"), [("paper", 3000), ("fast", 1200)])
+@pytest.mark.parametrize(("recipe", "updates"), [("paper", 3000), ("fast", 800)])
 def test_the_recipe_decides_how_the_quickstart_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, updates: int
 ) -> None:

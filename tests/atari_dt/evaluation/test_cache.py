@@ -192,3 +192,26 @@ def test_protocol_and_model_decide_on_the_cache() -> None:
         DecisionTransformerPolicy(rotary, 2, keep_last_step=True)
     with pytest.raises(ValueError, match="one target return only"):
         DecisionTransformerPolicy(rotary, 2).probabilities_under(np.arange(2), np.zeros(1, dtype=np.float32))
+
+
+@pytest.mark.parametrize("predictor_type", [WindowPredictor, CachePredictor])
+def test_limited_returns_are_read_as_the_smallest_of_the_data(
+    predictor_type: type[WindowPredictor] | type[CachePredictor],
+) -> None:
+    """Returns-to-go of 2, -3, 0.5 and -1 act like 2, 0.5, 0.5 and 0.5 if the data's smallest is 0.5."""
+    logits = []
+    for limit, returns in ((True, [2, -3, 0.5, -1]), (False, [2, 0.5, 0.5, 0.5]), (False, [2, -3, 0.5, -1])):
+        torch.manual_seed(0)
+        model = rotary_model()
+        model.config = dataclasses.replace(model.config, limit_returns=limit)
+        model.dataset = dataclasses.replace(DATASET, min_return_to_go=0.5)
+        predictor = predictor_type(model, 1, EvaluationProtocol())
+        env, steps = np.zeros(1, dtype=np.int64), []
+        with torch.inference_mode():
+            for step, value in enumerate(returns):
+                elapsed, state = np.array([step]), torch.full((1, 16), 0.1 * step)
+                steps.append(predictor.predict(env, elapsed, state, np.array([value], dtype=np.float32)))
+                predictor.add_actions(env, elapsed, np.array([step % 4]))
+        logits.append(torch.cat(steps))
+    assert torch.equal(logits[0], logits[1])
+    assert not torch.allclose(logits[0][1:], logits[2][1:], atol=1e-3)
