@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atari_dt.config import ModelConfig
-from atari_dt.model.key_value_cache import KeyValueCache
+from atari_dt.model.key_value_cache import KeyValueCache, new_positions
 from atari_dt.model.pretrained import PretrainedModel
 from atari_dt.model.state_encoder import StateEncoder
 from atari_dt.model.transformer import Dropout, Transformer, init_weights, select
@@ -137,7 +137,7 @@ class DecisionTransformer(PretrainedModel):
         tokens = rearrange([each.to(dtype) for each in tokens_by_type], "n b k d -> b (k n) d")
         tokens = tokens[:, : len(tokens_by_type) * steps - (steps - actions.shape[1])]
 
-        x = self.embedding_dropout(self._add_encodings(tokens, timesteps, len(tokens_by_type)))
+        x = self.embedding_dropout(self._add_encodings(tokens, timesteps))
         state_positions = slice(len(tokens_by_type) - 2, None, len(tokens_by_type))
         if output_attentions or output_hidden_states:
             x, hidden_states, attentions = self.transformer(x, output_attentions=output_attentions)
@@ -187,7 +187,7 @@ class DecisionTransformer(PretrainedModel):
         if self.config.conditioning == "return":
             tokens.insert(1, self._embed_returns(returns_to_go))
         new_tokens = cache.new_tokens(rows, steps[: len(rows)])
-        positions = len(tokens) * steps[:, None] + torch.arange(-1, len(tokens) - 1, device=steps.device)
+        positions = new_positions(steps, self.config.tokens_per_step)
         x = self.transformer.extend(torch.stack(tokens, dim=1), positions, new_tokens)
         return self.head(x)[: len(rows), 0].float()
 
@@ -195,13 +195,12 @@ class DecisionTransformer(PretrainedModel):
         """Return the tokens ``[..., D]`` of returns-to-go ``[...]``."""
         return torch.tanh(self.return_embedding(returns_to_go.float().unsqueeze(-1)))
 
-    def _add_encodings(self, tokens: Tensor, timesteps: Tensor, tokens_per_step: int) -> Tensor:
+    def _add_encodings(self, tokens: Tensor, timesteps: Tensor) -> Tensor:
         """Add the embeddings of position and timestep that the config has.
 
         Args:
             tokens: Tokens ``[B, T, D]``.
             timesteps: int64 ``[B, K]``.
-            tokens_per_step: Number of tokens of a step.
         """
         encodings = []
         if self.config.position_encoding == "learned":
@@ -210,6 +209,6 @@ class DecisionTransformer(PretrainedModel):
             if self.config.timestep_encoding == "window_start":
                 timesteps = timesteps[:, :1]
             else:
-                timesteps = timesteps.repeat_interleave(tokens_per_step, dim=1)[:, : tokens.shape[1]]
+                timesteps = timesteps.repeat_interleave(self.config.tokens_per_step, dim=1)[:, : tokens.shape[1]]
             encodings.append(self.timestep_embedding[timesteps.clamp(max=self.max_timestep)])
         return tokens + sum(encodings[1:], encodings[0]) if encodings else tokens

@@ -49,7 +49,7 @@ class KeyValueCache:
             steps: Number of earlier steps of each episode, int64 ``[M]``.
         """
         per_step = self._tokens_per_step
-        positions = per_step * steps[:, None] + torch.arange(-1, per_step - 1, device=steps.device)
+        positions = new_positions(steps, per_step)
         newest = positions[:, -1:]
         held = newest - (newest - torch.arange(self._num_slots, device=steps.device)) % self._num_slots
         oldest = per_step * (positions // per_step - self._context_length + 1).clamp(min=0)
@@ -59,6 +59,18 @@ class KeyValueCache:
         num_episodes = self._keys.shape[1]
         is_all = len(rows) == num_episodes and torch.equal(rows, torch.arange(num_episodes, device=rows.device))
         return NewTokens(self._keys, self._values, rows, is_all, positions % self._num_slots, bias[:, None])
+
+
+def new_positions(steps: Tensor, tokens_per_step: int) -> Tensor:
+    """Return the positions in their episodes of the tokens that come with a step, int64 ``[M, tokens_per_step]``.
+
+    These are the action of the step before, and all tokens of the step but its action.
+
+    Args:
+        steps: Number of earlier steps of each episode, int64 ``[M]``.
+        tokens_per_step: Number of tokens of a step.
+    """
+    return tokens_per_step * steps[:, None] + torch.arange(-1, tokens_per_step - 1, device=steps.device)
 
 
 @dataclass(frozen=True)

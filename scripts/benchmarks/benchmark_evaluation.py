@@ -95,8 +95,9 @@ def main(
         if torch_device.type == "cpu":
             keep_freed_memory()
         model = model.to(torch_device).eval()
-        fast_config, _ = apply_recipe("fast", config, TrainingConfig())
-        fast_model = DecisionTransformer(fast_config, num_actions, MAX_TIMESTEP).to(torch_device).eval()
+        if fast:
+            fast_config, _ = apply_recipe("fast", config, TrainingConfig())
+            fast_model = DecisionTransformer(fast_config, num_actions, MAX_TIMESTEP).to(torch_device).eval()
         for count in num_envs:
             arguments = played_game, count, episodes_per_env, max_steps
             contestants[str(count)] = partial(play, model, *arguments)
