@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from replay_data.json_fields import Scalar
 from replay_data.recording import Recording
 
 STACK = 4  # frames of a state (Mnih et al. 2015)
@@ -16,6 +17,8 @@ STACK = 4  # frames of a state (Mnih et al. 2015)
 LEAD_IN = STACK - 1
 
 FRAME_SHAPE = (84, 84)
+
+STICKY_ACTIONS = 0.25  # of the DQN-replay experience (Agarwal et al. 2020)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,13 @@ class EpisodeSource(Protocol):
     """What a user should know about how the run was read, one sentence each."""
     recording: Recording | None
     """Who played, and how, where this project recorded the run; None otherwise."""
+    sticky_actions: float | None
+    """Probability with which the environment repeated the previous action; None if it is unknown."""
+    has_raw_rewards: bool
+    """Whether the raw rewards of the episodes are known to be unclipped. Otherwise they are kept only if clipping
+    changes one of them."""
+    details: Mapping[str, Scalar]
+    """What the metadata of a store should say about how the run was made, by name."""
 
     @property
     def shards(self) -> Mapping[int, Shard]:

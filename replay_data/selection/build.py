@@ -27,8 +27,6 @@ from replay_data.store_metadata import StoreSource
 from replay_data.store_writer import StoreWriter
 from replay_data.trajectory_store import TrajectoryStore
 
-STICKY_ACTIONS = 0.25  # of the DQN-replay experience (Agarwal et al. 2020), which both source formats hold
-
 _MAX_DEFAULT_WORKERS = 8  # threads; each holds a few episodes in memory
 
 
@@ -72,14 +70,18 @@ def build_store(
         raise InputError(f"`num_workers` is {num_workers}; it must be at least 1")
     indices = _select_indices(source, selection)
     shards = {index: source.shards[index] for index in sorted(source.shards) if index in indices}
-    recording = source.recording
     writer = StoreWriter(
         out,
         game=game,
         action_meanings=action_meanings,
         reward_clipping=True,
-        sticky_actions=STICKY_ACTIONS if recording is None else recording.sticky_actions,
-        source=dataclasses.replace(store_source, recording=recording, selection=selection.to_json()),
+        sticky_actions=source.sticky_actions,
+        source=dataclasses.replace(
+            store_source,
+            recording=source.recording,
+            selection=selection.to_json(),
+            details={**store_source.details, **source.details},
+        ),
     )
     num_steps = selection.num_steps if "num_steps" in OPTIONS[selection.method] else None
     check_free_space(out, (num_steps or 0) * FRAME_SHAPE[0] * FRAME_SHAPE[1])
@@ -98,7 +100,7 @@ def build_store(
                     jobs = draw_visits(shards, indices, selection)
                 else:
                     jobs = selection_jobs(shards, selection, num_workers, bar)
-                counts = _write_episodes(writer, jobs, selection, num_workers, bar, has_recording=recording is not None)
+                counts = _write_episodes(writer, jobs, selection, num_workers, bar, source.has_raw_rewards)
             # The methods top and all have read all rows, those of shards in which no episode begins too.
             reads_all = selection.method in ("top", "all")
             with ThreadPoolExecutor(num_workers) as pool:
@@ -143,7 +145,7 @@ def _write_episodes(
     selection: Selection,
     num_workers: int,
     bar: ProgressBar,
-    has_recording: bool,
+    has_raw_rewards: bool,
 ) -> Counter[int]:
     """Append the episodes that the jobs read; return the number of episodes from each shard.
 
@@ -174,7 +176,7 @@ def _write_episodes(
             bar.update(len(episode))
     if is_draw and writer.steps < selection.num_steps:
         raise too_few_steps_error(writer.steps, selection)
-    if not raw_rewards_differ and not has_recording:
+    if not raw_rewards_differ and not has_raw_rewards:
         writer.discard_raw_rewards()  # they are clipped too, as in the public shards
     writer.source = dataclasses.replace(writer.source, num_uncertain_ends=num_uncertain_ends)
     return counts

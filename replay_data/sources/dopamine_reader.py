@@ -6,9 +6,12 @@ them into episodes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from replay_data.episode import STICKY_ACTIONS
 from replay_data.errors import ReplayFormatError
+from replay_data.json_fields import Scalar
 from replay_data.recording import Recording
 from replay_data.sources.directories import find_directory
 from replay_data.sources.dopamine_buffer import LogBuffer
@@ -41,10 +44,15 @@ class DopamineLog:
         missing: The indices below ``num_shards`` of which there are no files.
         notes: What a user should know about how the files were read, one sentence each.
         recording: Who played, and how, where this project recorded the log; None otherwise.
+        sticky_actions: That of the recording; 0.25, as in the DQN-replay dataset, where there is none.
+        has_raw_rewards: Whether this project recorded the log.
+        details: Empty.
 
     Raises:
         ReplayFormatError: If there is no such run, a buffer lacks a file, or its files contradict each other.
     """
+
+    details: Mapping[str, Scalar] = {}
 
     def __init__(self, path: Path, game: str, run: int, num_actions: int):
         if list((path / game).glob(f"run_{run}-*-of-*")) and not (path / game / str(run)).exists():
@@ -53,6 +61,8 @@ class DopamineLog:
         buffers = {index: LogBuffer(self.directory, index, num_actions) for index in self._find_buffers()}
         sidecars = [buffer.sidecar for buffer in buffers.values() if buffer.sidecar is not None]
         self.recording: Recording | None = sidecars[0].recording if sidecars else None
+        self.sticky_actions: float | None = STICKY_ACTIONS if self.recording is None else self.recording.sticky_actions
+        self.has_raw_rewards = self.recording is not None
         connections = connect_buffers(buffers)
         self.shards, notes = connections.shards, list(connections.notes)
         without_sidecar = [index for index, buffer in buffers.items() if buffer.sidecar is None]

@@ -21,15 +21,16 @@ In the public shards the unclipped rewards are in fact clipped as well. Raw rewa
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from replay_data.episode import Episode
+from replay_data.episode import STICKY_ACTIONS, Episode
 from replay_data.errors import ReplayFormatError
+from replay_data.json_fields import Scalar
 from replay_data.recording import Recording
 from replay_data.sources.directories import find_directory
 from replay_data.sources.rl_unplugged_record import ShardRecord, read_episodes
@@ -60,12 +61,18 @@ class RLUnpluggedRun:
         missing: The indices of the shards that are not present.
         notes: None.
         recording: None, because this project records no shards.
+        sticky_actions: 0.25, that of the DQN-replay experience.
+        has_raw_rewards: False, because the public shards have clipped rewards only.
+        details: Empty.
 
     Raises:
         ReplayFormatError: If there is no such run, or its files contradict each other.
     """
 
     recording: Recording | None = None
+    sticky_actions: float | None = STICKY_ACTIONS
+    has_raw_rewards = False
+    details: Mapping[str, Scalar] = {}
     notes: tuple[str, ...] = ()
 
     def __init__(self, path: Path, game: str, run: int, num_actions: int):

@@ -1,0 +1,1 @@
+"""Policies that were trained elsewhere, as the recorder plays them."""
