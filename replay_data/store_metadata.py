@@ -91,8 +91,8 @@ class StoreSource:
     """Origin of the episodes of a store.
 
     Attributes:
-        format: Source format: ``"dopamine"``, ``"rl_unplugged"``, or ``"scripted"`` for a store that scripted players
-            wrote directly.
+        format: Source format, such as ``"dopamine"`` or ``"rl_unplugged"``; ``"scripted"`` for a store that scripted
+            players wrote directly, and ``"store"`` for a selection of the episodes of another store.
         run: Index of the recorded run, or None if the source has no runs.
         selection: Selection method under ``"method"``, and the options that it used.
         recording: How the recording was made, or None if this project did not record it.
@@ -102,6 +102,7 @@ class StoreSource:
         details: Fields that only one source format has, such as the seed of scripted players.
         num_uncertain_ends: Number of places in the episodes where the source does not tell for certain whether an
             episode was truncated (`replay_data.sources.dopamine_episode_splitter`); 0 if the file lacks this field.
+        origin: Origin of the store that the episodes were selected from, for the format ``"store"``; None otherwise.
     """
 
     format: str
@@ -113,6 +114,15 @@ class StoreSource:
     original_done_idxs: tuple[int, ...] | None = None
     details: Mapping[str, Scalar] = field(default_factory=dict)
     num_uncertain_ends: int = 0
+    origin: StoreSource | None = None
+
+    @property
+    def first_origin(self) -> StoreSource:
+        """Origin of the first store that the episodes were in: who played them, and in which format they were read."""
+        source = self
+        while source.origin is not None:
+            source = source.origin
+        return source
 
     def to_json(self) -> dict[str, Any]:
         """Return the content that `from_json` reads."""
@@ -126,6 +136,7 @@ class StoreSource:
             "original_done_idxs": None if self.original_done_idxs is None else list(self.original_done_idxs),
             "num_uncertain_ends": self.num_uncertain_ends or None,
             "details": dict(self.details),
+            "origin": None if self.origin is None else self.origin.to_json(),
         }
         return {name: value for name, value in content.items() if value is not None and value != {}}
 
@@ -152,6 +163,7 @@ class StoreSource:
             original_done_idxs=_read_counts(content, "original_done_idxs") if has_done_idxs else None,
             num_uncertain_ends=read_count(content, "num_uncertain_ends") if "num_uncertain_ends" in content else 0,
             details=read_scalars(content, "details"),
+            origin=None if content.get("origin") is None else cls.from_json(content["origin"]),
         )
 
 
@@ -165,7 +177,7 @@ def _source_of_version_1(content: dict[str, Any]) -> dict[str, Any]:
     fields = {each.name for each in dataclasses.fields(StoreSource)}
     source: dict[str, Any] = {"format": "unknown", "details": {}}
     for name, value in content.items():
-        if (new_name := new_names.get(name, name)) in fields - {"details"}:
+        if (new_name := new_names.get(name, name)) in fields - {"details", "origin"}:
             source[new_name] = value
         else:
             source["details"][name] = json.dumps(value) if isinstance(value, (dict, list)) else value

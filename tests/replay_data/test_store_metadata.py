@@ -38,17 +38,24 @@ RECORDINGS = st.builds(
     settings=st.dictionaries(TEXT, SCALARS, max_size=4),
     versions=st.dictionaries(TEXT, TEXT, max_size=3),
 )
-SOURCES = st.builds(
-    StoreSource,
-    format=TEXT,
-    run=st.none() | COUNTS,
-    selection=st.dictionaries(TEXT, SCALARS, max_size=3),
-    recording=st.none() | RECORDINGS,
-    verified=st.none() | st.booleans(),
-    episodes_per_shard=st.dictionaries(st.integers(0, 99), COUNTS, max_size=4),
-    original_done_idxs=st.none() | st.lists(COUNTS, max_size=4).map(tuple),
-    details=st.dictionaries(TEXT, SCALARS, max_size=4),
-)
+
+
+def sources(origins: st.SearchStrategy[StoreSource | None]) -> st.SearchStrategy[StoreSource]:
+    return st.builds(
+        StoreSource,
+        format=TEXT,
+        run=st.none() | COUNTS,
+        selection=st.dictionaries(TEXT, SCALARS, max_size=3),
+        recording=st.none() | RECORDINGS,
+        verified=st.none() | st.booleans(),
+        episodes_per_shard=st.dictionaries(st.integers(0, 99), COUNTS, max_size=4),
+        original_done_idxs=st.none() | st.lists(COUNTS, max_size=4).map(tuple),
+        details=st.dictionaries(TEXT, SCALARS, max_size=4),
+        origin=origins,
+    )
+
+
+SOURCES = sources(st.none() | sources(st.none()))
 DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)
 ARRAYS = st.builds(ArrayInfo, dtype=TEXT, shape=st.lists(COUNTS, max_size=3).map(tuple), sha256=DIGESTS)
 METADATA = st.builds(
@@ -221,3 +228,14 @@ def test_version_1_source_may_have_any_fields() -> None:
     assert source.format == "unknown"
     assert source.details == {"protocol": "mine", "seed": 3, "versions": '{"numpy": "2"}'}
     assert StoreSource.from_json(source.to_json()) == source
+
+
+def test_version_1_source_has_no_origin() -> None:
+    source = StoreSource.from_json({"kind": "mine", "origin": {"place": "here"}})
+    assert source == StoreSource("mine", details={"origin": '{"place": "here"}'})
+
+
+def test_first_origin_is_that_of_the_first_store() -> None:
+    first = StoreSource("rl_unplugged", 1)
+    assert first.first_origin is first
+    assert StoreSource("store", origin=StoreSource("store", origin=first)).first_origin is first
