@@ -1,9 +1,8 @@
-"""Model cards, and readable errors for the Hugging Face Hub."""
+"""Model cards."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -11,8 +10,7 @@ from atari_dt.games.presets import describe_deviations
 from atari_dt.model.checkpoint_config import CheckpointConfig
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.reported_evaluation import ReportedEvaluation
-from replay_data import InputError
-from replay_data.errors import summarize_error
+from replay_data.storage.hub_errors import translate_hub_errors as translate_hub_errors
 
 _TEMPLATE = """
 # {title}
@@ -87,29 +85,6 @@ def make_model_card(config: CheckpointConfig, repo_id: str) -> ModelCard:
         settings=_make_table(("", ""), _format_fields(settings)),
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{content}")
-
-
-@contextmanager
-def translate_hub_errors(repo_id: str, action: str) -> Iterator[None]:
-    """Turn network and repository errors of the Hub's library into an InputError.
-
-    Args:
-        repo_id: Repository on the Hub.
-        action: Attempted action, such as ``"written to"``.
-
-    Raises:
-        InputError: If the repository does not exist, access is denied, or the network is down.
-    """
-    try:
-        yield
-    except Exception as error:
-        packages = {base.__module__.partition(".")[0] for base in type(error).__mro__}
-        if not packages & {"huggingface_hub", "httpx", "httpx2", "requests"}:
-            raise
-        raise InputError(
-            f"{repo_id!r} cannot be {action} the Hugging Face Hub ({summarize_error(error)}); check the name, the "
-            "network and your login"
-        ) from error
 
 
 def _format_target_return(evaluation: ReportedEvaluation) -> str:

@@ -15,7 +15,7 @@ from atari_dt.config import Conditioning, ModelConfig, TrainingConfig
 from atari_dt.model.checkpoint_config import CHECKPOINT_FORMAT, CheckpointConfig
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.loading import load_safetensors_file
-from atari_dt.model.model_card import make_model_card, translate_hub_errors
+from atari_dt.model.model_card import make_model_card
 from atari_dt.model.original_checkpoint import read_original_weights
 from atari_dt.model.reported_evaluation import ReportedEvaluation
 from atari_dt.model.weights import NonFiniteWeightsError, Shapes, check_weights, network_shapes
@@ -23,6 +23,7 @@ from replay_data import InputError
 from replay_data.errors import summarize_error
 from replay_data.json_fields import read_field
 from replay_data.storage.atomic import atomic_directory
+from replay_data.storage.hub_errors import translate_hub_errors
 from replay_data.storage.regular_files import read_json_file
 
 CHECKPOINT_FILES = ("config.json", "model.safetensors")

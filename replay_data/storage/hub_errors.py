@@ -1,0 +1,33 @@
+"""Readable errors for the Hugging Face Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from replay_data.errors import InputError, summarize_error
+
+_PACKAGES = {"huggingface_hub", "httpx", "httpx2", "requests"}  # whose exceptions the Hub's library raises
+
+
+@contextmanager
+def translate_hub_errors(repo_id: str, action: str) -> Iterator[None]:
+    """Turn network and repository errors of the Hub's library into an InputError.
+
+    Args:
+        repo_id: Repository on the Hub.
+        action: Attempted action, such as ``"written to"``.
+
+    Raises:
+        InputError: If the repository does not exist, access is denied, or the network is down.
+    """
+    try:
+        yield
+    except Exception as error:
+        packages = {base.__module__.partition(".")[0] for base in type(error).__mro__}
+        if not packages & _PACKAGES:
+            raise
+        raise InputError(
+            f"{repo_id!r} cannot be {action} the Hugging Face Hub ({summarize_error(error)}); check the name, the "
+            "network and your login"
+        ) from error
