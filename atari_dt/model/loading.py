@@ -96,7 +96,7 @@ def load_torch(file: BinaryIO) -> Any:
     try:
         names = sorted(set(_unknown_globals(_pickles(file))))
     except Exception as error:  # whatever the damage leads to, such as a failed assertion in PyTorch
-        raise ValueError(_explain_unreadable(file, "a file of torch.save")) from error
+        raise ValueError(explain_unreadable(file, "a file of torch.save")) from error
     if names:
         known = ", ".join(name for name in names[:3] if name)
         raise PickledObjectsError(f"it holds pickled Python objects{f' ({known})' if known else ''}, not only tensors")
@@ -120,12 +120,12 @@ def load_safetensors_file(path: Path, max_bytes: int | None = None) -> dict[str,
     check_regular_file(path, max_bytes)
     with path.open("rb") as file:
         if int.from_bytes(file.read(8), "little") > _MAX_INDEX_BYTES:
-            raise ValueError(_explain_unreadable(file, "a safetensors file"))
+            raise ValueError(explain_unreadable(file, "a safetensors file"))
     try:
         return load_file(path)
     except (safetensors.SafetensorError, *LOADING_ERRORS, MemoryError) as error:
         with path.open("rb") as file:
-            raise ValueError(_explain_unreadable(file, "a safetensors file")) from error
+            raise ValueError(explain_unreadable(file, "a safetensors file")) from error
 
 
 def load_tensors_file(path: Path) -> Any:
@@ -143,7 +143,7 @@ def load_tensors_file(path: Path) -> Any:
     return load_torch_file(path)
 
 
-def _explain_unreadable(file: BinaryIO, expected: str) -> str:
+def explain_unreadable(file: BinaryIO, expected: str) -> str:
     """Return why a file is not of the expected format."""
     file.seek(0)
     start = file.read(512).lstrip()
@@ -167,7 +167,7 @@ def _pickles(file: BinaryIO) -> Iterator[io.BytesIO]:
         for _ in range(_NUM_LEGACY_PICKLES):
             yield content
         return
-    with zipfile.ZipFile(_SmallReads(file)) as archive:
+    with zipfile.ZipFile(SmallReads(file)) as archive:
         entries = archive.infolist()
         if sum(entry.file_size for entry in entries) > size or any(entry.compress_type for entry in entries):
             raise ValueError("its parts overlap or are compressed, which torch.save never does")
@@ -208,7 +208,7 @@ def _belongs_to_tensors(name: str) -> bool:
     return is_constant or name in _TENSOR_GLOBALS
 
 
-class _SmallReads(io.RawIOBase):
+class SmallReads(io.RawIOBase):
     """A file for `zipfile` that refuses to read implausibly large parts, such as a list of a billion members."""
 
     def __init__(self, file: BinaryIO):

@@ -21,10 +21,10 @@ ZOO_SCORES: Mapping[str, Mapping[str, float]] = {
 """Mean score of each algorithm's agent, by game, from worst to best.
 
 Source: ``benchmark.md`` of github.com/DLR-RM/rl-baselines3-zoo (April 2026), column ``mean_reward``: agents trained for
-10 million steps each, actions drawn from their policy or with its exploration, no sticky actions.
+10 million steps each, which drew their actions from the learned distribution (A2C, PPO) or explored (DQN, QR-DQN).
 """
 
 
 def zoo_policies(game: Game) -> tuple[str, ...]:
-    """Return the repositories of the zoo's agents of a game on the Hugging Face Hub, worst first; empty if it has none."""
+    """Return the repositories of the zoo's agents of a game on the Hugging Face Hub, worst first; may be empty."""
     return tuple(f"sb3/{algorithm}-{game.name}NoFrameskip-v4" for algorithm in ZOO_SCORES.get(game.name, {}))
