@@ -18,6 +18,7 @@ from atari_dt.experiments.results import (
     any_outside_dqn_replay,
     describe_datasets,
     group_labels,
+    name_data,
     read_groups,
 )
 from atari_dt.experiments.run_config import RunConfig, read_run_config
@@ -67,6 +68,7 @@ def write_report(out: Path) -> str:
         report.bullets(describe_datasets(groups))
         report.heading("Learning curves")
         report.figure("curves", "Training and validation loss over updates", _learning_curves(out, groups))
+        report.paragraph(name_data(groups))
     _add_runs(report, out, runs, groups, failures)
     _add_settings(report, out, runs, groups)
     report.write(out)
@@ -110,13 +112,13 @@ def _add_comparisons(report: ReportDocument, groups: Sequence[RunGroup]) -> None
                 table_1(paper_groups),
                 "Gamer-normalized scores in percent, mean ± standard deviation of the seeds' means, as in table 1 of "
                 "Chen et al. 2021. The published scores were obtained with 500,000 steps of the DQN-replay dataset. "
-                f"{note}",
+                f"{note} {name_data(paper_groups)}",
                 main=True,
             )
         report.figure("benchmark", "Scores of each method", benchmark_figure(groups))
         report.paragraph(
             "Points are the mean scores of the seeds. Dashes are interquartile means over all episodes, and bars their "
-            "95% intervals."
+            f"95% intervals. {name_data(groups)}"
         )
     for (game, method), members in by_method.items():
         if len({group.context_length for group in members}) == len(members) > 1:
@@ -125,12 +127,13 @@ def _add_comparisons(report: ReportDocument, groups: Sequence[RunGroup]) -> None
                 ablation_rows(members),
                 "Score in points under the last target return, mean ± standard deviation of the seeds' means. IQM: "
                 "interquartile mean over all episodes, with its 95% interval. Validation loss in nats, mean ± standard "
-                "deviation over the seeds. s/update: seconds per update. steps/s: steps per second of the evaluation.",
+                "deviation over the seeds. s/update: seconds per update. steps/s: steps per second of the evaluation. "
+                f"{name_data(members)}",
                 main=True,
             )
             name = f"context-length-{game.name}-{method}".replace("%", "").replace(" ", "-")
             report.figure(name, "Score and validation loss over the context length", ablation_figure(members))
-            report.paragraph("Points are the mean scores and the validation losses of the seeds.")
+            report.paragraph(f"Points are the mean scores and the validation losses of the seeds. {name_data(members)}")
 
 
 def _add_scores(report: ReportDocument, groups: Sequence[RunGroup]) -> None:
@@ -142,7 +145,7 @@ def _add_scores(report: ReportDocument, groups: Sequence[RunGroup]) -> None:
         "of its episode returns. Score: in points, mean ± standard deviation of the seeds' means. IQM: interquartile "
         "mean over all episodes, with its 95% interval. Normalized %: mean score in percent of the way from a random "
         "policy to a human player, with the paper's random and gamer scores where it has the game, and otherwise with "
-        "those of the table of 57 games.",
+        f"those of the table of 57 games. {name_data(groups)}",
         main=len(_groups_by_method(groups)) > 1 or not report.tables,
     )
 

@@ -16,13 +16,13 @@ import numpy.typing as npt
 from atari_dt.config import ARITHMETIC_SETTINGS
 from atari_dt.evaluation.results import format_origin
 from atari_dt.evaluation.statistics import ScoreSummary, summarize
+from atari_dt.experiments.data_origin import describe_origins, describe_source, is_dqn_replay
 from atari_dt.experiments.run_config import RunConfig
 from atari_dt.experiments.run_result import RunCosts, RunResult, read_costs, read_result
 from atari_dt.games.catalogue import Game, find_game
 from atari_dt.games.presets import find_preset
 from atari_dt.recipes import INGREDIENTS, RecipeName, apply_recipe
 from replay_data import InputError
-from replay_data.store_metadata import StoreSource
 
 
 @dataclass(frozen=True)
@@ -230,30 +230,22 @@ def describe_datasets(groups: Iterable[RunGroup]) -> list[str]:
             dataset = result.dataset
             sentence = (
                 f"{dataset.game}: {dataset.steps:,} steps in {dataset.episodes:,} episodes "
-                f"{_describe_source(result.data_source)}; mean return {dataset.mean_return:.1f}, largest return "
-                f"{dataset.max_return:g}; SHA-256 {result.data_digest[:12]}…"
+                f"{describe_source(result.data_source, dataset.sticky_actions)}; mean return "
+                f"{dataset.mean_return:.1f}, largest return {dataset.max_return:g}; SHA-256 {result.data_digest[:12]}…"
             )
             sentences[sentence] = None
     return list(sentences)
 
 
+def name_data(groups: Iterable[RunGroup]) -> str:
+    """Return a sentence that names the origin of the data of each game, for the caption of a table or figure."""
+    return describe_origins(
+        (result.dataset.game, result.data_source, result.dataset.sticky_actions)
+        for group in groups
+        for result in group.results
+    )
+
+
 def any_outside_dqn_replay(groups: Sequence[RunGroup]) -> bool:
     """Return whether any run was trained on data that is not from the DQN-replay dataset."""
-    sources = [result.data_source for group in groups for result in group.results]
-    return any(source.format not in ("dopamine", "rl_unplugged") or source.recording for source in sources)
-
-
-def _describe_source(source: StoreSource) -> str:
-    """Describe who played the episodes of a store, and how they were selected."""
-    if source.format == "scripted":
-        origin = f"played by scripted players, recorded with this project, seed {source.details.get('seed')}"
-    elif source.recording is not None:
-        agent = "a Q-learning agent" if source.recording.agent == "q_learning" else "scripted players"
-        origin = f"played by {agent}, recorded with this project, seed {source.recording.seed}"
-    elif source.format == "rl_unplugged":
-        origin = f"from RL Unplugged, run {source.run} (the experience of the DQN-replay dataset)"
-    elif source.format == "dopamine":
-        origin = f"from a replay log in the format of the DQN-replay dataset, run {source.run}"
-    else:
-        origin = f"from a source in the format {source.format!r}"
-    return origin + (f" (selection: {source.selection['method']})" if "method" in source.selection else "")
+    return not all(is_dqn_replay(result.data_source) for group in groups for result in group.results)

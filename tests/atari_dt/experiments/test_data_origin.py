@@ -1,0 +1,113 @@
+"""What reports say about the origin of training data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from atari_dt.config import TrainingConfig
+from atari_dt.experiments.data_origin import describe_origins, describe_source, is_dqn_replay, name_origin
+from atari_dt.experiments.report import write_report
+from atari_dt.experiments.results import any_outside_dqn_replay, describe_datasets, read_groups
+from atari_dt.experiments.run_config import RunConfig
+from replay_data.json_fields import Scalar
+from replay_data.recording import Recording
+from replay_data.store_metadata import StoreSource
+from tests.atari_dt.experiments.finished_runs import finish_run
+
+BY_HERE = "recorded with this project, seed 7"
+
+
+def recorded(agent: str, **settings: Scalar) -> StoreSource:
+    recording = Recording(agent, "Breakout", 1000, 7, 0.25, 108_000, ("NOOP",), "y" * 64, settings)
+    return StoreSource("dopamine", 1, {"method": "even"}, recording)
+
+
+SOURCES: list[tuple[StoreSource, float | None, str, bool]] = [
+    (recorded("q_learning"), 0.25, f"played by a Q-learning agent, {BY_HERE} (selection: even)", False),
+    (recorded("scripted"), 0.25, f"played by scripted players, {BY_HERE} (selection: even)", False),
+    (StoreSource("scripted", details={"seed": 7}), 0.25, f"played by scripted players, {BY_HERE}", False),
+    (
+        recorded("hub", policy_0="sb3/a", policy_0_digest="z", policy_1="b.zip", num_envs=4),
+        0.25,
+        "played by trained agents from the Hugging Face Hub or files, recorded with this project, seed 7, sb3/a, b.zip "
+        "(selection: even)",
+        False,
+    ),
+    (recorded("my.module:make"), 0.25, f"played by a policy of my.module:make, {BY_HERE} (selection: even)", False),
+    (
+        StoreSource("rl_unplugged", 2, {"method": "all"}),
+        0.25,
+        "from RL Unplugged (the experience of the DQN-replay dataset), run 2 (selection: all)",
+        True,
+    ),
+    (
+        StoreSource("dopamine", 3, {"method": "corrected"}),
+        0.25,
+        "from a replay log in the format of the DQN-replay dataset, run 3 (selection: corrected)",
+        True,
+    ),
+    (StoreSource("jat"), 0.0, "from the JAT dataset (expert play), made without sticky actions", False),
+    (StoreSource("minari"), None, "from a Minari dataset, with unknown sticky actions", False),
+    (
+        StoreSource("random"),
+        0.1,
+        "from a source in the format 'random', made with sticky actions of probability 0.1",
+        False,
+    ),
+    (
+        StoreSource("store", selection={"method": "top"}, origin=recorded("q_learning")),
+        0.25,
+        f"played by a Q-learning agent, {BY_HERE} (selection: even, then top)",
+        False,
+    ),
+    (
+        StoreSource(
+            "store", selection={"method": "top"}, origin=StoreSource("store", origin=StoreSource("rl_unplugged", 2))
+        ),
+        0.25,
+        "from RL Unplugged (the experience of the DQN-replay dataset), run 2 (selection: top)",
+        True,
+    ),
+]
+
+
+@pytest.mark.parametrize(("source", "sticky_actions", "description", "is_replay"), SOURCES)
+def test_a_description_names_players_run_and_selection(
+    source: StoreSource, sticky_actions: float | None, description: str, is_replay: bool
+) -> None:
+    assert describe_source(source, sticky_actions) == description
+    assert is_dqn_replay(source) == is_replay
+
+
+def test_the_name_of_an_origin_is_that_of_the_option() -> None:
+    names = [name_origin(source) for source, *_ in SOURCES]
+    assert names[:4] == ["q_learning", "scripted", "scripted", "hub"]
+    assert names[5:8] == ["rl_unplugged", "dopamine", "jat"]
+    assert names[-2:] == ["q_learning", "rl_unplugged"]
+
+
+def test_a_caption_names_the_origin_of_each_game_once() -> None:
+    jat = StoreSource("jat")
+    origins = [("Pong", jat, 0.0), ("Breakout", recorded("scripted"), 0.25), ("Qbert", jat, 0.0), ("Pong", jat, 0.0)]
+    assert describe_origins(origins) == (
+        "Training data of Pong, Qbert: from the JAT dataset (expert play), made without sticky actions; of Breakout: "
+        "played by scripted players, recorded with this project."
+    )
+
+
+def test_every_table_and_figure_names_the_origin(tmp_path: Path) -> None:
+    config = RunConfig(tmp_path / "breakout", training=TrainingConfig(seed=1))
+    cloning = RunConfig.from_json({**config.to_json(), "model": {**config.to_json()["model"], "conditioning": "none"}})
+    runs = {"DT": config, "BC": cloning}
+    finish_run(tmp_path, "DT", config, [(1, 6, [3.0])], source=StoreSource("rl_unplugged", 1))
+    finish_run(tmp_path, "BC", cloning, [(None, None, [2.0])], source=StoreSource("rl_unplugged", 1))
+    groups = read_groups(tmp_path, runs)
+    assert not any_outside_dqn_replay(groups)
+    assert len(describe_datasets(groups)) == 1
+    sentence = "Training data of Breakout: from RL Unplugged (the experience of the DQN-replay dataset)."
+    assert write_report(tmp_path).count(sentence) == 2  # Table 1 and the scores
+    blocks = (tmp_path / "report.md").read_text().split("\n\n")
+    captions = [block for block in blocks if sentence in block.replace("\\", "")]
+    assert len(captions) == 4  # the figures of scores and curves too
