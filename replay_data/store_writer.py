@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -67,6 +67,7 @@ class StoreWriter:
         self._reward_clipping, self._sticky_actions = reward_clipping, sticky_actions
         self.source = source
         self._arrays: dict[str, _ArrayFile] = {}
+        self._linked_frames: ArrayInfo | None = None
         self._returns: list[float] = []
         self._scores: list[float] = []
         self.steps = 0
@@ -95,21 +96,23 @@ class StoreWriter:
         rewards: npt.NDArray[Any],
         raw_rewards: npt.NDArray[Any] | None = None,
         *,
-        terminated: bool,
+        terminated: bool | None,
         lead_in: npt.NDArray[np.uint8] | None = None,
         timesteps: npt.NDArray[Any] | None = None,
         returns_to_go: npt.NDArray[Any] | None = None,
     ) -> None:
         """Append one whole episode of T ≥ 1 steps.
 
-        ``lead_in``, ``timesteps`` and ``returns_to_go`` are for the paper's own draw, which computes them differently.
+        ``lead_in``, ``timesteps`` and ``returns_to_go`` are for the paper's own draw, which computes them differently,
+        and for episodes of another store.
 
         Args:
             frames: uint8 ``[T, 84, 84]``, the newest frame when each action was chosen.
             actions: Integers ``[T]``.
             rewards: Numbers ``[T]``, the reward after each action, clipped to [-1, 1] if the store says so.
             raw_rewards: Numbers ``[T]``, the rewards before clipping; for all episodes of a store or for none.
-            terminated: Whether the game was over after the last step; false if a time limit truncated the episode.
+            terminated: Whether the game was over after the last step; false if a time limit truncated the episode; None
+                for all episodes of a store if it is unknown.
             lead_in: uint8 ``[3, 84, 84]``, the frames before frame 0 in the first states; zeros by default.
             timesteps: Integers ``[T]``; 0 … T-1 by default.
             returns_to_go: Numbers ``[T]``; the sums of the rewards from each step to the last by default.
@@ -117,14 +120,84 @@ class StoreWriter:
         Raises:
             InputError: If the arrays contradict each other or the store, which then stays as it was.
         """
+        if self._linked_frames is not None:
+            raise ValueError("frames.npy belongs to another store too; use append_linked")
+        columns = self._check_columns(actions, rewards, raw_rewards, terminated, timesteps, returns_to_go)
+        steps = len(columns["actions"])
+        if lead_in is None:
+            lead_in = np.zeros((LEAD_IN, *FRAME_SHAPE), np.uint8)
+        if frames.dtype != np.uint8 or frames.shape != (steps, *FRAME_SHAPE):
+            raise InputError(
+                f"episode {self.episodes}: {steps} actions need uint8 frames [{steps}, 84, 84], "
+                f"not {frames.dtype} {list(frames.shape)}"
+            )
+        if lead_in.shape != (LEAD_IN, *FRAME_SHAPE):
+            raise InputError(f"episode {self.episodes}: lead-in frames must be [3, 84, 84], not {list(lead_in.shape)}")
+        self._write("frames", lead_in)
+        self._write("frames", frames)
+        self._write_columns(columns, self.steps + LEAD_IN * (self.episodes + 1))
+
+    def link_frames(self, file: Path, info: ArrayInfo) -> bool:
+        """Make ``frames.npy`` a hard link to the frames of another store, before the first episode.
+
+        `append_linked` then appends episodes of that store without copying their frames.
+
+        Args:
+            file: ``frames.npy`` of the other store.
+            info: Its entry in that store's metadata.
+
+        Returns:
+            Whether the file system could link the file. If not, append episodes with `append`.
+        """
+        with contextlib.suppress(OSError):  # another file system, one without links, or a file of another user
+            os.link(os.path.realpath(file), self._partial / "frames.npy")
+            self._linked_frames = info
+        return self._linked_frames is not None
+
+    def append_linked(
+        self,
+        first_frame: int,
+        actions: npt.NDArray[Any],
+        rewards: npt.NDArray[Any],
+        raw_rewards: npt.NDArray[Any] | None = None,
+        *,
+        terminated: bool | None,
+        returns_to_go: npt.NDArray[Any] | None = None,
+    ) -> None:
+        """Append one whole episode whose frames are among those of `link_frames`.
+
+        Args:
+            first_frame: Row of these frames that holds the newest frame of the episode's first step.
+            actions, rewards, raw_rewards, terminated, returns_to_go: As for `append`.
+
+        Raises:
+            InputError: If the arrays contradict each other or the store, which then stays as it was.
+        """
+        if self._linked_frames is None:
+            raise ValueError("no frames are linked")
+        columns = self._check_columns(actions, rewards, raw_rewards, terminated, None, returns_to_go)
+        num_frames = self._linked_frames.shape[0]
+        if not LEAD_IN <= first_frame <= num_frames - len(columns["actions"]):
+            raise InputError(f"episode {self.episodes}: frame {first_frame} is not the first of an episode")
+        self._write_columns(columns, first_frame)
+
+    def _check_columns(
+        self,
+        actions: npt.NDArray[Any],
+        rewards: npt.NDArray[Any],
+        raw_rewards: npt.NDArray[Any] | None,
+        terminated: bool | None,
+        timesteps: npt.NDArray[Any] | None,
+        returns_to_go: npt.NDArray[Any] | None,
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Return the values of an episode to write to each array except frames and frame_index.
+
+        Raises:
+            InputError: If they contradict each other or the store.
+        """
         episode = f"episode {self.episodes}"
         actions, rewards = np.asarray(actions), np.asarray(rewards, dtype=np.float32)
         steps = len(actions)
-        if frames.dtype != np.uint8 or frames.shape != (steps, *FRAME_SHAPE):
-            raise InputError(
-                f"{episode}: {steps} actions need uint8 frames [{steps}, 84, 84], "
-                f"not {frames.dtype} {list(frames.shape)}"
-            )
         if steps == 0:
             raise InputError(f"{episode} has no steps")
         if actions.dtype.kind not in "iu" or actions.shape != (steps,):
@@ -134,46 +207,52 @@ class StoreWriter:
                 f"{episode}: actions run from {actions.min()} to {actions.max()}, but the game has "
                 f"{len(self._action_meanings)}"
             )
-        if self.episodes and (raw_rewards is not None) != ("raw_rewards" in self._arrays):
-            raise InputError(f"{episode}: a store has raw rewards for all episodes or for none")
+        for name, value, what in (
+            ("raw_rewards", raw_rewards, "raw rewards"),
+            ("terminated", terminated, "how they ended"),
+        ):
+            if self.episodes and (value is not None) != (name in self._arrays):
+                raise InputError(f"{episode}: a store has {what} for all episodes or for none")
         _check_rewards(episode, "rewards", rewards, steps)
         if self._reward_clipping and np.abs(rewards).max() > 1:
             raise InputError(f"{episode}: rewards reach {np.abs(rewards).max():g} in a store of clipped rewards")
-        raw = None if raw_rewards is None else np.asarray(raw_rewards, dtype=np.float32)
-        if raw is not None:
+        columns = {"actions": actions, "rewards": rewards}
+        if raw_rewards is not None:
+            columns["raw_rewards"] = raw = np.asarray(raw_rewards, dtype=np.float32)
             _check_rewards(episode, "raw rewards", raw, steps)
             expected = np.clip(raw, -1, 1) if self._reward_clipping else raw
             if (rewards != expected).any():
                 raise InputError(
                     f"{episode}: rewards differ from the{' clipped' if self._reward_clipping else ''} raw rewards"
                 )
-
         if returns_to_go is None:
             returns_to_go = np.cumsum(rewards[::-1], dtype=np.float64)[::-1]
-        if lead_in is None:
-            lead_in = np.zeros((LEAD_IN, *FRAME_SHAPE), np.uint8)
         if timesteps is None:
             timesteps = np.arange(steps)
-        if lead_in.shape != (LEAD_IN, *FRAME_SHAPE) or len(timesteps) != steps or len(returns_to_go) != steps:
-            raise InputError(f"{episode}: lead-in frames, timesteps or returns-to-go do not fit {steps} steps")
+        if len(timesteps) != steps or len(returns_to_go) != steps:
+            raise InputError(f"{episode}: timesteps or returns-to-go do not fit {steps} steps")
         if not np.isfinite(returns_to_go).all():
             raise InputError(f"{episode}: returns-to-go must be finite numbers")
-        first_frame = self.steps + LEAD_IN * (self.episodes + 1)
-        self._write("frames", lead_in)
-        self._write("frames", frames)
+        columns |= {
+            "returns_to_go": returns_to_go,
+            "timesteps": timesteps,
+            "episode_ends": np.array([self.steps + steps]),
+        }
+        if terminated is not None:
+            columns["terminated"] = np.array([terminated])
+        return columns
+
+    def _write_columns(self, columns: Mapping[str, npt.NDArray[Any]], first_frame: int) -> None:
+        """Append an episode whose frames begin at row ``first_frame`` of the frames."""
+        steps = len(columns["actions"])
         self._write("frame_index", np.arange(first_frame, first_frame + steps))
-        self._write("actions", actions)
-        self._write("rewards", rewards)
-        if raw is not None:
-            self._write("raw_rewards", raw)
-            self._scores.append(float(raw.sum(dtype=np.float64)))
-        self._write("returns_to_go", returns_to_go)
-        self._write("timesteps", timesteps)
+        for name, values in columns.items():
+            self._write(name, values)
         self.steps += steps
         self.episodes += 1
-        self._write("episode_ends", np.array([self.steps]))
-        self._write("terminated", np.array([terminated]))
-        self._returns.append(float(returns_to_go[0]))
+        self._returns.append(float(columns["returns_to_go"][0]))
+        if "raw_rewards" in columns:
+            self._scores.append(float(columns["raw_rewards"].sum(dtype=np.float64)))
 
     def discard_raw_rewards(self) -> None:
         """Remove the raw rewards of all episodes, for a source that turns out to have clipped rewards only."""
@@ -192,6 +271,8 @@ class StoreWriter:
             raise InputError(
                 f"nothing to write to {self.path}: no whole episode is in the source; record or copy more of it"
             )
+        arrays = {} if self._linked_frames is None else {"frames": self._linked_frames}
+        arrays |= {name: array.finish() for name, array in self._arrays.items()}
         metadata = StoreMetadata(
             game=self._game,
             action_meanings=self._action_meanings,
@@ -202,7 +283,7 @@ class StoreWriter:
             episodes=self.episodes,
             max_return=max(self._returns),
             mean_return=float(np.mean(self._returns)),
-            arrays={name: array.finish() for name, array in self._arrays.items()},
+            arrays=arrays,
             max_score=max(self._scores) if self._scores else None,
             mean_score=float(np.mean(self._scores)) if self._scores else None,
         )

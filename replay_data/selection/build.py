@@ -101,8 +101,8 @@ def build_store(
                 else:
                     jobs = selection_jobs(shards, selection, num_workers, bar)
                 counts = _write_episodes(writer, jobs, selection, num_workers, bar, source.has_raw_rewards)
-            # The methods top and all have read all rows, those of shards in which no episode begins too.
-            reads_all = selection.method in ("top", "all")
+            # These methods have read all rows, those of shards in which no episode begins too.
+            reads_all = selection.method in ("top", "return_range", "all")
             with ThreadPoolExecutor(num_workers) as pool:
                 used = shards if reads_all else counts
                 checked = list(pool.map(lambda index: shards[index].check(verify or reads_all), used))

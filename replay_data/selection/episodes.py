@@ -1,4 +1,4 @@
-"""Select episodes of each shard by themselves: the methods even, top and all."""
+"""Select episodes of each shard by themselves: the methods even, top, return_range and all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from replay_data.episode import Episode, Shard
 from replay_data.errors import InputError
@@ -28,10 +31,10 @@ def tag_episodes(index: int, episodes: Callable[[], Iterator[Episode]]) -> Itera
 def selection_jobs(
     shards: Mapping[int, Shard], selection: Selection, num_workers: int, bar: ProgressBar
 ) -> Iterator[Job[TaggedEpisode]]:
-    """Yield one job per shard that reads its selected episodes, by the methods even, top and all."""
+    """Yield one job per shard that reads its selected episodes, by the methods even, top, return_range and all."""
     chosen: Mapping[int, Collection[int]] | None = None
-    if selection.method == "top":
-        chosen = _rank_episodes(shards, selection.top_episode_percent, num_workers, bar)
+    if selection.method in ("top", "return_range"):
+        chosen = _choose_of_shards(shards, selection, num_workers, bar)
     for index, shard in shards.items():
         if selection.method == "even":
             episodes = partial(_first_episodes, index, shard, math.ceil(selection.num_steps / len(shards)))
@@ -55,22 +58,58 @@ def _first_episodes(index: int, shard: Shard, num_steps: int) -> Iterator[Episod
     )
 
 
-def _rank_episodes(
-    shards: Mapping[int, Shard], percent: float, num_workers: int, bar: ProgressBar
+def _choose_of_shards(
+    shards: Mapping[int, Shard], selection: Selection, num_workers: int, bar: ProgressBar
 ) -> dict[int, set[int]]:
-    """Return, for each shard, the indices of its episodes among the best ``percent`` percent by return."""
+    """Return, for each shard, the indices of its episodes that the method top or return_range selects."""
 
-    def ranks(index: int) -> Iterator[tuple[float, int, int]]:
-        for episode_index, value in enumerate(shards[index].returns()):
-            yield -value, index, episode_index
+    def returns(index: int) -> Iterator[tuple[int, int, float]]:
+        for episode, value in enumerate(shards[index].returns()):
+            yield index, episode, value
         shards[index].check(everything=True)
 
-    ranked = []
-    with closing(run_in_order([Job(index, partial(ranks, index)) for index in shards], num_workers)) as results:
-        for rank in results:
-            ranked.append(rank)
-            bar.set_description(f"ranking {len(ranked)} episodes")
+    places: list[tuple[int, int]] = []
+    values: list[float] = []
+    with closing(run_in_order([Job(index, partial(returns, index)) for index in shards], num_workers)) as results:
+        for index, episode, value in results:
+            places.append((index, episode))
+            values.append(value)
+            bar.set_description(f"ranking {len(values)} episodes")
     bar.set_description("reading")
-    ranked.sort()
-    best = ranked[: math.ceil(len(ranked) * percent / 100)]
-    return {index: {episode for _, shard_index, episode in best if shard_index == index} for index in shards}
+    chosen: dict[int, set[int]] = {index: set() for index in shards}
+    for position in np.flatnonzero(choose_by_return(np.array(values), selection)).tolist():
+        index, episode = places[position]
+        chosen[index].add(episode)
+    return chosen
+
+
+def choose_by_return(returns: npt.NDArray[np.float64], selection: Selection) -> npt.NDArray[np.bool_]:
+    """Choose the episodes that the method top or return_range selects.
+
+    Args:
+        returns: float64 ``[E]``, return of each episode, in the order of play.
+        selection: Method and options.
+
+    Returns:
+        bool ``[E]``, true for the selected episodes.
+
+    Raises:
+        InputError: If no return is in the range.
+    """
+    if selection.method == "top":
+        chosen = np.zeros(len(returns), dtype=np.bool_)
+        num_chosen = math.ceil(len(returns) * selection.top_episode_percent / 100)
+        chosen[np.argsort(-returns, kind="stable")[:num_chosen]] = True
+        return chosen
+    low = -math.inf if selection.min_return is None else selection.min_return
+    high = math.inf if selection.max_return is None else selection.max_return
+    chosen = (low <= returns) & (returns <= high)
+    if len(returns) and not chosen.any():
+        limits = f"from {low:g} to {high:g}"
+        if low == -math.inf or high == math.inf:
+            limits = f"of at least {low:g}" if high == math.inf else f"of at most {high:g}"
+        raise InputError(
+            f"no episode has a return {limits}; the returns of the {len(returns):,} episodes run from "
+            f"{returns.min():g} to {returns.max():g}; change `min_return` or `max_return`"
+        )
+    return chosen

@@ -1,7 +1,8 @@
-"""The five ways to select episodes of a recorded run, and their options.
+"""The six ways to select episodes of a recorded run, and their options.
 
-A *shard* is a buffer of a Dopamine log or a file of RL Unplugged. The first two methods draw *buffer visits* as the
-paper's code does (`replay_data.selection.paper_draw`); the others are in `replay_data.selection.episodes`.
+A *shard* is one of the files or sets of files of a run, such as a buffer of a Dopamine log or a file of RL Unplugged.
+The first two methods draw *buffer visits* as the paper's code does (`replay_data.selection.paper_draw`); the others are
+in `replay_data.selection.episodes`, and select from a store too (`replay_data.selection.stores`).
 
 ``original``
     The rows of the paper's draw, exactly as the released code loads them: padding rows count as steps, timesteps are
@@ -27,14 +28,21 @@ paper's code does (`replay_data.selection.paper_draw`); the others are in `repla
 
 ``even``
     From each of the last ``num_buffers`` shards, the first episodes until they have
-    ``ceil(num_steps / number of shards that are present)`` steps. The last episode of each is taken whole.
+    ``ceil(num_steps / number of shards that are present)`` steps. The last episode of each is taken whole. A store has
+    no shards: its episodes are taken at nearly equal distances until they have ``num_steps`` steps.
 
 ``top``
     Of all episodes of the last ``num_buffers`` shards, the best ``top_episode_percent`` percent by return, rounded up,
     in the order of play. Of episodes with equal returns, the earlier one ranks higher.
 
+``return_range``
+    All episodes of the last ``num_buffers`` shards with a return from ``min_return`` to ``max_return``, both included,
+    in the order of play.
+
 ``all``
     All episodes of the last ``num_buffers`` shards, in the order of play.
+
+A return is the sum of an episode's clipped rewards.
 """
 
 from __future__ import annotations
@@ -45,13 +53,14 @@ from typing import Any, Literal
 from replay_data.errors import InputError
 from replay_data.json_fields import Scalar
 
-SelectionMethod = Literal["original", "corrected", "even", "top", "all"]
+SelectionMethod = Literal["original", "corrected", "even", "top", "return_range", "all"]
 
 OPTIONS: dict[SelectionMethod, tuple[str, ...]] = {
     "original": ("num_steps", "num_buffers", "trajectories_per_buffer", "seed"),
     "corrected": ("num_steps", "num_buffers", "trajectories_per_buffer", "seed"),
     "even": ("num_steps", "num_buffers"),
     "top": ("num_buffers", "top_episode_percent"),
+    "return_range": ("num_buffers", "min_return", "max_return"),
     "all": ("num_buffers",),
 }
 """Options that each method uses."""
@@ -64,6 +73,8 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "trajectories_per_buffer": (0, _MAX_COUNT),
     "seed": (0, 2**32 - 1),
     "top_episode_percent": (0.01, 100),
+    "min_return": (-_MAX_COUNT, _MAX_COUNT),
+    "max_return": (-_MAX_COUNT, _MAX_COUNT),
 }
 
 
@@ -78,6 +89,8 @@ class Selection:
         trajectories_per_buffer: Number of terminated episodes in a buffer visit, minus one (original, corrected).
         seed: Seed of the draw (original, corrected).
         top_episode_percent: Percentage of the episodes, not of the steps (top).
+        min_return: Smallest return of an episode (return_range); None for no limit.
+        max_return: Largest return of an episode (return_range); None for no limit.
     """
 
     method: SelectionMethod = "corrected"
@@ -86,6 +99,8 @@ class Selection:
     trajectories_per_buffer: int = 10
     seed: int = 123
     top_episode_percent: float = 10
+    min_return: float | None = None
+    max_return: float | None = None
 
     @classmethod
     def of(cls, method: SelectionMethod, **options: float | None) -> Selection:
@@ -94,7 +109,8 @@ class Selection:
         `num_buffers` defaults to 50 for original and corrected, and to all for the other methods.
 
         Raises:
-            InputError: If the method does not use an option, or its value is out of range.
+            InputError: If the method does not use an option, its value is out of range, or return_range has no limit or
+                contradictory ones.
         """
         values: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         for name, value in values.items():
@@ -105,6 +121,14 @@ class Selection:
             if not low <= value <= high:
                 limits = f"at least {low}" if high == _MAX_COUNT and value < low else f"from {low} to {high}"
                 raise InputError(f"`{name}` is {value}; it must be {limits}")
+        min_return, max_return = values.get("min_return"), values.get("max_return")
+        if method == "return_range" and min_return is None and max_return is None:
+            raise InputError("`selection` return_range needs `min_return`, `max_return` or both")
+        if min_return is not None and max_return is not None and min_return > max_return:
+            raise InputError(
+                f"`min_return` is {min_return:g}, above `max_return`, which is {max_return:g}; lower `min_return` or "
+                "raise `max_return`"
+            )
         return cls(method, **{"num_buffers": 50 if method in ("original", "corrected") else None, **values})
 
     def to_json(self) -> dict[str, Scalar]:

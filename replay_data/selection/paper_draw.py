@@ -125,7 +125,7 @@ def _visits_of(shard: Shard) -> _Visits:
         return BufferVisits(shard)
     if isinstance(shard, RLUnpluggedShard):
         return ShardVisits(shard)
-    raise InputError("this source format has no buffer visits; use `selection` even, top or all")
+    raise InputError("this source format has no buffer visits; use `selection` even, top, return_range or all")
 
 
 def draw_visits(shards: Mapping[int, Shard], indices: range, selection: Selection) -> Iterator[Job[TaggedEpisode]]:
