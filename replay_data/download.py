@@ -12,6 +12,7 @@ import contextlib
 import io
 import itertools
 import math
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -20,13 +21,19 @@ from typing import Any
 
 from replay_data.errors import InputError, ReplayFormatError
 from replay_data.progress import ProgressBar
-from replay_data.sources.rl_unplugged import BASE_URL, open_shard, shard_name
+from replay_data.sources.rl_unplugged import BASE_URL, notes_on_run, open_shard, shard_name
 from replay_data.sources.rl_unplugged_record import MAX_RECORD_BYTES, read_episodes
 from replay_data.sources.tfrecord import read_records, write_record
 from replay_data.storage.atomic import name_file_in_errors, sync
 from replay_data.storage.gzip_streams import create_gzip
 from replay_data.storage.http_ranges import DownloadStoppedError, RangeClient, RefusedError
 from replay_data.storage.locks import exclusive_lock
+
+_LOCAL_ADVICE = "delete it and run the command again"
+
+_REMOTE_ADVICE = "the source itself is damaged, or has another format"
+
+_REMOTE_TRANSITIONS_ADVICE = f"`base_url` should be the address of that one: {BASE_URL}"
 
 _NUM_SHARDS = (50, 49)  # of a run: 49 for Carnival, Gravitar and StarGunner, 50 for the other games
 _NUM_SHARDS_OF_MIRRORS = range(1, 101)  # numbers to try where the address is not the public one
@@ -63,7 +70,8 @@ def download_run(
 ) -> DownloadSummary:
     """Download the first episodes of every shard of a run, the same number of steps from each.
 
-    The files are ``out/{game}/run_{run}-…``. A shard that already holds enough steps is kept.
+    The files are ``out/{game}/run_{run}-…``. A shard that already holds enough steps is kept. Notes on the run
+    (`notes_on_run`) are printed to standard error before the download begins.
 
     Args:
         game: Name of the game in the source's spelling, such as ``"Breakout"``.
@@ -73,7 +81,7 @@ def download_run(
         out: Directory to write to.
         base_url: Address of the directory that holds ``{game}/run_{run}-…``.
         num_connections: Number of shards to download at once.
-        show_progress: Whether to show a progress bar.
+        show_progress: Whether to show a progress bar and notes.
 
     Raises:
         InputError: If the source refuses, cannot be reached, or serves no byte ranges.
@@ -82,12 +90,14 @@ def download_run(
     for name, value in (("num_steps", num_steps), ("num_connections", num_connections)):
         if value < 1:
             raise InputError(f"`{name}` must be at least 1, not {value}")
-    if not base_url.startswith(("http://", "https://")):
-        raise InputError(f"`base_url` must begin with https:// or http://, unlike {base_url}")
+    address = _game_address(base_url, game)
     directory = out / game
+    if show_progress:
+        for note in notes_on_run(game, run):
+            print(f"note: {note}", file=sys.stderr)
     bar = ProgressBar(unit="B", unit_scale=True, desc=f"downloading {game}", disable=not show_progress)
     with bar, ThreadPoolExecutor(num_connections) as pool, contextlib.ExitStack() as stack:
-        client = RangeClient(f"{base_url.rstrip('/')}/{game}", num_connections, bar)
+        client = RangeClient(address, num_connections, bar)
         try:
             num_shards = _count_shards(client, run)
             steps_per_shard = math.ceil(num_steps / num_shards)
@@ -111,6 +121,27 @@ def download_run(
             pool.shutdown(cancel_futures=True)
     steps, episodes = sum(shard.steps for shard in shards), sum(shard.episodes for shard in shards)
     return DownloadSummary(steps, episodes, num_shards, client.bytes_downloaded)
+
+
+def check_run(game: str, run: int, *, base_url: str = BASE_URL) -> None:
+    """Check that a source has a run of a game, by downloading one byte; the arguments are those of `download_run`.
+
+    Raises:
+        InputError: If the source refuses or cannot be reached.
+    """
+    with ProgressBar(disable=True) as bar:
+        _count_shards(RangeClient(_game_address(base_url, game), 1, bar), run)
+
+
+def _game_address(base_url: str, game: str) -> str:
+    """Return the address of a game's directory.
+
+    Raises:
+        InputError: If ``base_url`` is not an address.
+    """
+    if not base_url.startswith(("http://", "https://")):
+        raise InputError(f"`base_url` must begin with https:// or http://, unlike {base_url}")
+    return f"{base_url.rstrip('/')}/{game}"
 
 
 def _count_shards(client: RangeClient, run: int) -> int:
@@ -167,7 +198,7 @@ class _ShardDownload:
         if not self._path.exists():
             return False
         with open_shard(self._path) as stream:
-            self._count(stream, math.inf, f"{self._path}", "delete it and run the command again")
+            self._count(stream, math.inf, f"{self._path}", _LOCAL_ADVICE, _LOCAL_ADVICE)
         return self.steps >= num_steps or self._client.size(self._name) == self._path.stat().st_size
 
     def _download(self, num_steps: int) -> int:
@@ -176,7 +207,7 @@ class _ShardDownload:
             _RemoteFile(self._client, self._name, self._partial, self._path) as remote,
             open_shard(remote) as stream,
         ):
-            whole = self._count(stream, num_steps, url, "the source itself is damaged, or has another format")
+            whole = self._count(stream, num_steps, url, _REMOTE_ADVICE, _REMOTE_TRANSITIONS_ADVICE)
         with name_file_in_errors(self._path, self._partial.parent):
             if not whole:
                 with open_shard(self._partial) as stream, create_gzip(self._rewritten) as shard:
@@ -186,10 +217,10 @@ class _ShardDownload:
             (self._partial if whole else self._rewritten).replace(self._path)
         return remote.bytes_downloaded
 
-    def _count(self, stream: Any, num_steps: float, name: str, advice: str) -> bool:
+    def _count(self, stream: Any, num_steps: float, name: str, advice: str, transitions_advice: str) -> bool:
         """Count steps and episodes up to ``num_steps`` steps; return whether the file ended first."""
         self.steps = self.episodes = 0
-        for record in read_episodes(stream, name, advice):
+        for record in read_episodes(stream, name, advice, transitions_advice):
             self.steps += len(record)
             self.episodes += 1
             if self.steps >= num_steps:

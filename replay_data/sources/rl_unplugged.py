@@ -12,10 +12,17 @@ a GZIP-compressed TFRecord file, and is read too if a browser has decompressed i
 ``checkpoint_idx``, ``episode_idx``         int64, position of the episode in the run
 ==========================================  ====================================================
 
-and two returns. If the last discount is 0, the game was over (*terminated*), and the last entry is only the final
-frame: its action and reward mean nothing. Otherwise a time limit truncated the episode.
+and two returns, ``episode_return`` and ``clipped_episode_return``, the sums of the rewards. The position is not used:
+in games with 49 shards, ``checkpoint_idx`` is not the index of the shard.
 
-In the public shards the unclipped rewards are in fact clipped as well. Raw rewards are kept where the two differ.
+If the last discount is 0, the game was over (*terminated*), and the last entry is no step: tensorflow-datasets 4.9.10
+(TFDS, `rl_unplugged/atari_utils.py`) calls only its frame valid. Otherwise a time limit truncated the episode, and the
+last entry is a step like the others: TFDS does not call it invalid, and in the real episodes that TFDS is tested with,
+the action of the last entry was played. In the public shards the unclipped rewards are in fact clipped as well. Raw
+rewards are kept where the two differ.
+
+In those real episodes, the reward of a step is in the entry before it. Rewards are nevertheless read where they stand,
+as TFDS reads them. `docs/protocol.md`, point 13, describes the evidence for both.
 """
 
 from __future__ import annotations
@@ -42,6 +49,16 @@ BASE_URL = "https://storage.googleapis.com/rl_unplugged/atari_episodes_ordered"
 
 _ADVICE = "download or copy it again"
 
+_TRANSITIONS_ADVICE = "download the episodes of the same run with scripts/download_replay.py"
+
+_NOTES = {
+    ("Asterix", 1): (
+        "Asterix run 1 may be corrupt: a user could reproduce offline REM with the DQN-replay logs of other runs, but "
+        "not of this one, and an author did not rule out damage "
+        "(https://github.com/google-research/batch_rl/issues/28); prefer another run",
+    )
+}
+
 _FILE_NAME = re.compile(r"run_(\d+)-(\d{5})-of-(\d{5})")
 
 
@@ -59,7 +76,7 @@ class RLUnpluggedRun:
         shards: The shards that are present, by index, ascending.
         num_shards: Number of shards of the run, whether they are present or not.
         missing: The indices of the shards that are not present.
-        notes: None.
+        notes: What is reported about the run, see `notes_on_run`.
         recording: None, because this project records no shards.
         sticky_actions: 0.25, that of the DQN-replay experience.
         has_raw_rewards: False, because the public shards have clipped rewards only.
@@ -73,9 +90,9 @@ class RLUnpluggedRun:
     sticky_actions: float | None = STICKY_ACTIONS
     has_raw_rewards = False
     details: Mapping[str, Scalar] = {}
-    notes: tuple[str, ...] = ()
 
     def __init__(self, path: Path, game: str, run: int, num_actions: int):
+        self.notes = notes_on_run(game, run)
         self.directory = find_directory(path, game)
         files: dict[int, Path] = {}
         totals: set[int] = set()
@@ -109,6 +126,16 @@ class RLUnpluggedRun:
 def shard_name(run: int, shard: int, num_shards: int) -> str:
     """Return the file name of a shard."""
     return f"run_{run}-{shard:05d}-of-{num_shards:05d}"
+
+
+def notes_on_run(game: str, run: int) -> tuple[str, ...]:
+    """Return what a user should know about a public run before its data is used, one sentence each.
+
+    Args:
+        game: Name of the game in the source's spelling, such as ``"Breakout"``.
+        run: Index of the run.
+    """
+    return _NOTES.get((game, run), ())
 
 
 def open_shard(source: Path | RawIOBase) -> Any:
@@ -168,7 +195,7 @@ class RLUnpluggedShard:
             raise self._error
         if self._file is None:
             self._file = open_shard(self.path)
-            self._records = read_episodes(self._file, str(self.path), _ADVICE)
+            self._records = read_episodes(self._file, str(self.path), _ADVICE, _TRANSITIONS_ADVICE)
         try:
             record = next(self._records, None)
             if record is not None:

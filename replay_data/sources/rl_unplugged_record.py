@@ -39,13 +39,14 @@ _FEATURES: tuple[tuple[str, Any], ...] = (
 )
 
 
-def read_episodes(file: Any, name: str, advice: str) -> Iterator[ShardRecord]:
+def read_episodes(file: Any, name: str, advice: str, transitions_advice: str) -> Iterator[ShardRecord]:
     """Yield the episodes of a shard without decoding their frames.
 
     Args:
         file: The shard, decompressed.
         name: Name of the shard in errors.
         advice: What to do if the shard is damaged.
+        transitions_advice: What to do if the shard is from RL Unplugged's older directory, which holds transitions.
 
     Raises:
         ReplayFormatError: If a record is damaged, or there is none.
@@ -66,9 +67,8 @@ def read_episodes(file: Any, name: str, advice: str) -> Iterator[ShardRecord]:
             features = split_example(payload)
             if features.keys() >= _TRANSITION_FEATURES:
                 raise ReplayFormatError(
-                    f"{name} holds single transitions in random order (RL Unplugged's directory atari), not episodes; "
-                    "download the episodes of the same run with scripts/download_replay.py (its directory "
-                    "atari_episodes_ordered)"
+                    f"{name} holds single transitions in random order (RL Unplugged's older directory atari), not "
+                    f"episodes, which are in its directory atari_episodes_ordered; {transitions_advice}"
                 )
             record = ShardRecord.parse(features, index)
         yield record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from replay_data import InputError, ReplayFormatError
 from replay_data.download import DownloadSummary, download_run
 from replay_data.sources import tfrecord
-from replay_data.sources.rl_unplugged import RLUnpluggedRun, shard_name
+from replay_data.sources.rl_unplugged import BASE_URL, RLUnpluggedRun, shard_name
 from replay_data.sources.tfrecord import Example, read_records, write_record
 from replay_data.storage import http_ranges
 from replay_data.storage.gzip_streams import create_gzip, open_gzip
@@ -233,13 +234,27 @@ def test_a_source_of_transitions_is_refused_by_name(tmp_path: Path) -> None:
     transition = Example()
     for name in ("o_t", "a_t", "r_t", "o_tp1"):
         transition.features.feature[name].float_list.value.append(0)
-    serve_shard(tmp_path / "mirror", [transition.SerializeToString()])
-    with (
-        serving(tmp_path / "mirror") as server,
-        pytest.raises(ReplayFormatError, match=r"00000-of-00001 holds single transitions .*download the episodes"),
-    ):
-        fetch(server, tmp_path)
-    assert not list((tmp_path / "Breakout").iterdir())
+    shard = serve_shard(tmp_path / "mirror", [transition.SerializeToString()])
+    local = tmp_path / "Breakout" / shard.name
+    reason = f"{shard.name} holds single transitions .* are in its directory atari_episodes_ordered"
+    with serving(tmp_path / "mirror") as server:
+        with pytest.raises(ReplayFormatError, match=f"{reason}; `base_url` should be .*: {BASE_URL}"):
+            fetch(server, tmp_path)
+        assert not list(local.parent.iterdir())
+        shutil.copy(shard, local)
+        with pytest.raises(ReplayFormatError, match=f"{local.parent}/{reason}; delete it and run the command again"):
+            fetch(server, tmp_path)
+
+
+@pytest.mark.parametrize(("game", "run", "notes"), [("Asterix", 1, 1), ("Asterix", 2, 0), ("Breakout", 1, 0)])
+def test_a_run_reported_as_corrupt_is_named_before_the_download(
+    game: str, run: int, notes: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(tmp_path, lambda request: 403) as server, pytest.raises(InputError, match="answers 403"):
+        download_run(game, run, 120, tmp_path, base_url=server.url)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(lines) == notes
+    assert all("Asterix run 1 may be corrupt" in line and "batch_rl/issues/28" in line for line in lines)
 
 
 def test_a_source_whose_record_has_no_end_is_refused_early(tmp_path: Path) -> None:

@@ -62,6 +62,45 @@ def test_a_truncated_episode_keeps_its_last_step(tmp_path: Path) -> None:
     assert all(same(one, other, True) for one, other in zip(read(tmp_path), episodes, strict=True))
 
 
+@pytest.mark.parametrize(("last_discount", "steps"), [(0, 3), (1, 4)])
+def test_the_last_entry_is_a_step_unless_the_game_was_over(last_discount: int, steps: int) -> None:
+    actions, rewards = [1, 2, 3, 2], np.array([0, 1, 0, -1], np.float32)
+    features = {"actions": actions, "unclipped_rewards": rewards, "discounts": [1, 1, 1, last_discount]}
+    record = ShardRecord.parse(split_example(example(4, **features)))
+    assert (len(record), len(record.observations), record.terminated) == (steps, steps, last_discount == 0)
+    assert (record.actions.tolist(), record.rewards.tolist()) == (actions[:steps], rewards.tolist()[:steps])
+
+
+def test_the_position_of_an_episode_is_not_used(tmp_path: Path) -> None:
+    # Carnival has 49 shards. An episode's `checkpoint_idx` is not the index of its shard there.
+    indices: list[list[int] | None] = [None, [47], [48], [0], [-1], [49, 49]]
+    for shard in (0, 48):
+        file = tmp_path / "Carnival" / shard_name(1, shard, 49)
+        file.parent.mkdir(exist_ok=True)
+        with create_gzip(file) as stream:
+            for position, index in enumerate(indices):
+                rewards = [0] * position + [1, 0]
+                features = {"actions": [shard % 5] * (position + 2), "unclipped_rewards": rewards}
+                payload = example(position + 2, **features, checkpoint_idx=index, episode_idx=index)
+                write_record(stream, payload)
+    run = RLUnpluggedRun(tmp_path, "Carnival", 1, 6)
+    assert (list(run.shards), run.num_shards, run.missing) == ([0, 48], 49, set(range(1, 48)))
+    for index, read_shard in run.shards.items():
+        assert [len(episode) for episode in read_shard.episodes()] == [1, 2, 3, 4, 5, 6]
+        assert list(read_shard.returns()) == [1] * 6
+        assert {int(action) for episode in read_shard.episodes() for action in episode.actions} == {index % 5}
+        read_shard.close()
+
+
+def test_a_run_reported_as_corrupt_has_a_note(tmp_path: Path) -> None:
+    for game, run in (("Asterix", 1), ("Asterix", 2), ("Breakout", 1)):
+        write_shard(tmp_path / game / shard_name(run, 0, 1), [random_episode(np.random.default_rng(0), 2)])
+    (note,) = RLUnpluggedRun(tmp_path, "Asterix", 1, 9).notes
+    assert note.startswith("Asterix run 1 may be corrupt: ")
+    assert "https://github.com/google-research/batch_rl/issues/28" in note
+    assert RLUnpluggedRun(tmp_path, "Asterix", 2, 9).notes == RLUnpluggedRun(tmp_path, "Breakout", 1, 4).notes == ()
+
+
 def test_rewards_come_from_either_feature() -> None:
     raw = np.array([0, 7, -3], np.float32)
     record = ShardRecord.parse(split_example(example(unclipped_rewards=raw, discounts=[1, 1, 1])))
@@ -83,7 +122,10 @@ def example(steps: int = 3, **features: Any) -> bytes:
     for name, values in (defaults | features).items():
         if values is None:
             continue
-        list_type = {"observations": "bytes_list", "actions": "int64_list"}.get(name, "float_list")
+        lists = {"observations": "bytes_list"} | dict.fromkeys(
+            ("actions", "checkpoint_idx", "episode_idx"), "int64_list"
+        )
+        list_type = lists.get(name, "float_list")
         getattr(episode.features.feature[name], list_type).value.extend(values)
     return bytes(episode.SerializeToString())
 

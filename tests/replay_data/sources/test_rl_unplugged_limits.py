@@ -85,7 +85,8 @@ def test_transitions_are_refused_by_name(shard: Path, compressed: bool) -> None:
         shard.write_bytes(gzip.decompress(shard.read_bytes()))
     with pytest.raises(
         ReplayFormatError,
-        match=r"00000-of-00001 holds single transitions in random order .*; download the episodes .*download_replay",
+        match=r"00000-of-00001 holds single transitions in random order .* in its directory atari_episodes_ordered; "
+        r"download the episodes .*download_replay",
     ):
         read(shard.parents[1])
 
