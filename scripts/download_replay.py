@@ -15,36 +15,57 @@ from replay_data.sources.rl_unplugged import BASE_URL
 
 def main(
     out: Path,
-    source: Literal["rl_unplugged"] = "rl_unplugged",
+    source: Literal["rl_unplugged", "jat"] = "rl_unplugged",
     game: str = "Breakout",
-    run: int = 1,
+    run: int | None = None,
     num_steps: int = 500_000,
-    base_url: str = BASE_URL,
-    num_connections: int = 8,
+    base_url: str | None = None,
+    num_connections: int | None = None,
 ) -> None:
-    """Download the first episodes of every shard of a run, and little more than their bytes.
+    """Download the first episodes of a public recorded run, and little more than their bytes.
 
     Args:
-        out: Directory for {game}/run_{run}-*. The same command resumes an interrupted download. A larger number of
-            steps downloads the shards again.
-        source: RL Unplugged's episode shards: 46 games, 5 runs of 50 million steps each.
+        out: Directory for {game}/run_{run}-* (rl_unplugged) or atari-{game}/*.parquet (jat). The same command resumes
+            an interrupted download. A larger number of steps downloads the shards of RL Unplugged again, and more files
+            of JAT.
+        source: Where to download from. rl_unplugged: RL Unplugged's episode shards, 46 games, 5 runs of 50 million
+            steps each; the first episodes of every shard. jat: the JAT dataset on the Hugging Face Hub, 57 games,
+            almost 500,000 steps of an expert each, 0.3 to 2 GB a game; the first files.
         game: Name of the game.
-        run: Number of the recorded run, 1 to 5.
-        num_steps: Number of steps of all shards together; each shard contributes whole episodes up to its share.
-        base_url: Address of the directory that holds {game}/run_{run}-00000-of-00050 and so on. A mirror may have
-            another number of shards; the command finds it by trying.
-        num_connections: Number of shards to download at once.
+        run: Number of the recorded run, 1 to 5; 1 by default (rl_unplugged).
+        num_steps: Number of steps of all shards together; each shard of RL Unplugged contributes whole episodes up to
+            its share.
+        base_url: Address of the directory that holds {game}/run_{run}-00000-of-00050 and so on; by default the public
+            one. A mirror may have another number of shards; the command finds it by trying (rl_unplugged).
+        num_connections: Number of shards to download at once; 8 by default (rl_unplugged).
     """
     from atari_dt.games.catalogue import find_game
-    from replay_data.download import download_run
 
     name = find_game(game).name
-    if not 1 <= run <= 5:
-        raise InputError(f"`run` must be from 1 to 5, not {run}")
-    summary = download_run(name, run, num_steps, out, base_url=base_url, num_connections=num_connections)
-    print(f"{out / name}: {summary.steps:,} steps in {summary.episodes} episodes of {summary.shards} shards")
-    print(f"downloaded: {summary.bytes_downloaded / 1e6:,.1f} MB")
-    options = "--source", source, "--path", out, "--game", name, "--run", str(run), "--selection", "all"
+    options: list[str | Path]
+    if source == "jat":
+        from replay_data.hub_download import download_jat
+
+        for option, value in (("run", run), ("base_url", base_url), ("num_connections", num_connections)):
+            if value is not None:
+                raise InputError(f"`{option}` is an option of `source` rl_unplugged; leave it out for jat")
+        jat = download_jat(name, num_steps, out)
+        print(f"{out}: {jat.steps:,} steps in {jat.episodes} episodes of {jat.files} files, revision {jat.revision}")
+        num_bytes, options = jat.bytes_downloaded, []
+    else:
+        from replay_data.download import download_run
+
+        run = 1 if run is None else run
+        if not 1 <= run <= 5:
+            raise InputError(f"`run` must be from 1 to 5, not {run}")
+        num_connections = 8 if num_connections is None else num_connections
+        summary = download_run(
+            name, run, num_steps, out, base_url=base_url or BASE_URL, num_connections=num_connections
+        )
+        print(f"{out / name}: {summary.steps:,} steps in {summary.episodes} episodes of {summary.shards} shards")
+        num_bytes, options = summary.bytes_downloaded, ["--run", str(run)]
+    print(f"downloaded: {num_bytes / 1e6:,.1f} MB")
+    options = ["--source", source, "--path", out, "--game", name, *options, "--selection", "all"]
     print(f"next:       {format_command('build_dataset.py', *options, '--out', f'data/{name.lower()}')}")
 
 

@@ -20,7 +20,7 @@ LAYERS = (
     {"replay_data.storage"},
     {"replay_data.episode"},
     {"replay_data.sources"},
-    {"replay_data.contexts", "replay_data.store_metadata", "replay_data.download"},
+    {"replay_data.contexts", "replay_data.store_metadata", "replay_data.download", "replay_data.hub_download"},
     {"replay_data.store_arrays"},
     {"replay_data.store_writer", "replay_data.trajectory_store"},
     {"replay_data.selection", "replay_data.testing"},
@@ -33,6 +33,7 @@ LAYERS = (
     {"atari_dt.training", "atari_dt.evaluation"},
     {"atari_dt.rendering"},
     {"atari_dt.experiments", "atari_dt.interpretation", "atari_dt.collection"},
+    {"atari_dt.preparation"},
     {"scripts"},
 )
 

@@ -8,9 +8,10 @@ from typing import Literal, Protocol
 
 from replay_data.episode import EpisodeSource
 from replay_data.sources.dopamine_reader import DopamineLog
+from replay_data.sources.jat import JatRun
 from replay_data.sources.rl_unplugged import RLUnpluggedRun
 
-SourceFormat = Literal["dopamine", "rl_unplugged"]
+SourceFormat = Literal["dopamine", "rl_unplugged", "jat"]
 
 
 class SourceReader(Protocol):
@@ -24,4 +25,4 @@ class SourceReader(Protocol):
         """
 
 
-SOURCES: Mapping[SourceFormat, SourceReader] = {"dopamine": DopamineLog, "rl_unplugged": RLUnpluggedRun}
+SOURCES: Mapping[SourceFormat, SourceReader] = {"dopamine": DopamineLog, "rl_unplugged": RLUnpluggedRun, "jat": JatRun}
