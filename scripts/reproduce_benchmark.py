@@ -5,8 +5,11 @@ from atari_dt.interrupts import exit_on_interrupt
 exit_on_interrupt(__name__)
 
 import dataclasses
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -15,9 +18,13 @@ from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.experiments.benchmark_preset import BenchmarkPreset, benchmark_preset
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig
 from atari_dt.experiments.sweep_options import SweepOptions
-from atari_dt.games.catalogue import find_game
+from atari_dt.games.catalogue import Game, find_game
+from atari_dt.preparation.options import DataOptions
 from atari_dt.recipes import RecipeName, apply_recipe
 from replay_data import InputError
+
+if TYPE_CHECKING:
+    from atari_dt.model.dataset_info import DatasetInfo
 
 
 @dataclass(frozen=True)
@@ -55,45 +62,96 @@ class Options:
     """Evaluation."""
     threads: int = 1
     """Number of threads of each run on a CPU; the last digits of the results depend on it."""
+    origin: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
+    """Where missing data comes from."""
     where: tyro.conf.OmitArgPrefixes[SweepOptions] = field(default_factory=SweepOptions)
     """How the runs are launched."""
 
 
 def main() -> None:
-    """Parse the command line once to find the games, and then once for each game with its defaults."""
+    """Parse the command line once to find the games, make their missing data, and parse it for each game's defaults."""
     options = tyro.cli(Options)
     if not options.games or not options.seeds:
         raise InputError("give at least one game and one seed")
+    games = list(dict.fromkeys(map(find_game, options.games)))
+    if options.origin.data_from is not None:
+        _make_missing_stores(options, games)
     from atari_dt.experiments.benchmark import benchmark_runs, benchmark_stores
     from atari_dt.experiments.sweep import run_sweep_and_report
     from atari_dt.model.dataset_info import DatasetInfo
 
-    games = list(map(find_game, options.games))
     stores = benchmark_stores(options.data, games, options.seeds)
     bases = {}
     for game in games:
-        model, training, evaluation = benchmark_preset(options.preset, game)
-        model, training = apply_recipe(options.recipe, model, training)
         datasets = [DatasetInfo.from_store(stores[game.name, seed]) for seed in options.seeds]
-        evaluation = evaluation.for_returns_of(datasets)
-        default = dataclasses.replace(options, model=model, training=training, evaluation=evaluation)
-        game_options = tyro.cli(Options, default=default)
-        for flag, value, preset_value in (
-            ("--conditioning", game_options.model.conditioning, model.conditioning),
-            ("--seed", game_options.training.seed, training.seed),
-            ("--top-percent", game_options.training.top_percent, training.top_percent),
-            ("--final-tokens", game_options.training.final_tokens, None),
-        ):
-            if value != preset_value:
-                raise InputError(f"{flag} is fixed by the benchmark; use --seeds, --top-percents or --max-updates")
-        if (note := game_options.evaluation.explain_default(evaluation)) is not None:
+        bases[game.name], note = _config_of_game(options, game, datasets)
+        if note is not None:
             print(f"note: {game.name}: {note}")
-        bases[game.name] = RunConfig(
-            Path(), game_options.model, game_options.training, game_options.evaluation, game_options.threads
-        )
     runs = benchmark_runs(bases, stores, options.top_percents)
     digests = {store.path.resolve(): store.digest for store in stores.values()}
     run_sweep_and_report(runs, options.out, digests, options.where)
+
+
+def _config_of_game(options: Options, game: Game, datasets: "Sequence[DatasetInfo]") -> tuple[RunConfig, str | None]:
+    """Parse the command line with the defaults of a game.
+
+    Args:
+        options: Options, parsed with other defaults.
+        game: The game.
+        datasets: Dataset of each seed, which decide defaults; empty if there is none yet.
+
+    Returns:
+        The settings that all runs of the game share, and a note about defaults.
+
+    Raises:
+        InputError: If an option sets what the benchmark sets itself, or a value is out of range.
+    """
+    model, training, evaluation = benchmark_preset(options.preset, game)
+    model, training = apply_recipe(options.recipe, model, training)
+    evaluation = evaluation.for_returns_of(datasets)
+    default = dataclasses.replace(options, model=model, training=training, evaluation=evaluation)
+    game_options = tyro.cli(Options, default=default)
+    for flag, value, preset_value in (
+        ("--conditioning", game_options.model.conditioning, model.conditioning),
+        ("--seed", game_options.training.seed, training.seed),
+        ("--top-percent", game_options.training.top_percent, training.top_percent),
+        ("--final-tokens", game_options.training.final_tokens, None),
+    ):
+        if value != preset_value:
+            raise InputError(f"{flag} is fixed by the benchmark; use --seeds, --top-percents or --max-updates")
+    config = RunConfig(Path(), game_options.model, game_options.training, game_options.evaluation, game_options.threads)
+    return config, game_options.evaluation.explain_default(evaluation)
+
+
+def _make_missing_stores(options: Options, games: Sequence[Game]) -> None:
+    """Make the stores of games that have none, after checking all options that do not depend on the data."""
+    wait_policy = os.environ.get("OMP_WAIT_POLICY")
+    # Keep PyTorch's idle threads from spinning on the cores that the emulator's threads need. The imports below load
+    # PyTorch, which reads this variable.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from atari_dt.experiments.benchmark import benchmark_stores, check_top_percents
+    from atari_dt.hardware import find_device
+    from atari_dt.preparation.preparation import plan_stores
+
+    if wait_policy is None:
+        del os.environ["OMP_WAIT_POLICY"]  # the runs are processes of their own
+
+    if options.out.exists() and not options.out.is_dir():
+        raise InputError(f"{options.out} is not a directory; choose another `out`")
+    num_steps = options.origin.num_steps(options.preset)
+    check_top_percents(options.top_percents)
+    for game in games:
+        config, _ = _config_of_game(options, game, ())
+        find_device(config.training.device)
+        if num_steps < config.training.batch_size:
+            raise InputError(f"`data_steps` must be at least {config.training.batch_size}, not {num_steps}")
+    plan = plan_stores(options.data, games, options.origin, num_steps, config.training.device)
+    benchmark_stores(options.data, [game for game in games if game not in plan.games], options.seeds)
+    for note in plan.notes:
+        print(f"note: {note}")
+    if plan.games:
+        print(plan.describe(), flush=True)
+        plan.make()
 
 
 if __name__ == "__main__":

@@ -41,14 +41,14 @@ def benchmark_stores(data: Path, games: Sequence[Game], seeds: Sequence[int]) ->
         raise InputError(f"{data} is a store itself; choose the directory that contains it under its game's name")
     stores: dict[tuple[str, int], TrajectoryStore] = {}
     for game in games:
-        names = (game.name.lower(), game.name)
-        common = next((data / name for name in names if (data / name).is_dir()), data / names[0])
+        common = store_directory(data, game)
         own = [common / str(seed) for seed in seeds]
         paths = own if any(path.is_dir() for path in own) else [common] * len(own)
         for path in paths:
             if not (path / "metadata.json").is_file():
+                advice = "" if common.exists() else ", or let `data_from` make it"
                 raise InputError(
-                    f"there is no data of {game.name} in {path}; make it there with scripts/build_dataset.py"
+                    f"there is no data of {game.name} in {path}; make it there with scripts/build_dataset.py{advice}"
                 )
         opened = {path: TrajectoryStore.open(path) for path in paths}
         for store in opened.values():
@@ -63,6 +63,28 @@ def benchmark_stores(data: Path, games: Sequence[Game], seeds: Sequence[int]) ->
                 )
         stores |= {(game.name, seed): opened[path] for seed, path in zip(seeds, paths, strict=True)}
     return stores
+
+
+def store_directory(data: Path, game: Game) -> Path:
+    """Return the directory of a game below ``data``, ``data/breakout`` or ``data/Breakout``; it may not exist."""
+    names = (game.name.lower(), game.name)
+    return next((data / name for name in names if (data / name).is_dir()), data / names[0])
+
+
+def check_top_percents(top_percents: Sequence[float]) -> None:
+    """Check the percentages of the steps that %BC clones.
+
+    Raises:
+        InputError: If one is out of range or repeated.
+    """
+    if len(set(top_percents)) < len(top_percents) or 100 in top_percents:
+        raise InputError(
+            "`top_percents` must be below 100 and distinct; BC, which clones all of the steps, is always part of the "
+            "benchmark"
+        )
+    for percent in top_percents:
+        if not 0 < percent < 100:
+            raise InputError(f"`top_percents` must be above 0 and below 100, not {percent:g}")
 
 
 def benchmark_runs(
@@ -81,11 +103,7 @@ def benchmark_runs(
         InputError: If a percentage is out of range or repeated; or, with the name of the run, if too few steps are left
             for a batch, or the data has no such target returns.
     """
-    if len(set(top_percents)) < len(top_percents) or 100 in top_percents:
-        raise InputError(
-            "`top_percents` must be below 100 and distinct; BC, which clones all of the steps, is always part of the "
-            "benchmark"
-        )
+    check_top_percents(top_percents)
     methods: dict[str, tuple[Conditioning, float]] = {"DT": ("return", 100.0), "BC": ("none", 100.0)}
     methods |= {f"{percent:g}BC": ("none", percent) for percent in top_percents}
     runs = {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from replay_data import InputError
+
 
 @dataclass(frozen=True)
 class SweepOptions:
@@ -17,3 +19,7 @@ class SweepOptions:
     OUT."""
     retry_failed: bool = False
     """Retry runs that failed before."""
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise InputError(f"`jobs` must be at least 1, not {self.jobs}")
