@@ -261,6 +261,28 @@ class PQNConfig:
             _check(0 <= getattr(self, name) <= 1, f"`{name}` must be between 0 and 1, not {getattr(self, name)}")
 
 
+@dataclass(frozen=True)
+class PolicyPlayerConfig:
+    """Settings of the player of trained policies.
+
+    Attributes:
+        epsilons: Probabilities of a uniformly random action. Each episode has one of them, in turn.
+        num_envs: Number of environments.
+
+    Raises:
+        InputError: If a setting is out of range.
+    """
+
+    epsilons: tuple[float, ...] = DEFAULT_EPSILONS
+    num_envs: int = 32
+
+    def __post_init__(self) -> None:
+        _check(len(self.epsilons) >= 1, "`epsilons` must name at least one probability")
+        for epsilon in self.epsilons:
+            _check(0 <= epsilon <= 1, f"`epsilons` must be between 0 and 1, not {epsilon}")
+        _check(1 <= self.num_envs <= 1024, f"`num_envs` must be between 1 and 1024, not {self.num_envs}")
+
+
 def describe_differences(
     saved: Mapping[str, object], current: Mapping[str, object], ignore: Collection[str] = ()
 ) -> str:

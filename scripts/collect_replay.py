@@ -6,24 +6,33 @@ from atari_dt.interrupts import exit_on_interrupt
 
 exit_on_interrupt(__name__)
 
+import dataclasses
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import tyro
 
 from atari_dt.command_line import format_command
 from atari_dt.command_line import run as run_command
-from atari_dt.config import PQNConfig
+from atari_dt.config import DEFAULT_EPSILONS, PQNConfig
 from replay_data import InputError
-from replay_data.json_fields import Scalar
 from replay_data.storage.atomic import atomic_write
+
+
+class _LearningOptions(PQNConfig):
+    """The options of q_learning. Two of them are shared with other agents, for which the rest is not checked."""
+
+    def __post_init__(self) -> None:
+        pass
 
 
 def main(
     out: Path,
     game: str = "Breakout",
-    agent: Literal["q_learning", "scripted"] = "q_learning",
+    agent: Annotated[str, tyro.conf.arg(metavar="{q_learning,scripted,hub,MODULE:FUNCTION}")] = "q_learning",
+    policies: tuple[str, ...] = (),
+    epsilons: tuple[float, ...] = DEFAULT_EPSILONS,
     num_steps: int = 5_000_000,
     run: int = 1,
     sticky_actions: float = 0.25,
@@ -31,7 +40,7 @@ def main(
     seed: int = 0,
     num_workers: int | None = None,
     resume: bool = False,
-    learning: tyro.conf.OmitArgPrefixes[PQNConfig] = PQNConfig(),  # noqa: B008
+    learning: tyro.conf.OmitArgPrefixes[_LearningOptions] = _LearningOptions(),  # noqa: B008
 ) -> None:
     """Play a game and record every step, as 50 Dopamine log buffers in OUT/{game}/{run}/replay_logs.
 
@@ -40,7 +49,14 @@ def main(
         game: Name of the game, such as Breakout or MsPacman.
         agent: The player. q_learning: a network that learns any game from scratch (PQN), so that the log goes from
             random to good play. scripted: policies of every skill that read the emulator's RAM (Breakout and Pong
-            only), several times faster.
+            only), several times faster. hub: trained agents of Stable-Baselines3, of every skill through random
+            actions. MODULE:FUNCTION, such as package.module:function: a function of yours that makes a policy, played
+            like those of hub (docs/extending.md).
+        policies: The trained agents of hub, which play in turn: repositories on the Hugging Face Hub, such as
+            sb3/dqn-BreakoutNoFrameskip-v4 (or OWNER/NAME@REVISION), and zip files that Stable-Baselines3 saved. The
+            first zip file of a repository is read; nothing in it is unpickled.
+        epsilons: Probabilities of a random action at each step, for hub and functions. Each episode has one of them, in
+            turn: 0 plays the agent itself, 1 plays at random.
         num_steps: Rows of the log; each of its 50 buffers gets a fiftieth of them.
         run: Index of the recording among those of the game.
         sticky_actions: Probability, at each emulator frame, that the emulator repeats the previous action.
@@ -48,46 +64,35 @@ def main(
         seed: Seed of the player and the environments.
         num_workers: Number of worker processes of the scripted agent; one per core by default.
         resume: Continue an interrupted or killed recording after its last complete buffer.
-        learning: Settings of q_learning.
+        learning: Settings of q_learning. The number of environments applies to hub and functions too, the device to
+            hub.
     """
-    from atari_dt.collection.recorder import record
-    from atari_dt.collection.rollout import Player
-    from atari_dt.collection.scripted import ScriptedPlayer
+    # Keep PyTorch's idle threads from spinning on the cores that the emulator's threads need. The imports below load
+    # PyTorch, which reads this variable.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from atari_dt.collection.agents import record_agent
     from atari_dt.environment.config import EnvironmentConfig
     from atari_dt.games.catalogue import find_game
 
     played_game = find_game(game)
-    environment = EnvironmentConfig.with_max_steps(max_steps, sticky_actions=sticky_actions)
-    if agent == "scripted" and learning != PQNConfig():
-        raise InputError("the options of q_learning do not apply to scripted players; leave them out")
-    if agent == "q_learning" and num_workers is not None:
-        raise InputError(
-            "`num_workers` applies to scripted players only; for q_learning, set the number of environments with "
-            "`num_envs`"
-        )
-    settings: dict[str, Scalar] = {}
-    if agent == "q_learning":
-        # Keep PyTorch's idle threads from spinning on the cores that the emulator's threads need. The import below
-        # loads PyTorch, which reads this variable.
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        from atari_dt.collection.pqn import PQNPlayer, recorded_settings
-
-        settings = recorded_settings(learning)
-
-    def make_player() -> Player:
-        if agent == "scripted":
-            return ScriptedPlayer(played_game, environment, seed, num_workers)
-        return PQNPlayer(played_game, environment, num_steps, learning, seed)
-
-    buffers = record(
+    defaults = dataclasses.asdict(_LearningOptions())
+    changed = {name: value for name, value in dataclasses.asdict(learning).items() if value != defaults[name]}
+    others = [f"`{name}`" for name in changed if name not in ("num_envs", "device")]
+    if others and agent != "q_learning":
+        raise InputError(f"some options apply to q_learning only; leave them out: {', '.join(others)}")
+    buffers = record_agent(
         played_game,
-        make_player,
+        agent,
         out,
-        agent=agent,
         num_steps=num_steps,
-        environment=environment,
         seed=seed,
-        settings=settings,
+        environment=EnvironmentConfig.with_max_steps(max_steps, sticky_actions=sticky_actions),
+        learning=PQNConfig(**changed) if agent == "q_learning" else None,
+        policies=policies,
+        epsilons=None if epsilons == DEFAULT_EPSILONS else epsilons,
+        num_envs=None if agent == "q_learning" else changed.get("num_envs"),
+        device=None if agent == "q_learning" else changed.get("device"),
+        num_workers=num_workers,
         run=run,
         resume=resume,
     )

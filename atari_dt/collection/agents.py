@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from atari_dt.collection import policy_player
+from atari_dt.collection.policies.policy import TrainedPolicy
 from atari_dt.collection.recorder import record
 from atari_dt.collection.rollout import Player
 from atari_dt.collection.scripted import ScriptedPlayer
-from atari_dt.config import DEFAULT_EPSILONS, PQNConfig
+from atari_dt.config import PolicyPlayerConfig, PQNConfig
 from atari_dt.environment.config import EnvironmentConfig
+from atari_dt.environment.python_env import action_meanings
 from atari_dt.games.catalogue import Game
 from replay_data import InputError
 from replay_data.json_fields import Scalar
@@ -27,9 +32,9 @@ def record_agent(
     environment: EnvironmentConfig | None = None,
     learning: PQNConfig | None = None,
     policies: Sequence[str] = (),
-    epsilons: Sequence[float] = DEFAULT_EPSILONS,
-    num_envs: int = 32,
-    device: str = "auto",
+    epsilons: Sequence[float] | None = None,
+    num_envs: int | None = None,
+    device: str | None = None,
     num_workers: int | None = None,
     run: int = 1,
     resume: bool = False,
@@ -37,28 +42,28 @@ def record_agent(
 ) -> list[BufferSidecar]:
     """Record an agent as a replay log in ``out/{Game}/{run}/replay_logs``; see `record`.
 
-    PyTorch's idle threads take time from the emulators unless ``OMP_WAIT_POLICY`` is ``passive`` in the environment when
-    PyTorch is imported.
+    Set the environment variable ``OMP_WAIT_POLICY`` to ``passive`` before PyTorch is imported: its idle threads then
+    leave the cores to the emulators.
 
     Args:
         game: The game.
-        agent: ``"q_learning"`` for a network that learns the game while it is recorded, ``"scripted"`` for policies that
-            read the emulator's RAM, ``"hub"`` for trained agents, or a function such as ``"package.module:function"``
-            that makes a policy.
+        agent: ``"q_learning"`` for a network that learns the game while it is recorded, ``"scripted"`` for policies
+            that read the emulator's RAM, ``"hub"`` for trained agents, or the name of a function that makes a policy,
+            such as ``"package.module:function"``.
         out: Directory of recordings.
         num_steps: Rows of the log.
         seed: Seed of the player and the environments.
         environment: Settings of the environments; by default those of the DQN-replay dataset.
-        learning: Settings of q_learning; by default `PQNConfig`'s.
-        policies: Names of the trained agents, for hub: repositories on the Hugging Face Hub and files; see
+        learning: Settings of q_learning; by default those of `PQNConfig`.
+        policies: Names of the trained agents of hub: repositories on the Hugging Face Hub, and files; see
             `load_policies`.
-        epsilons: Probabilities of a random action, for hub and functions; see `PolicyPlayer`.
-        num_envs: Number of environments, for hub and functions.
-        device: Device of the trained agents' networks, for hub.
-        num_workers: Number of worker processes, for scripted; by default one per core.
+        epsilons: Probabilities of a random action, for hub and functions; by default those of `PolicyPlayerConfig`.
+        num_envs: Number of environments, for hub and functions; by default that of `PolicyPlayerConfig`.
+        device: Device of the networks of hub; by default a GPU if there is one.
+        num_workers: Number of worker processes of scripted; by default one per core.
         run: Index of the recording among those of the game.
         resume: Continue after the last complete buffer, or start if there is no recording.
-        show_progress: Whether to print the names of the trained agents and a progress bar on standard error.
+        show_progress: Whether to print the names of the trained agents, and a progress bar, on standard error.
 
     Returns:
         The sidecars of all buffers.
@@ -69,24 +74,41 @@ def record_agent(
         OSError: If writing fails.
     """
     environment = environment or EnvironmentConfig()
-    settings: dict[str, Scalar] = {}
+    given = {
+        "learning": learning,
+        "policies": policies or None,
+        "epsilons": epsilons,
+        "num_envs": num_envs,
+        "device": device,
+        "num_workers": num_workers,
+    }
+    _check_parameters(agent, [name for name, value in given.items() if value is not None])
     make_player: Callable[[], Player]
-    if agent == "q_learning":
-        from atari_dt.collection.pqn import PQNPlayer, recorded_settings
+    if agent == "scripted":
+        settings: dict[str, Scalar] = {}
+        make_player = partial(ScriptedPlayer, game, environment, seed, num_workers)
+    elif agent == "q_learning":
+        from atari_dt.collection import pqn
 
-        config = learning or PQNConfig()
-        settings = recorded_settings(config)
-
-        def make_player() -> Player:
-            return PQNPlayer(game, environment, num_steps, config, seed)
-
-    elif agent == "scripted":
-
-        def make_player() -> Player:
-            return ScriptedPlayer(game, environment, seed, num_workers)
-
+        learning = learning or PQNConfig()
+        settings = pqn.recorded_settings(learning)
+        make_player = partial(pqn.PQNPlayer, game, environment, num_steps, learning, seed)
     else:
-        raise InputError(f"there is no agent {agent!r}")
+        config = PolicyPlayerConfig()
+        if epsilons is not None:
+            config = dataclasses.replace(config, epsilons=tuple(epsilons))
+        if num_envs is not None:
+            config = dataclasses.replace(config, num_envs=num_envs)
+        from atari_dt.collection.policies import loading
+
+        num_actions = len(action_meanings(game, environment))
+        if agent == "hub":
+            trained = loading.load_policies(policies, game, num_actions, device or "auto")
+        else:
+            trained = [loading.load_function(agent, game, num_actions)]
+        settings = policy_player.recorded_settings(trained, config)
+        make_player = partial(_make_policy_player, game, environment, trained, config, seed, show_progress)
+
     return record(
         game,
         make_player,
@@ -100,3 +122,50 @@ def record_agent(
         resume=resume,
         show_progress=show_progress,
     )
+
+
+def _make_policy_player(
+    game: Game,
+    environment: EnvironmentConfig,
+    policies: Sequence[TrainedPolicy],
+    config: PolicyPlayerConfig,
+    seed: int,
+    show_progress: bool,
+) -> Player:
+    """Say who is about to play, and return the player."""
+    if show_progress:
+        for policy in policies:
+            print(f"playing {policy.name}", file=sys.stderr)
+    return policy_player.PolicyPlayer(game, environment, policies, config, seed)
+
+
+def _check_parameters(agent: str, names: Sequence[str]) -> None:
+    """Check that there can be such an agent, and that the parameters of some agents that were given apply to it.
+
+    Raises:
+        InputError: If not.
+    """
+    description, own_parameters = _PARAMETERS.get(agent, (agent, ("epsilons", "num_envs")))
+    if agent not in _PARAMETERS and ":" not in agent:
+        raise InputError(
+            f"there is no agent {agent!r}; set `agent` to q_learning, scripted, hub, or the name of a function that "
+            "makes a policy, such as package.module:function"
+        )
+    if "num_workers" in names and agent != "scripted":
+        raise InputError(
+            "`num_workers` applies to scripted players only; set the number of environments with `num_envs`"
+        )
+    if others := [f"`{name}`" for name in names if name not in own_parameters]:
+        raise InputError(f"some parameters do not apply to {description}; leave them out: {', '.join(others)}")
+    if agent == "hub" and "policies" not in names:
+        raise InputError(
+            "hub plays trained agents; name them with `policies`, such as sb3/dqn-BreakoutNoFrameskip-v4 or a zip file"
+        )
+
+
+_PARAMETERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "q_learning": ("q_learning", ("learning",)),
+    "scripted": ("scripted players", ("num_workers",)),
+    "hub": ("hub", ("policies", "epsilons", "num_envs", "device")),
+}
+"""By agent: its name in messages, and those parameters of `record_agent` that apply to it, but not to all agents."""

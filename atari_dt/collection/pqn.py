@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 
 from atari_dt.collection.q_network import QNetwork
 from atari_dt.collection.rollout import EpisodeAssembler, FinishedEpisode, Rollout
+from atari_dt.collection.timer import ComponentTimer
 from atari_dt.config import PQNConfig
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.vector_env import AleVectorEnv
@@ -142,7 +141,7 @@ class PQNPlayer:
             states = self._env.reset((seeds[:-1] >> 1).astype(np.int64))
             assembler = EpisodeAssembler(self._config.num_envs)
             while True:
-                timer = _Timer()
+                timer = ComponentTimer("emulator", "network", "learner", "recorder")
                 steps = _Steps(self._config.steps_per_update, self._config.num_envs)
                 epsilon = self._epsilon()
                 for t in range(self._config.steps_per_update):
@@ -283,23 +282,3 @@ class _Steps:
         self.actions = np.empty(shape, dtype=np.uint8)
         self.rewards = np.empty(shape, dtype=np.float32)
         self.terminated, self.truncated, self.lost_life = (np.empty(shape, dtype=np.bool_) for _ in range(3))
-
-
-class _Timer:
-    """Measures the share of wall time that each component takes."""
-
-    def __init__(self) -> None:
-        self._start_time = time.perf_counter()
-        self._seconds = dict.fromkeys(("emulator", "network", "learner", "recorder"), 0.0)
-
-    @contextmanager
-    def time(self, component: str) -> Iterator[None]:
-        """Add the time that the block takes to a component."""
-        start_time = time.perf_counter()
-        yield
-        self._seconds[component] += time.perf_counter() - start_time
-
-    def shares(self) -> dict[str, float]:
-        """Return each component's share of the time since this timer was created."""
-        total = time.perf_counter() - self._start_time
-        return {f"{component}_share": seconds / total for component, seconds in self._seconds.items()}
