@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from replay_data import TrajectoryStore, context_bounds
 from replay_data.contexts import IntArray
-from replay_data.episode import LEAD_IN, STACK
+from replay_data.episode import FRAME_SHAPE, LEAD_IN, STACK
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ class ContextLoader:
         store: Data.
         context_length: K.
         device: Device of the batches.
-        resident: Whether to keep the frames on the device. By default true on a CPU, and on a GPU if they fill at most
-            60% of its free memory.
+        resident: Whether to keep the frames of the episodes on the device. By default true on a CPU, and on a GPU if
+            they fill at most 60% of its free memory.
 
     Attributes:
         context_length: K.
@@ -90,11 +91,15 @@ class ContextLoader:
         self._device = device
         starts, self._lengths = context_bounds(np.arange(len(store)), store.episode_ends, context_length)
         if resident is None:
-            resident = device.type == "cpu" or store.frames.nbytes <= 0.6 * torch.cuda.mem_get_info(device)[0]
+            num_bytes = _num_episode_frames(store) * math.prod(FRAME_SHAPE)
+            resident = device.type == "cpu" or num_bytes <= 0.6 * torch.cuda.mem_get_info(device)[0]
         self._resident = resident
         frame_device = device if resident else torch.device("cpu")
-        self._frames = _to_tensor(store.frames, frame_device)
-        self._first_frame = _to_tensor(store.frame_index[starts] - LEAD_IN, frame_device)
+        if frame_device.type == "cpu":
+            self._frames, frame_index = _to_tensor(store.frames, frame_device), store.frame_index
+        else:
+            self._frames, frame_index = copy_episode_frames(store, frame_device)
+        self._first_frame = _to_tensor(frame_index[starts] - LEAD_IN, frame_device)
         self._num_frames = _to_tensor(self._lengths + LEAD_IN, frame_device)
         self._start, self._length = _to_tensor(starts, device), _to_tensor(self._lengths, device)
         self._actions = _to_tensor(store.actions, device)
@@ -159,6 +164,33 @@ class ContextLoader:
             timesteps=self._timesteps[rows].long(),
             attention_mask=offset < length,
         )
+
+
+def copy_episode_frames(store: TrajectoryStore, device: torch.device) -> tuple[Tensor, IntArray]:
+    """Copy the frames of a store's episodes to a device.
+
+    A store that was selected from another one may hold the frames of all episodes of that store; they stay on the disk.
+
+    Returns:
+        The frames, uint8 ``[F, 84, 84]``, and the row of them that holds each step's newest frame, int64 ``[N]``.
+    """
+    if len(store.frames) <= _num_episode_frames(store):
+        return _to_tensor(store.frames, device), store.frame_index
+    frames = torch.empty((_num_episode_frames(store), *FRAME_SHAPE), dtype=torch.uint8, device=device)
+    frame_index = np.empty_like(store.frame_index)
+    row = 0
+    for start, end in zip(store.episode_starts.tolist(), store.episode_ends.tolist(), strict=True):
+        first, last = int(store.frame_index[start]) - LEAD_IN, int(store.frame_index[end - 1])
+        episode_frames = _to_tensor(store.frames[first : last + 1], device)
+        frames[row : row + len(episode_frames)] = episode_frames
+        frame_index[start:end] = np.arange(row + LEAD_IN, row + len(episode_frames))
+        row += len(episode_frames)
+    return frames, frame_index
+
+
+def _num_episode_frames(store: TrajectoryStore) -> int:
+    """Return the number of frames of a store's episodes, with their lead-in frames."""
+    return len(store) + LEAD_IN * store.num_episodes
 
 
 def _to_tensor(array: npt.NDArray[Any], device: torch.device) -> Tensor:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from atari_dt.training import ContextLoader, ContextSampler
+from atari_dt.training.batches import copy_episode_frames
 from replay_data import TrajectoryStore
+from replay_data.selection.methods import Selection
+from replay_data.selection.stores import select_from_store
 
 
 @pytest.mark.parametrize("context_length", [1, 4, 30])
@@ -46,6 +50,37 @@ def test_batches_gathered_ahead_equal_batches_gathered_on_demand(store: Trajecto
     for outside in (-1, len(store)):
         with pytest.raises(IndexError):
             resident.batch([0, outside])
+
+
+def select(out: Path, store: TrajectoryStore, *, copy_frames: bool) -> TrajectoryStore:
+    """Select four of the six episodes of the fixture ``store`` again."""
+    selection = Selection.of("top", top_episode_percent=60)
+    return select_from_store(out, store.path, selection, copy_frames=copy_frames, show_progress=False)
+
+
+def test_a_store_with_linked_frames_has_the_batches_of_a_copy(tmp_path: Path, store: TrajectoryStore) -> None:
+    linked, copied = (select(tmp_path / str(copy), store, copy_frames=copy) for copy in (False, True))
+    assert len(linked.frames) == len(store.frames) > len(copied.frames)
+    for resident in (True, False):
+        batches = [
+            next(ContextLoader(each, 9, torch.device("cpu"), resident).batches([np.arange(len(each))]))
+            for each in (linked, copied)
+        ]
+        for name, tensor in vars(batches[0]).items():
+            assert torch.equal(getattr(batches[1], name), tensor), name
+
+
+def test_only_the_frames_of_a_stores_own_episodes_are_copied_to_a_device(
+    tmp_path: Path, store: TrajectoryStore
+) -> None:
+    linked = select(tmp_path / "linked", store, copy_frames=False)
+    frames, frame_index = copy_episode_frames(linked, torch.device("cpu"))
+    assert len(frames) == len(linked) + 3 * linked.num_episodes < len(linked.frames)
+    for step, newest in enumerate(frame_index.tolist()):
+        assert np.array_equal(frames[newest - 3 : newest + 1], linked.state(step))
+    frames, frame_index = copy_episode_frames(store, torch.device("cpu"))
+    assert frames.data_ptr() == store.frames.ctypes.data  # moved in one piece
+    assert frame_index is store.frame_index
 
 
 @pytest.mark.parametrize("batch_size", [7, 50, 200])
