@@ -18,8 +18,11 @@ A store has N steps, E episodes and F = N + 3E frames. Every episode has its own
 the start of a game. So the state of a step is ``frames[i - 3 : i + 1]``, where i is its ``frame_index``, and a context
 of K steps is one contiguous slice of K + 3 frames, without special cases at the borders of episodes.
 
+A store that was selected from another one (`replay_data.selection.stores`) may hold that store's ``frames.npy`` as a
+hard link. It then has more frames, among them those of episodes that are not its own.
+
 ``metadata.json`` (`replay_data.store_metadata`) is written last: without it there is no store. Stores of format
-version 1 have no ``terminated.npy``.
+version 1, and those selected from one, have no ``terminated.npy``.
 
 A store with the paper's draw (``metadata.source.selection["method"] == "original"``) has the lead-in frames, timesteps
 and returns-to-go of the original code instead (docs/protocol.md).
@@ -58,7 +61,7 @@ class TrajectoryStore:
         returns_to_go: float32 ``[N]``.
         timesteps: int32 ``[N]``.
         episode_ends: int64 ``[E]``.
-        terminated: bool ``[E]``, or None in a store of format version 1.
+        terminated: bool ``[E]``, or None in a store of format version 1 and in one selected from it.
     """
 
     def __init__(self, path: Path, metadata: StoreMetadata, arrays: Mapping[str, npt.NDArray[Any]]):

@@ -74,7 +74,7 @@ def select_from_store(
         source=StoreSource("store", selection=selection.to_json(), origin=store.metadata.source),
     )
     num_steps = int((ends - starts)[chosen].sum())
-    bar = ProgressBar(total=num_steps, unit="step", unit_scale=True, desc="selecting", disable=not show_progress)
+    bar = ProgressBar(total=num_steps, unit="step", unit_scale=True, desc="reading", disable=not show_progress)
     try:
         with writer, bar:
             linked = not copy_frames and writer.link_frames(path / "frames.npy", store.metadata.arrays["frames"])

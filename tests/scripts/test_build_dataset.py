@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from replay_data import TrajectoryStore
+from replay_data.testing import write_random_store
 from tests.conftest import DATA
 from tests.replay_data.recordings import indices_in_truth, random_episode, write_log
 from tests.scripts.commands import (
@@ -62,6 +63,24 @@ def test_build_dataset_counts_uncertain_episode_ends(
     assert "note:   number of uncertain episode ends: 2; only black frames" in capsys.readouterr().out
 
 
+def test_build_dataset_selects_from_a_store_and_says_what_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_random_store(tmp_path / "old", [40, 90, 20], game="Pong")
+    frame_bytes = (tmp_path / "old" / "frames.npy").stat().st_size
+    for name, option in (("linked", ()), ("copied", ("--copy-frames",))):
+        arguments = ("--source", "store", "--path", tmp_path / "old", "--selection", "all", *option)
+        assert call(monkeypatch, "build_dataset.py", *arguments, "--out", tmp_path / name) == 0
+        printed = capsys.readouterr().out
+        assert f"{tmp_path / name}: 150 steps in 3 episodes of {tmp_path / 'old'}\n" in printed
+        own_bytes = sum(file.stat().st_size for file in (tmp_path / name).iterdir() if file.stat().st_nlink == 1)
+        assert (own_bytes > frame_bytes) == (name == "copied")
+        assert f"disk:   {own_bytes / 1e6:.1f} MB" in printed
+        assert (f"the frames ({frame_bytes / 1e6:.1f} MB) are a link to those of" in printed) == (name == "linked")
+        assert ("--verify compares them" in printed) == (name == "copied")
+        assert f"--data {tmp_path / name} --out runs/pong" in printed
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -75,6 +94,19 @@ def test_build_dataset_counts_uncertain_episode_ends(
         ("--source dopamine --path {log} --num-steps 999999999 --out {tmp}/new", "{tmp}/new needs 7056.0"),
         ("--source dopamine --path {log} --num-workers 0 --out {tmp}/new", "--num-workers is 0"),
         ("--source dopamine --path {log} --selection all --seed 1 --out {tmp}/new", "--seed has no effect"),
+        (
+            "--source dopamine --path {log} --copy-frames --out {tmp}/new",
+            "--copy-frames has no effect on --source dopa",
+        ),
+        (
+            "--source dopamine --path {log} --selection return_range --num-buffers 1 --min-return 99 --out {tmp}/new",
+            "no episode has a return of at least 99; the returns of the 8 episodes run from",
+        ),
+        ("--source store --path {store} --selection all --run 1 --out {tmp}/new", "--run has no effect on --source s"),
+        ("--source store --path {pong} --game breakout --selection all --out {tmp}/new", "holds Pong, not Breakout"),
+        ("--source store --path {store} --out {tmp}/new", "use --selection even, top, return_range or all"),
+        ("--source store --path {pong} --selection all --out {pong}/new", "{pong}/new lies in the store at {pong}"),
+        ("--source store --path {log} --selection all --out {tmp}/new", "{log} is not a trajectory store"),
     ],
 )
 def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str) -> None:

@@ -81,6 +81,7 @@ OPTIONS: dict[SelectionMethod, dict[str, Any]] = {
     "corrected": {"num_steps": 40, "trajectories_per_buffer": 1},
     "even": {"num_steps": 50},
     "top": {"top_episode_percent": 80},
+    "return_range": {"min_return": -4, "max_return": 4},
     "all": {},
 }
 

@@ -26,6 +26,13 @@ def test_json_lists_the_options_that_the_method_uses() -> None:
         "seed": 5,
     }
     assert Selection.of("top").to_json() == {"method": "top", "top_episode_percent": 10}
+    assert Selection.of("return_range", max_return=0).to_json() == {"method": "return_range", "max_return": 0}
+    assert Selection.of("return_range", min_return=2.5, max_return=2.5, num_buffers=3).to_json() == {
+        "method": "return_range",
+        "num_buffers": 3,
+        "min_return": 2.5,
+        "max_return": 2.5,
+    }
 
 
 @pytest.mark.parametrize(
@@ -40,6 +47,13 @@ def test_json_lists_the_options_that_the_method_uses() -> None:
         ("corrected", {"seed": -1}, "`seed` is -1; it must be from 0 to"),
         ("top", {"top_episode_percent": 101}, "`top_episode_percent` is 101; it must be from"),
         ("corrected", {"trajectories_per_buffer": -1}, "`trajectories_per_buffer` is -1; it must be at least 0"),
+        ("return_range", {}, "`selection` return_range needs `min_return`, `max_return` or both"),
+        ("return_range", {"num_buffers": 2}, "`selection` return_range needs `min_return`, `max_return` or both"),
+        ("return_range", {"min_return": 5, "max_return": 4.5}, "`min_return` is 5, above `max_return`, which is 4.5"),
+        ("return_range", {"min_return": float("nan")}, "`min_return` is nan; it must be from"),
+        ("return_range", {"max_return": float("inf")}, "`max_return` is inf; it must be from"),
+        ("return_range", {"min_return": 1, "top_episode_percent": 5}, "`top_episode_percent` has no effect on `selec"),
+        ("top", {"min_return": 1}, "`min_return` has no effect on `selection` top"),
     ],
 )
 def test_invalid_options_are_refused(method: SelectionMethod, options: dict[str, Any], message: str) -> None:
