@@ -10,7 +10,6 @@ from atari_dt.games.presets import describe_deviations
 from atari_dt.model.checkpoint_config import CheckpointConfig
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.reported_evaluation import ReportedEvaluation
-from replay_data.storage.hub_errors import translate_hub_errors as translate_hub_errors
 
 _TEMPLATE = """
 # {title}
