@@ -33,7 +33,7 @@ _LOCAL_ADVICE = "delete it and run the command again"
 
 _REMOTE_ADVICE = "the source itself is damaged, or has another format"
 
-_REMOTE_TRANSITIONS_ADVICE = f"`base_url` should be the address of that one: {BASE_URL}"
+_REMOTE_TRANSITIONS_ADVICE = f"`base_url` should be the address of that directory: {BASE_URL}"
 
 _NUM_SHARDS = (50, 49)  # of a run: 49 for Carnival, Gravitar and StarGunner, 50 for the other games
 _NUM_SHARDS_OF_MIRRORS = range(1, 101)  # numbers to try where the address is not the public one

@@ -73,16 +73,14 @@ def test_the_last_entry_is_a_step_unless_the_game_was_over(last_discount: int, s
 
 def test_the_position_of_an_episode_is_not_used(tmp_path: Path) -> None:
     # Carnival has 49 shards. An episode's `checkpoint_idx` is not the index of its shard there.
-    indices: list[list[int] | None] = [None, [47], [48], [0], [-1], [49, 49]]
+    positions: list[list[int] | None] = [None, [47], [48], [0], [-1], [49, 49]]
     for shard in (0, 48):
         file = tmp_path / "Carnival" / shard_name(1, shard, 49)
         file.parent.mkdir(exist_ok=True)
         with create_gzip(file) as stream:
-            for position, index in enumerate(indices):
-                rewards = [0] * position + [1, 0]
-                features = {"actions": [shard % 5] * (position + 2), "unclipped_rewards": rewards}
-                payload = example(position + 2, **features, checkpoint_idx=index, episode_idx=index)
-                write_record(stream, payload)
+            for steps, position in enumerate(positions, 1):
+                features = {"actions": [shard % 5] * (steps + 1), "unclipped_rewards": [0] * (steps - 1) + [1, 0]}
+                write_record(stream, example(steps + 1, **features, checkpoint_idx=position, episode_idx=position))
     run = RLUnpluggedRun(tmp_path, "Carnival", 1, 6)
     assert (list(run.shards), run.num_shards, run.missing) == ([0, 48], 49, set(range(1, 48)))
     for index, read_shard in run.shards.items():
