@@ -13,7 +13,8 @@ a GZIP-compressed TFRecord file, and is read too if a browser has decompressed i
 ==========================================  ====================================================
 
 and two returns, ``episode_return`` and ``clipped_episode_return``, the sums of the rewards. The position is not used:
-in games with 49 shards, ``checkpoint_idx`` is not the index of the shard.
+in games with 49 shards, ``checkpoint_idx`` is not the index of the shard. The older directory `atari_episodes` has 100
+shards per run with an ``episode_id`` instead. They are read too, but nothing tells the order of their episodes.
 
 If the last discount is 0, the game was over (*terminated*), and the last entry is no step: tensorflow-datasets 4.9.10
 (TFDS, `rl_unplugged/atari_utils.py`) calls only its frame valid. Otherwise a time limit truncated the episode, and the
