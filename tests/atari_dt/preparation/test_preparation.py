@@ -1,0 +1,220 @@
+"""Stores that a benchmark lacks, made from recordings and downloads, also after interruptions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from atari_dt.collection import agents, pqn
+from atari_dt.collection.recorder import read_recording
+from atari_dt.collection.rollout import CompressedEpisode, FinishedEpisode, Rollout
+from atari_dt.experiments.benchmark import benchmark_stores
+from atari_dt.games.catalogue import find_game
+from atari_dt.preparation.options import DataOptions
+from atari_dt.preparation.origins import STEPS_PER_S
+from atari_dt.preparation.preparation import Preparation, plan_stores
+from replay_data import InputError, TrajectoryStore
+from replay_data.episode import Episode
+from replay_data.storage.locks import lock_directory
+from replay_data.testing import write_random_store
+from tests.conftest import DATA
+from tests.replay_data.flaky_server import serving
+from tests.replay_data.recordings import indices_in_truth
+
+ROWS = 250  # of a recording
+
+
+class ShortEpisodes:
+    """A player of episodes of two steps, five rows of a log each, with Ctrl-C after `num_episodes` of them."""
+
+    num_episodes = 1_000_000
+
+    def __init__(self, *_: object) -> None:
+        self.index = 0
+
+    def play(self) -> Generator[Rollout, None, None]:
+        for _ in range(self.num_episodes):
+            self.index += 1
+            frames = np.full((2, 84, 84), self.index % 255 + 1, np.uint8)
+            rewards = np.ones(2, np.float32)
+            episode = Episode(frames, np.zeros(2, np.uint8), rewards, rewards, terminated=True)
+            yield Rollout([FinishedEpisode(CompressedEpisode.pack(episode), {})], 2, {})
+        raise KeyboardInterrupt
+
+    def state(self) -> bytes:
+        return str(self.index).encode()
+
+    def restore(self, state: bytes) -> None:
+        self.index = int(state)
+
+
+@pytest.fixture
+def players(monkeypatch: pytest.MonkeyPatch) -> type[ShortEpisodes]:
+    """The players that a test records, without an emulator."""
+    monkeypatch.setattr(agents, "ScriptedPlayer", ShortEpisodes)
+    monkeypatch.setattr(pqn, "PQNPlayer", ShortEpisodes)
+    monkeypatch.setattr(ShortEpisodes, "num_episodes", 1_000_000)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    return ShortEpisodes
+
+
+def plan(data: Path, *games: str, num_steps: int = ROWS, **options: Any) -> Preparation:
+    options = {"data_from": "scripted", **options}
+    return plan_stores(data, [find_game(game) for game in games], DataOptions(**options), num_steps, "cpu")
+
+
+def test_interrupted_recordings_continue(
+    tmp_path: Path, players: type[ShortEpisodes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "new" / "data"
+    players.num_episodes = 0
+    with pytest.raises(KeyboardInterrupt, match=r"^nothing was kept; the same command continues$"):
+        plan(data, "Breakout", "Pong").make()
+    assert list(tmp_path.iterdir()) == []
+
+    players.num_episodes = 30
+    with pytest.raises(KeyboardInterrupt, match=rf"^what was made so far is kept in {data} and {data}/raw/scripted; "):
+        plan(data, "Breakout", "Pong").make()
+    assert [path.name for path in data.iterdir()] == ["raw"]
+    num_complete = len(read_recording(data / "raw" / "scripted" / "Breakout" / "1"))
+    assert 0 < num_complete < 50
+    players.num_episodes = 1_000_000
+    continued = plan(data, "Breakout", "Pong")
+    assert f"{ROWS - 5 * num_complete} steps, up to about" in continued.describe()
+    continued.make()
+
+    stores = benchmark_stores(data, [find_game("Breakout"), find_game("Pong")], [1])
+    for store in stores.values():
+        source = store.metadata.source
+        assert source.recording is not None
+        assert (source.format, source.recording.agent, source.selection["method"]) == ("dopamine", "scripted", "all")
+        brightness = store.frames[store.frame_index, 0, 0]
+        assert brightness.tolist() == [index + 1 for index in range(1, store.num_episodes + 1) for _ in range(2)]
+    assert f"{data}/breakout: {len(stores['Breakout', 1])} steps in" in capsys.readouterr().out
+    assert plan(data, "Breakout", "Pong").games == ()
+    (data / "pong" / "metadata.json").unlink()
+    assert plan(data, "Breakout", "Pong").games == ()  # what is there is never replaced
+
+
+def test_an_interrupted_selection_is_repeated_from_the_recording(
+    tmp_path: Path, players: type[ShortEpisodes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **options: object) -> TrajectoryStore:
+        raise KeyboardInterrupt("nothing was kept")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("atari_dt.preparation.preparation.build_store", interrupt)
+        with pytest.raises(KeyboardInterrupt, match="what was made so far is kept"):
+            plan(tmp_path, "Breakout").make()
+    players.num_episodes = 0  # there is nothing left to record
+    again = plan(tmp_path, "Breakout")
+    assert "done" in again.describe()
+    again.make()
+    assert len(TrajectoryStore.open(tmp_path / "breakout")) > 90
+
+
+def test_a_learning_agent_is_selected_from_evenly(tmp_path: Path, players: type[ShortEpisodes]) -> None:
+    """A third of the recording, the same number of steps from every buffer."""
+    preparation = plan(tmp_path, "Breakout", data_from="q_learning", num_steps=1000, raw_data=tmp_path / "else")
+    assert "333 steps" in preparation.describe()
+    preparation.make()
+    store = TrajectoryStore.open(tmp_path / "breakout")
+    assert store.metadata.source.selection == {"method": "even", "num_steps": 300}
+    assert store.metadata.source.episodes_per_shard == dict.fromkeys(range(50), 3)
+    assert len(read_recording(tmp_path / "else" / "Breakout" / "1")) == 50
+
+
+def test_sizes_and_times_are_said(tmp_path: Path) -> None:
+    lines = plan(tmp_path, "Breakout", "Pong", data_from="q_learning", num_steps=6_000_000).describe().splitlines()
+    hours = 6_000_000 / STEPS_PER_S["q_learning"] / 3600
+    for line in lines[2:4]:
+        assert "6,000,000 steps, up to about 1.5 GB" in line
+        assert "500,000 steps, 3.5 GB" in line
+        assert line.endswith(f"about {hours:.1f} hours")
+    assert lines[4].startswith(f"in all up to about 10.1 GB, and about {2 * hours:.1f} hours on 2 CPU cores")
+    (line,) = plan(tmp_path, "Qbert", data_from="rl_unplugged", num_steps=1000).describe().splitlines()[2:3]
+    assert line.endswith("1,000 steps, up to about 3.0 MB  1,000 steps, 7.1 MB  a download and about 0 s")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_downloads_become_stores(tmp_path: Path) -> None:
+    with serving(DATA / "rl_unplugged") as server:
+        options = {"data_from": "rl_unplugged", "base_url": server.url, "num_steps": 800}
+        with pytest.raises(InputError, match=r"^Pong: .*Pong/run_1-.* answers 404"):
+            plan(tmp_path / "new", "Breakout", "Pong", **options).make()
+        assert list(tmp_path.iterdir()) == []  # Pong is missed before the download of Breakout begins
+        plan(tmp_path, "Breakout", **options).make()
+    store = TrajectoryStore.open(tmp_path / "breakout")
+    assert indices_in_truth(store) == [0, 1, 2, 6]
+    assert store.metadata.source.format == "rl_unplugged"
+    assert len(list((tmp_path / "raw" / "rl_unplugged" / "Breakout").iterdir())) == 2
+
+
+def test_existing_stores_are_used_and_their_origin_is_said(tmp_path: Path, players: type[ShortEpisodes]) -> None:
+    write_random_store(tmp_path / "Breakout", [4])
+    write_random_store(tmp_path / "pong" / "123", [4], game="Pong")
+    preparation = plan(tmp_path, "Breakout", "Pong", data_from="jat")
+    assert preparation.games == ()
+    (note,) = preparation.notes
+    assert note.startswith(
+        f"{tmp_path}/Breakout exists and is used as it is; its data is not from jat, but from a source"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_steps": 249}, "^Breakout: `data_steps` must be at least 250 for a recording, not 249$"),
+        ({"data_from": "rl_unplugged", "num_steps": 0}, "^Breakout: `data_steps` must be at least 1, not 0$"),
+        ({"games": ["Seaquest"]}, "^Seaquest: there is no scripted policy for Seaquest, only for Breakout and Pong$"),
+        ({"games": ["Pong", "Tennis"], "data_from": "hub"}, r"^Tennis: .* no agents of Tennis .*, only of Asteroids, "),
+        ({"games": ["Pong", "Carnival"], "data_from": "jat"}, "^Carnival: the JAT dataset has no Carnival"),
+        ({"num_steps": 10**12}, "needs 7[0-9]*.* GB, but the disk has .* GB free"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_before_the_start(tmp_path: Path, options: Any, message: str) -> None:
+    games = options.pop("games", ["Breakout"])
+    with pytest.raises(InputError, match=message):
+        plan(tmp_path, *games, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recording_of_another_length_is_named(tmp_path: Path, players: type[ShortEpisodes]) -> None:
+    players.num_episodes = 30
+    with pytest.raises(KeyboardInterrupt):
+        plan(tmp_path, "Breakout").make()
+    with pytest.raises(
+        InputError, match=r"Breakout/1 is a recording of 250 steps, not of 4,000; set `data_steps` to 250"
+    ):
+        plan(tmp_path, "Pong", "Breakout", num_steps=4000)
+
+
+def test_a_recording_without_an_episode_is_named(
+    tmp_path: Path, players: type[ShortEpisodes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atari_dt.preparation.origins.suggest_selection", lambda buffers: None)
+    with pytest.raises(
+        InputError, match=r"^Breakout: no episode ends in the 250 steps of .*/Breakout/1; delete it and"
+    ):
+        plan(tmp_path, "Breakout").make()
+
+
+def test_errors_name_parameters_of_the_benchmark(tmp_path: Path, players: type[ShortEpisodes]) -> None:
+    (tmp_path / "raw/scripted/Breakout/1").mkdir(parents=True)
+    (tmp_path / "raw/scripted/Breakout/1/notes.txt").touch()
+    with pytest.raises(InputError, match=r"^Breakout: .* is not a recording .*; choose another `raw_data`$"):
+        plan(tmp_path, "Breakout").make()
+
+
+def test_two_commands_do_not_make_the_same_stores(tmp_path: Path, players: type[ShortEpisodes]) -> None:
+    with (
+        lock_directory(tmp_path),
+        pytest.raises(InputError, match=rf"another command is making stores in {tmp_path}; wait for it"),
+    ):
+        plan(tmp_path, "Breakout").make()
+    assert list(tmp_path.iterdir()) == []
