@@ -62,14 +62,14 @@ class Shard(Protocol):
     def returns(self) -> Iterator[float]:
         """Yield the return (the sum of the clipped rewards) of each episode that `episodes` yields."""
 
-    def check(self, everything: bool = False) -> bool:
+    def check(self, everything: bool = False) -> bool | None:
         """Compare the checksums that cover the data read so far; this may read the rest of the files.
 
         Args:
             everything: Whether to read the rest even where that is expensive.
 
         Returns:
-            Whether checksums cover all data read so far.
+            Whether checksums cover all data read so far; None if the source has no checksums.
         """
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ LAYERS = (
     {"replay_data.contexts", "replay_data.store_metadata", "replay_data.download", "replay_data.hub_download"},
     {"replay_data.store_arrays"},
     {"replay_data.store_writer", "replay_data.trajectory_store"},
-    {"replay_data.selection", "replay_data.testing"},
+    {"replay_data.selection", "replay_data.testing", "replay_data.minari_export"},
     {"replay_data"},
     {"atari_dt"},
     {"atari_dt.interrupts", "atari_dt.lazy_api"},

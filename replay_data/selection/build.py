@@ -108,7 +108,7 @@ def build_store(
                 checked = list(pool.map(lambda index: shards[index].check(verify or reads_all), used))
             writer.source = dataclasses.replace(
                 writer.source,
-                verified=all(checked),
+                verified=None if None in checked else all(checked),
                 episodes_per_shard={index: counts[index] for index in sorted(counts)},
             )
     except KeyboardInterrupt:

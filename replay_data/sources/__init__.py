@@ -9,9 +9,10 @@ from typing import Literal, Protocol
 from replay_data.episode import EpisodeSource
 from replay_data.sources.dopamine_reader import DopamineLog
 from replay_data.sources.jat import JatRun
+from replay_data.sources.minari_reader import MinariRun
 from replay_data.sources.rl_unplugged import RLUnpluggedRun
 
-SourceFormat = Literal["dopamine", "rl_unplugged", "jat"]
+SourceFormat = Literal["dopamine", "rl_unplugged", "jat", "minari"]
 
 
 class SourceReader(Protocol):
@@ -25,4 +26,9 @@ class SourceReader(Protocol):
         """
 
 
-SOURCES: Mapping[SourceFormat, SourceReader] = {"dopamine": DopamineLog, "rl_unplugged": RLUnpluggedRun, "jat": JatRun}
+SOURCES: Mapping[SourceFormat, SourceReader] = {
+    "dopamine": DopamineLog,
+    "rl_unplugged": RLUnpluggedRun,
+    "jat": JatRun,
+    "minari": MinariRun,
+}
