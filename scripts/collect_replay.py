@@ -96,13 +96,21 @@ def main(
         run=run,
         resume=resume,
     )
-    from atari_dt.rendering.replay_summary import disk_usage, replay_figure, replay_table, suggest_selection
+    from atari_dt.rendering.replay_summary import (
+        disk_usage,
+        policy_table,
+        replay_figure,
+        replay_table,
+        suggest_selection,
+    )
     from replay_data.sources.dopamine_format import PADDING
 
     directory = out / played_game.name / str(run)
     size, bytes_per_row = disk_usage(directory / "replay_logs", buffers)
     atomic_write(directory / "returns.png", replay_figure(played_game, buffers))
     print(replay_table(buffers))
+    if policies_played := policy_table(buffers):
+        print(policies_played)
     rows = buffers[0].rows
     print(
         f"{directory}: {len(buffers)} buffers of {rows:,} rows, {size / 1e6:,.0f} MB, {bytes_per_row:.0f} bytes per row"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,8 +40,31 @@ def replay_table(buffers: Sequence[BufferSidecar]) -> str:
     return "\n".join(lines)
 
 
+def policy_table(buffers: Sequence[BufferSidecar]) -> str:
+    """Return a text table of the mean score of each trained policy at each epsilon; empty if none played."""
+    scores = defaultdict[tuple[float, int], list[float]](list)
+    for buffer in buffers:
+        for episode in buffer.episodes:
+            if {"policy", "epsilon"} <= episode.details.keys():
+                scores[episode.details["epsilon"], int(episode.details["policy"])].append(episode.score)
+    if not scores:
+        return ""
+    epsilons, policies = (sorted(set(values)) for values in zip(*scores, strict=True))
+    settings = buffers[0].recording.settings
+    lines = [f"policy {policy}: {settings.get(f'policy_{policy}')}" for policy in policies]
+    lines.append(f"{'epsilon':>8} {'episodes':>9} " + " ".join(f"{f'policy {policy}':>9}" for policy in policies))
+    for epsilon in epsilons:
+        of_policies = [scores.get((epsilon, policy), []) for policy in policies]
+        means = (f"{np.mean(each):>9.1f}" if each else f"{'-':>9}" for each in of_policies)
+        lines.append(f"{epsilon:>8g} {sum(map(len, of_policies)):>9,} " + " ".join(means))
+    return "\n".join(lines)
+
+
 def replay_figure(game: Game, buffers: Sequence[BufferSidecar]) -> bytes:
-    """Plot the score of every episode, and a moving average, over the steps played by its end; return a PNG file."""
+    """Plot the score of every episode, and a moving average, over the steps played by its end; return a PNG file.
+
+    Episodes of trained policies have the color of their epsilon.
+    """
     episodes = [episode for buffer in buffers for episode in buffer.episodes]
     scores = np.array([episode.score for episode in episodes])
     recorded = np.cumsum([episode.steps for episode in episodes])
@@ -48,7 +72,12 @@ def replay_figure(game: Game, buffers: Sequence[BufferSidecar]) -> bytes:
     million_steps = np.array(played) / 1e6
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.plot(million_steps, scores, ".", color="tab:blue", markersize=2, alpha=0.25, label="episode")
+    if episodes and all("epsilon" in episode.details for episode in episodes):
+        epsilons = [episode.details["epsilon"] for episode in episodes]
+        points = axes.scatter(million_steps, scores, 4, epsilons, vmin=0, vmax=1, label="episode")
+        figure.colorbar(points, label="epsilon, the probability of a random action")
+    else:
+        axes.plot(million_steps, scores, ".", color="tab:blue", markersize=2, alpha=0.25, label="episode")
     if len(scores) >= _WINDOW:
         means = np.convolve(scores, np.full(_WINDOW, 1 / _WINDOW), mode="valid")
         axes.plot(million_steps[_WINDOW - 1 :], means, color="tab:blue", label=f"mean of {_WINDOW} episodes")
