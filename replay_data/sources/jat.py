@@ -47,7 +47,8 @@ from replay_data.json_fields import Scalar
 from replay_data.recording import Recording
 from replay_data.sources.directories import find_directory
 from replay_data.sources.jat_files import REPOSITORY, JatDownload, ShardName, directory_name
-from replay_data.sources.jat_parquet import JatFile, JatRow
+from replay_data.sources.jat_parquet import JatFile
+from replay_data.sources.jat_row import JatRow
 from replay_data.storage.regular_files import check_regular_file
 
 _ADVICE = "delete it, and download it again"

@@ -28,12 +28,13 @@ import numpy as np
 import numpy.typing as npt
 
 from replay_data.episode import Episode, Shard
-from replay_data.errors import InputError, ReplayFormatError, summarize_error
+from replay_data.errors import ReplayFormatError, summarize_error
 from replay_data.json_fields import Scalar
 from replay_data.recording import Recording
 from replay_data.sources.minari_directories import DATA_FILE, find_data_directory
 from replay_data.sources.minari_frames import ObservationLayout, read_frames
 from replay_data.sources.minari_metadata import DATA_FORMAT, FRAME_SKIP, MinariMetadata, read_minari_metadata
+from replay_data.storage.hdf5_files import import_h5py
 from replay_data.storage.regular_files import check_regular_file
 
 _MAX_STEPS = 108_000  # of an episode: ALE's time limit of half an hour, if a step is one emulator frame
@@ -265,22 +266,6 @@ class _Steps:
     actions: npt.NDArray[Any]
     rewards: npt.NDArray[np.float32]
     terminated: bool
-
-
-def import_h5py() -> Any:
-    """Return the module h5py, imported when it is needed.
-
-    Raises:
-        InputError: If it is not installed.
-    """
-    try:
-        import h5py
-    except ImportError as error:
-        raise InputError(
-            "Minari datasets need h5py, which is not installed; with Python 3.11 or newer, install it with "
-            'pip install "atari-dt[minari]"'
-        ) from error
-    return h5py
 
 
 def _open_episode(file: Any, index: int) -> Any:
