@@ -75,7 +75,7 @@ def replay_figure(game: Game, buffers: Sequence[BufferSidecar]) -> bytes:
     if episodes and all("epsilon" in episode.details for episode in episodes):
         epsilons = [episode.details["epsilon"] for episode in episodes]
         points = axes.scatter(million_steps, scores, 4, epsilons, vmin=0, vmax=1, label="episode")
-        figure.colorbar(points, label="epsilon, the probability of a random action")
+        figure.colorbar(points, label="epsilon")
     else:
         axes.plot(million_steps, scores, ".", color="tab:blue", markersize=2, alpha=0.25, label="episode")
     if len(scores) >= _WINDOW:

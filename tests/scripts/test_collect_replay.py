@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import signal
+import sys
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,7 @@ import pytest
 
 from replay_data import TrajectoryStore
 from replay_data.sources.dopamine_reader import DopamineLog
+from tests.atari_dt.collection.policies.saved_agents import dqn_weights, write_agent
 from tests.scripts.commands import (
     Refuse,
     assert_failed_write_leaves_nothing,
@@ -59,6 +62,82 @@ def test_collect_replay_sums_up_what_it_recorded(
     assert capsys.readouterr().out == printed
 
 
+AGENT = """
+import numpy as np
+
+def make_policy(game, num_actions):
+    assert (game, num_actions) == ("Breakout", 4)
+    return lambda observations: np.full(len(observations), 3)
+
+def make_nothing(game, num_actions):
+    return None
+
+def make_wrong_policy(game, num_actions):
+    return lambda observations: np.full(len(observations), num_actions)
+"""
+
+
+def test_trained_agents_play_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two files at two epsilons: the sidecars, the table of scores, the next command, and how to resume."""
+    weights = dqn_weights()
+    for name, action in (("fire.zip", 1), ("right.zip", 2)):
+        weights["q_net.q_net.0.bias"][:] = 0
+        weights["q_net.q_net.0.bias"][action] = 1000
+        write_agent(tmp_path / name, weights)
+    monkeypatch.chdir(tmp_path)
+    options = ("--agent", "hub", "--policies", "fire.zip", "right.zip", "--epsilons", 0, 1, "--num-envs", 4)
+    command = ("--out", tmp_path / "own", "--num-steps", 1000, "--max-steps", 40, *options)
+    assert call(monkeypatch, "collect_replay.py", *command) == 0
+    printed, progress = capsys.readouterr()
+    assert progress.splitlines()[:2] == ["playing fire.zip", "playing right.zip"]
+    assert [
+        sum(line.startswith(f"policy {index}: {name}") for line in printed.splitlines())
+        for index, name in enumerate(("fire.zip", "right.zip"))
+    ] == [1, 1]
+    log = DopamineLog(tmp_path / "own", "Breakout", 1, 4)
+    actions = [set(episode.actions.tolist()) for buffer in log.shards.values() for episode in buffer.episodes()]
+    assert actions[:8] == [{1}, {1, 2}, {0, 1, 2, 3}, {0, 1, 2, 3}, {1}, {1, 2}, {0, 1, 2, 3}, {0, 1, 2, 3}]
+    table = [line.split() for line in printed.splitlines() if line.split()[0] in ("0", "1")]
+    assert [(line[0], int(line[1])) for line in table] == [
+        (epsilon, sum((index // 2 % 2 == int(epsilon)) for index in range(len(actions)))) for epsilon in ("0", "1")
+    ]
+    following = shlex.split(next(line for line in printed.splitlines() if line.startswith("next:")))[2:]
+    assert call(monkeypatch, Path(following[0]).name, *following[1:-1], tmp_path / "store") == 0
+    recording = TrajectoryStore.open(tmp_path / "store").metadata.source.recording
+    assert recording is not None
+    assert recording.agent == "hub"
+    assert recording.settings["policy_1"] == "right.zip"
+    assert recording.settings["policy_1_sha256"] == hashlib.sha256(Path("right.zip").read_bytes()).hexdigest()
+
+    write_agent(tmp_path / "fire.zip", weights)
+    capsys.readouterr()
+    assert call(monkeypatch, "collect_replay.py", *command, "--resume") == 1
+    assert "was recorded with other settings: policy_0_sha256 (was " in capsys.readouterr().err
+
+
+def test_a_function_makes_a_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "left_agent.py").write_text(AGENT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    options = ("--out", tmp_path / "own", "--num-steps", 500, "--max-steps", 30, "--num-envs", 1, "--epsilons", 0)
+    assert call(monkeypatch, "collect_replay.py", "--agent", "left_agent:make_policy", *options) == 0
+    shards = DopamineLog(tmp_path / "own", "Breakout", 1, 4).shards.values()
+    assert {int(action) for shard in shards for episode in shard.episodes() for action in episode.actions} == {3}
+    capsys.readouterr()
+    for name, message in (
+        ("make_nothing", "it must return a policy"),
+        ("make_wrong_policy", "returned the action 4; it must return 1 integers from 0 to 3"),
+    ):
+        options = ("--out", tmp_path / "new", "--num-steps", 500, "--num-envs", 1)
+        assert call(monkeypatch, "collect_replay.py", "--agent", f"left_agent:{name}", *options) == 1
+        assert message in capsys.readouterr().err.splitlines()[-1]
+        assert not (tmp_path / "new").exists()
+
+
 def test_a_recording_without_an_episode_says_how_to_record_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,6 +165,17 @@ def test_a_recording_without_an_episode_says_how_to_record_one(
         ("--agent scripted --num-workers 0 --out {tmp}/new", "--num-workers must be between 1 and"),
         ("--agent scripted --num-workers 5000 --out {tmp}/new", "cores, not 5000"),
         ("--agent scripted --num-envs 8 --out {tmp}/new", "do not apply to scripted players"),
+        ("--agent dqn --out {tmp}/new", "there is no agent 'dqn'; set --agent to q_learning, scripted, hub, or"),
+        ("--agent hub --out {tmp}/new", "hub plays trained agents; name them with --policies"),
+        ("--policies a.zip --out {tmp}/new", "do not apply to q_learning; leave them out: --policies"),
+        (
+            "--agent hub --policies a.zip --epochs 1 --out {tmp}/new",
+            "apply to q_learning only; leave them out: --epochs",
+        ),
+        ("--agent hub --policies a.zip --epsilons --out {tmp}/new", "--epsilons must name at least one probability"),
+        ("--agent hub --policies a.zip --epsilons 2 --out {tmp}/new", "--epsilons must be between 0 and 1, not 2.0"),
+        ("--agent hub --policies a.zip --num-envs 0 --out {tmp}/new", "--num-envs must be between 1 and 1024, not 0"),
+        ("--agent a.b:c --device cuda --out {tmp}/new", "do not apply to a.b:c; leave them out: --device"),
         ("--num-workers 2 --out {tmp}/new", "set the number of environments with --num-envs"),
         ("--num-envs 3 --minibatch-size 128 --out {tmp}/new", "--minibatch-size (128) must divide --num-envs"),
         ("--device tpu --out {tmp}/new", "there is no device 'tpu' here"),
