@@ -129,7 +129,7 @@ def _make_missing_stores(options: Options, games: Sequence[Game]) -> None:
     # Keep PyTorch's idle threads from spinning on the cores that the emulator's threads need. The imports below load
     # PyTorch, which reads this variable.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from atari_dt.experiments.benchmark import benchmark_stores, check_top_percents
+    from atari_dt.experiments.benchmark import benchmark_stores, check_top_percents, find_games_without_data
     from atari_dt.hardware import find_device
     from atari_dt.preparation.preparation import plan_stores
 
@@ -140,13 +140,13 @@ def _make_missing_stores(options: Options, games: Sequence[Game]) -> None:
         raise InputError(f"{options.out} is not a directory; choose another `out`")
     num_steps = options.origin.num_steps(options.preset)
     check_top_percents(options.top_percents)
-    for game in games:
-        config, _ = _config_of_game(options, game, ())
-        find_device(config.training.device)
-        if num_steps < config.training.batch_size:
-            raise InputError(f"`data_steps` must be at least {config.training.batch_size}, not {num_steps}")
-    plan = plan_stores(options.data, games, options.origin, num_steps, config.training.device)
-    benchmark_stores(options.data, [game for game in games if game not in plan.games], options.seeds)
+    trainings = [_config_of_game(options, game, ())[0].training for game in games]
+    find_device(trainings[0].device)
+    if num_steps < (batch_size := max(training.batch_size for training in trainings)):
+        raise InputError(f"`data_steps` must be at least {batch_size}, the batch size, not {num_steps}")
+    missing = find_games_without_data(options.data, games)
+    benchmark_stores(options.data, [game for game in games if game not in missing], options.seeds)
+    plan = plan_stores(options.data, games, options.origin, num_steps, trainings[0].device)
     for note in plan.notes:
         print(f"note: {note}")
     if plan.games:

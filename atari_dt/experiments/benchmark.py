@@ -37,8 +37,7 @@ def benchmark_stores(data: Path, games: Sequence[Game], seeds: Sequence[int]) ->
     Raises:
         InputError: If a store does not exist, has another game, or has unclipped rewards where the paper has the game.
     """
-    if (data / "metadata.json").is_file():
-        raise InputError(f"{data} is a store itself; choose the directory that contains it under its game's name")
+    _check_no_store(data)
     stores: dict[tuple[str, int], TrajectoryStore] = {}
     for game in games:
         common = store_directory(data, game)
@@ -63,6 +62,21 @@ def benchmark_stores(data: Path, games: Sequence[Game], seeds: Sequence[int]) ->
                 )
         stores |= {(game.name, seed): opened[path] for seed, path in zip(seeds, paths, strict=True)}
     return stores
+
+
+def find_games_without_data(data: Path, games: Sequence[Game]) -> list[Game]:
+    """Return the games that have no directory below ``data``.
+
+    Raises:
+        InputError: If ``data`` is a store itself.
+    """
+    _check_no_store(data)
+    return [game for game in games if not store_directory(data, game).exists()]
+
+
+def _check_no_store(data: Path) -> None:
+    if (data / "metadata.json").is_file():
+        raise InputError(f"{data} is a store itself; choose the directory that contains it under its game's name")
 
 
 def store_directory(data: Path, game: Game) -> Path:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atari_dt.environment.python_env import action_meanings
-from atari_dt.experiments.benchmark import store_directory
+from atari_dt.experiments.benchmark import find_games_without_data, store_directory
 from atari_dt.experiments.data_origin import describe_source, name_origin
 from atari_dt.games.catalogue import Game
 from atari_dt.preparation.options import DataOptions
@@ -100,8 +100,8 @@ class Preparation:
                 self._make_all()
         except KeyboardInterrupt:
             is_kept = self.raw.is_dir() and any(self.raw.iterdir())
-            kept = f"what was made so far is kept in {self.data} and {self.raw}" if is_kept else "nothing was kept"
-            raise KeyboardInterrupt(f"{kept}; the same command continues") from None
+            kept = f"what was made so far is kept in {self.data} and {self.raw}; the same command continues"
+            raise KeyboardInterrupt(kept if is_kept else "nothing was kept") from None
         finally:
             for path in created:
                 with suppress(OSError):  # it holds files
@@ -146,7 +146,7 @@ def plan_stores(data: Path, games: Sequence[Game], options: DataOptions, num_ste
 
     Args:
         data: Directory of the stores.
-        games: Games of the benchmark.
+        games: Distinct games of the benchmark.
         options: Where missing data comes from; ``data_from`` is not None.
         num_steps: Number of steps to record or download for each store.
         device: Device of the network of an agent that is recorded.
@@ -157,13 +157,11 @@ def plan_stores(data: Path, games: Sequence[Game], options: DataOptions, num_ste
     assert options.data_from is not None
     raw = options.raw_data or data / "raw" / options.data_from
     origin = find_origin(options, num_steps, raw, device)
-    missing: dict[Game, None] = {}
+    missing = find_games_without_data(data, games)
     notes = []
     for game in games:
         path = store_directory(data, game)
-        if not path.exists():
-            missing[game] = None
-        elif (path / "metadata.json").is_file():
+        if (path / "metadata.json").is_file():
             metadata = read_metadata(path)
             if name_origin(metadata.source) != options.data_from:
                 description = describe_source(metadata.source, metadata.sticky_actions)

@@ -1,22 +1,98 @@
-"""reproduce_benchmark.py: what it refuses."""
+"""reproduce_benchmark.py: the runs that it does, the data that it makes, and what it refuses."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import pytest
 
-from tests.scripts.commands import (
-    Refuse,
-)
+import atari_dt.experiments.sweep
+import atari_dt.preparation.origins
+from atari_dt.experiments.run_config import RunConfig
+from replay_data import TrajectoryStore
+from replay_data.testing import write_random_store
+from tests.conftest import DATA
+from tests.replay_data.flaky_server import serving
+from tests.scripts.commands import Refuse, call
+
+
+@pytest.fixture(autouse=True)
+def _without_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test fail that would record for hours."""
+
+    def record_agent(*_: object, **options: object) -> None:
+        pytest.fail("the recording began")
+
+    monkeypatch.setattr(atari_dt.preparation.origins, "record_agent", record_agent)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ("--data {tmp}/no --out {tmp}/new", "no data of Breakout in {tmp}/no/breakout"),
+        ("--data {tmp}/no --out {tmp}/new", "build_dataset.py, or let --data-from make it"),
         ("--data {store} --out {tmp}/new", "{store} is a store itself"),
+        ("--data {store} --out {tmp}/new --data-from q_learning", "{store} is a store itself"),
         ("--data {tmp} --out {tmp}/new --seeds", "give at least one game and one seed"),
         ("--data {tmp} --out {tmp}/new --games Breakuot", "unknown game 'Breakuot'"),
     ],
 )
 def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str) -> None:
     refuse("reproduce_benchmark.py", options, message)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--data-from scripted", "Qbert: there is no scripted policy for Qbert"),
+        ("--data-from q_learning --data-steps 30", "--data-steps must be at least 512, the batch size, not 30"),
+        ("--data-from q_learning --preset quick --data-steps 100", "--data-steps must be at least 250 for a recording"),
+        ("--data-from q_learning --conditioning none", "--conditioning is fixed by the benchmark"),
+        ("--data-from q_learning --top-percents 10 10", "--top-percents must be below 100 and distinct"),
+        ("--data-from q_learning --top-percents 0", "--top-percents must be above 0 and below 100, not 0"),
+        ("--data-from q_learning --threads 0", "--threads must be at least 1, not 0"),
+        ("--data-from q_learning --device abacus", "abacus"),
+        ("--data-from q_learning --out {store}/metadata.json", "metadata.json is not a directory"),
+        ("--data-from rl_unplugged --base-url ftp://x", "Breakout: --base-url must begin with https:// or http://"),
+    ],
+)
+def test_bad_options_are_refused_before_data_is_made(refuse: Refuse, options: str, message: str) -> None:
+    refuse("reproduce_benchmark.py", f"--data {{tmp}}/no --out {{tmp}}/new {options}", message)
+
+
+def test_stores_that_exist_are_checked_before_data_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_random_store(tmp_path / "pong", [4], game="Breakout")
+    options = ["--games", "Breakout", "Pong", "--data-from", "q_learning"]
+    command = ("--data", tmp_path, "--out", tmp_path / "new", *options)
+    assert call(monkeypatch, "reproduce_benchmark.py", *command) == 1
+    assert "has data of Breakout, not of Pong; move it to a directory of that name" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["pong"]
+
+
+def test_missing_data_is_made_before_the_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained: dict[str, RunConfig] = {}
+
+    def run_sweep(runs: Mapping[str, RunConfig], *_: object) -> None:
+        trained.update(runs)
+
+    monkeypatch.setattr(atari_dt.experiments.sweep, "run_sweep_and_report", run_sweep)
+    options = "--preset quick --games breakout --seeds 1 --top-percents --data-from rl_unplugged --data-steps 800"
+    with serving(DATA / "rl_unplugged") as server:
+        command = ("--data", tmp_path / "data", "--out", tmp_path / "out", "--base-url", server.url, *options.split())
+        assert call(monkeypatch, "reproduce_benchmark.py", *command) == 0
+        num_requests = len(server.requests)
+        printed = capsys.readouterr().out
+        assert printed.startswith("data to make, from rl_unplugged:")
+        assert "Breakout" in printed
+        assert call(monkeypatch, "reproduce_benchmark.py", *command) == 0
+        assert len(server.requests) == num_requests
+    assert capsys.readouterr().out == ""
+    store = TrajectoryStore.open(tmp_path / "data" / "breakout")
+    assert len(store) >= 800
+    assert {config.data for config in trained.values()} == {store.path}
+    assert set(trained) == {"Breakout-DT-seed1", "Breakout-BC-seed1"}

@@ -73,7 +73,7 @@ def test_interrupted_recordings_continue(
 ) -> None:
     data = tmp_path / "new" / "data"
     players.num_episodes = 0
-    with pytest.raises(KeyboardInterrupt, match=r"^nothing was kept; the same command continues$"):
+    with pytest.raises(KeyboardInterrupt, match=r"^nothing was kept$"):
         plan(data, "Breakout", "Pong").make()
     assert list(tmp_path.iterdir()) == []
 
@@ -144,7 +144,7 @@ def test_sizes_and_times_are_said(tmp_path: Path) -> None:
 
 def test_downloads_become_stores(tmp_path: Path) -> None:
     with serving(DATA / "rl_unplugged") as server:
-        options = {"data_from": "rl_unplugged", "base_url": server.url, "num_steps": 800}
+        options: dict[str, Any] = {"data_from": "rl_unplugged", "base_url": server.url, "num_steps": 800}
         with pytest.raises(InputError, match=r"^Pong: .*Pong/run_1-.* answers 404"):
             plan(tmp_path / "new", "Breakout", "Pong", **options).make()
         assert list(tmp_path.iterdir()) == []  # Pong is missed before the download of Breakout begins
