@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atari_dt.collection import agents, pqn
+from atari_dt.collection import agents, policy_player, pqn
+from atari_dt.collection.policies.zoo import zoo_policies
 from atari_dt.collection.recorder import read_recording
 from atari_dt.collection.rollout import CompressedEpisode, FinishedEpisode, Rollout
 from atari_dt.experiments.benchmark import benchmark_stores
+from atari_dt.experiments.data_origin import describe_source
 from atari_dt.games.catalogue import find_game
+from atari_dt.preparation import origins
 from atari_dt.preparation.options import DataOptions
 from atari_dt.preparation.origins import STEPS_PER_S
 from atari_dt.preparation.preparation import Preparation, plan_stores
@@ -22,8 +25,11 @@ from replay_data import InputError, TrajectoryStore
 from replay_data.episode import Episode
 from replay_data.storage.locks import lock_directory
 from replay_data.testing import write_random_store
+from tests.atari_dt.collection.policies.hub_server import COMMIT, Hub, serve
+from tests.atari_dt.collection.policies.saved_agents import write_agent
 from tests.conftest import DATA
 from tests.replay_data.flaky_server import serving
+from tests.replay_data.jat_files import make_row, write_jat
 from tests.replay_data.recordings import indices_in_truth
 
 ROWS = 250  # of a recording
@@ -153,6 +159,45 @@ def test_downloads_become_stores(tmp_path: Path) -> None:
     assert indices_in_truth(store) == [0, 1, 2, 6]
     assert store.metadata.source.format == "rl_unplugged"
     assert len(list((tmp_path / "raw" / "rl_unplugged" / "Breakout").iterdir())) == 2
+
+
+def test_the_agents_of_the_zoo_are_downloaded_and_recorded(
+    tmp_path: Path, players: type[ShortEpisodes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a Hub on this machine; the agents are loaded, but `ShortEpisodes` plays."""
+    monkeypatch.setattr(policy_player, "PolicyPlayer", players)
+    agent = write_agent(tmp_path / "agent.zip").read_bytes()
+    names = zoo_policies(find_game("Breakout"))
+    hub = Hub({name: {f"{name.partition('/')[2]}.zip": agent} for name in names})
+    with serve(hub, tmp_path / "cache"):
+        with pytest.raises(InputError, match=r"^Pong: 'sb3/a2c-PongNoFrameskip-v4' cannot be read"):
+            plan(tmp_path / "new", "Breakout", "Pong", data_from="hub").make()
+        assert not (tmp_path / "new").exists()  # Pong is missed before Breakout is recorded
+        plan(tmp_path / "data", "Breakout", data_from="hub").make()
+    source = TrajectoryStore.open(tmp_path / "data" / "breakout").metadata.source
+    assert source.selection["method"] == "all"
+    description = describe_source(source, 0.25)
+    assert all(f"{name}@{COMMIT}" in description for name in names)
+    assert len(names) == 4
+
+
+def test_jat_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a file that the test writes in place of the download."""
+
+    def download_jat(game: str, num_steps: int, out: Path) -> None:
+        assert (game, num_steps) == ("Breakout", 100)
+        write_jat(out / "atari-breakout" / "train-00000-of-00001.parquet", [make_row(episode)])
+
+    frames = np.broadcast_to(np.arange(1, 13, dtype=np.uint8)[:, None, None], (12, 84, 84))
+    rewards = np.ones(12, np.float32)
+    episode = Episode(frames, np.zeros(12, np.uint8), rewards, rewards, terminated=True)
+    monkeypatch.setattr(origins, "download_jat", download_jat)
+    plan(tmp_path, "Breakout", data_from="jat", num_steps=100).make()
+    store = TrajectoryStore.open(tmp_path / "breakout")
+    assert np.array_equal(store.frames[store.frame_index], episode.frames)
+    assert describe_source(store.metadata.source, store.metadata.sticky_actions) == (
+        "from the JAT dataset (expert play), made without sticky actions (selection: all)"
+    )
 
 
 def test_existing_stores_are_used_and_their_origin_is_said(tmp_path: Path, players: type[ShortEpisodes]) -> None:
