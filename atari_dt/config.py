@@ -25,8 +25,9 @@ ARITHMETIC_SETTINGS = ("precision", "device", "compile")
 """Fields of `TrainingConfig` and `PQNConfig` that decide how a result is rounded, but not what is computed. They may
 change when a run is resumed."""
 
-DEFAULT_EPSILONS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Probabilities of a random action with which trained agents are recorded, from the agent itself to random play."""
+DEFAULT_EPSILONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+"""Probabilities of a random action with which trained agents are recorded, from the agent itself to random play. They
+spread the scores of a weak and a strong agent about evenly (docs/benchmarks.md)."""
 
 MAX_ROTARY_CONTEXT = 27_000
 """Largest context length of a network without position embeddings: the steps of a whole episode."""

@@ -1,11 +1,12 @@
-"""What `benchmark_collection` measures: environments, the player with its recorder, and a plain PyTorch loop."""
+"""What `benchmark_collection` measures: environments, networks, players with a recorder, and a plain PyTorch loop."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,11 +14,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from atari_dt.collection.policies.loading import load_policies
+from atari_dt.collection.policies.nature_cnn import CONVOLUTIONS, NUM_FEATURES, NatureCNNPolicy
+from atari_dt.collection.policies.policy import TrainedPolicy
+from atari_dt.collection.policy_player import PolicyPlayer
 from atari_dt.collection.pqn import PQNPlayer, lambda_returns
 from atari_dt.collection.recorder import record
 from atari_dt.collection.rollout import Rollout
-from atari_dt.config import PQNConfig
+from atari_dt.config import PolicyPlayerConfig, PQNConfig
 from atari_dt.environment.config import EnvironmentConfig
+from atari_dt.environment.python_env import action_meanings
 from atari_dt.environment.vector_env import AleVectorEnv
 from atari_dt.games.catalogue import Game
 from atari_dt.hardware import autocast, find_device, find_precision
@@ -26,24 +32,74 @@ from replay_data.sources.dopamine_format import NUM_BUFFERS
 
 COMPONENTS = ("emulator", "network", "learner", "recorder")
 
+POLICY_COMPONENTS = ("emulator", "network", "recorder")
 
-def play_randomly(game: Game, learning: PQNConfig, updates: int) -> float:
+
+class Speed(NamedTuple):
+    """Speed of a player with its recorder.
+
+    Attributes:
+        steps_per_s: Steps of all environments per second, after the first rollout.
+        rows_per_s: Rows of the log per second, from the start of the environments to the last file.
+        shares: Share of the time of each component, and of the writer, which works in parallel.
+        bytes_per_row: Size of the log on disk.
+    """
+
+    steps_per_s: float
+    rows_per_s: float
+    shares: list[float]
+    bytes_per_row: float
+
+
+def play_randomly(game: Game, num_envs: int, num_steps: int) -> float:
     """Return the steps/s of the environments alone, with uniformly random actions."""
-    env, rng = AleVectorEnv(game, learning.num_envs, EnvironmentConfig(), autoreset=True), np.random.default_rng(0)
-    env.reset(np.arange(learning.num_envs))
-    steps = updates * learning.steps_per_update
-    actions = rng.integers(len(env.action_meanings), size=(steps, learning.num_envs))
+    env, rng = AleVectorEnv(game, num_envs, EnvironmentConfig(), autoreset=True), np.random.default_rng(0)
+    env.reset(np.arange(num_envs))
+    actions = rng.integers(len(env.action_meanings), size=(-(-num_steps // num_envs), num_envs))
     start = time.perf_counter()
     for actions_of_step in actions:
         env.step(actions_of_step)
     return actions.size / (time.perf_counter() - start)
 
 
-def play_and_record(game: Game, learning: PQNConfig, updates: int) -> tuple[float, list[float], float]:
-    """Return the steps/s of the player while it records, the shares of its time, and the bytes per row of the log."""
-    environment, steps = EnvironmentConfig(), learning.num_envs * learning.steps_per_update
-    player = PQNPlayer(game, environment, updates * steps, learning, seed=0)
-    times, shares = [], []
+def play_and_record(game: Game, learning: PQNConfig, updates: int) -> Speed:
+    """Measure the player that learns while it records."""
+    steps = updates * learning.num_envs * learning.steps_per_update
+    player = PQNPlayer(game, EnvironmentConfig(), steps, learning, seed=0)
+    return _measure(player, game, steps // 2, COMPONENTS)  # the log lacks the episodes that have not ended
+
+
+def play_policies_and_record(game: Game, policies: Sequence[str], config: PolicyPlayerConfig, num_steps: int) -> Speed:
+    """Measure the player of trained policies; without names, a random one plays."""
+    trained = load_policies(policies, game, len(action_meanings(game))) if policies else [_random_policy(game)]
+    player = PolicyPlayer(game, EnvironmentConfig(), trained, config, seed=0)
+    return _measure(player, game, num_steps, POLICY_COMPONENTS)
+
+
+def choose_actions(game: Game, config: PolicyPlayerConfig, num_steps: int) -> float:
+    """Return the states/s of an agent's network alone, in the batches of half the environments."""
+    policy, batch_size = _random_policy(game), max(1, config.num_envs // 2)
+    states = np.random.default_rng(0).integers(256, size=(batch_size, 4, 84, 84), dtype=np.uint8)
+    policy.choose_actions(states)
+    num_batches = -(-num_steps // batch_size)
+    start = time.perf_counter()
+    for _ in range(num_batches):
+        policy.choose_actions(states)
+    return num_batches * batch_size / (time.perf_counter() - start)
+
+
+def _random_policy(game: Game) -> TrainedPolicy:
+    """Return an agent of the size of Stable-Baselines3's, with random weights."""
+    num_actions, generator = len(action_meanings(game)), torch.Generator().manual_seed(0)
+    shapes = (*CONVOLUTIONS, (512, NUM_FEATURES), (num_actions, 512))
+    layers = [(0.05 * torch.randn(shape, generator=generator), torch.zeros(shape[0])) for shape in shapes]
+    network = NatureCNNPolicy(layers, nn.ReLU, "values", num_actions, True, find_device("auto"))
+    return TrainedPolicy("random weights", "", True, network)
+
+
+def _measure(player: PQNPlayer | PolicyPlayer, game: Game, num_steps: int, components: Sequence[str]) -> Speed:
+    """Record a player."""
+    times, steps, shares = [], [], []
 
     class TimedPlayer:
         state, restore = player.state, player.restore
@@ -51,28 +107,32 @@ def play_and_record(game: Game, learning: PQNConfig, updates: int) -> tuple[floa
         def play(self) -> Generator[Rollout, None, None]:
             for rollout in player.play():
                 times.append(time.perf_counter())
-                shares.append([rollout.metrics[f"{name}_share"] for name in COMPONENTS])
+                steps.append(rollout.num_steps)
+                shares.append([rollout.metrics[f"{name}_share"] for name in components])
                 yield rollout
 
     with tempfile.TemporaryDirectory() as directory:
+        start = time.perf_counter()
         buffers = record(
             game,
             TimedPlayer,
             Path(directory),
-            agent="q_learning",
-            num_steps=updates * steps // 2,  # the log lacks the episodes that have not ended
-            environment=environment,
+            agent="benchmark",
+            num_steps=num_steps,
+            environment=EnvironmentConfig(),
             seed=0,
             settings={},
             show_progress=False,
         )
+        seconds = time.perf_counter() - start
         bytes_per_row = disk_usage(Path(directory) / game.name / "1" / "replay_logs", buffers)[1]
         events = EventAccumulator(str(Path(directory) / game.name / "1" / "tensorboard"))
         events.Reload()
         writer_share = events.Scalars("writer_share")[-1].value
     assert len(buffers) == NUM_BUFFERS
-    speed = (len(times) - 1) * steps / (times[-1] - times[0])
-    return speed, [*np.mean(shares[1:], axis=0).tolist(), writer_share], bytes_per_row
+    speed = sum(steps[1:]) / (times[-1] - times[0])
+    rows_per_s = sum(buffer.rows for buffer in buffers) / seconds
+    return Speed(speed, rows_per_s, [*np.mean(shares[1:], axis=0).tolist(), writer_share], bytes_per_row)
 
 
 def play_plain_loop(game: Game, learning: PQNConfig, updates: int) -> float:

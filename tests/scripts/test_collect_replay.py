@@ -132,8 +132,8 @@ def test_a_function_makes_a_policy(
         ("make_nothing", "it must return a policy"),
         ("make_wrong_policy", "returned the action 4; it must return 1 integers from 0 to 3"),
     ):
-        options = ("--out", tmp_path / "new", "--num-steps", 500, "--num-envs", 1)
-        assert call(monkeypatch, "collect_replay.py", "--agent", f"left_agent:{name}", *options) == 1
+        new = ("--agent", f"left_agent:{name}", "--out", tmp_path / "new", "--num-steps", 500, "--num-envs", 1)
+        assert call(monkeypatch, "collect_replay.py", *new) == 1
         assert message in capsys.readouterr().err.splitlines()[-1]
         assert not (tmp_path / "new").exists()
 

@@ -76,7 +76,7 @@ def replay(seed: int, sticky_actions: float, episodes: Sequence[Episode]) -> Ite
     ale = ale_py.ALEInterface()
     ale.setFloat("repeat_action_probability", sticky_actions)
     ale.setInt("random_seed", seed)
-    ale.loadROM(roms.get_rom_path("breakout"))
+    ale.loadROM(Path(str(roms.get_rom_path("breakout"))))
     actions = ale.getMinimalActionSet()
     for episode in episodes:
         ale.reset_game()
