@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from atari_dt.config import TrainingConfig
 from atari_dt.experiments.data_origin import describe_origins, describe_source, is_dqn_replay, name_origin
-from atari_dt.experiments.report import write_report
-from atari_dt.experiments.results import any_outside_dqn_replay, describe_datasets, read_groups
-from atari_dt.experiments.run_config import RunConfig
 from replay_data.json_fields import Scalar
 from replay_data.recording import Recording
 from replay_data.store_metadata import StoreSource
-from tests.atari_dt.experiments.finished_runs import finish_run
 
 BY_HERE = "recorded with this project, seed 7"
 
@@ -95,19 +88,3 @@ def test_a_caption_names_the_origin_of_each_game_once() -> None:
         "Training data of Pong, Qbert: from the JAT dataset (expert play), made without sticky actions; of Breakout: "
         "played by scripted players, recorded with this project."
     )
-
-
-def test_every_table_and_figure_names_the_origin(tmp_path: Path) -> None:
-    config = RunConfig(tmp_path / "breakout", training=TrainingConfig(seed=1))
-    cloning = RunConfig.from_json({**config.to_json(), "model": {**config.to_json()["model"], "conditioning": "none"}})
-    runs = {"DT": config, "BC": cloning}
-    finish_run(tmp_path, "DT", config, [(1, 6, [3.0])], source=StoreSource("rl_unplugged", 1))
-    finish_run(tmp_path, "BC", cloning, [(None, None, [2.0])], source=StoreSource("rl_unplugged", 1))
-    groups = read_groups(tmp_path, runs)
-    assert not any_outside_dqn_replay(groups)
-    assert len(describe_datasets(groups)) == 1
-    sentence = "Training data of Breakout: from RL Unplugged (the experience of the DQN-replay dataset)."
-    assert write_report(tmp_path).count(sentence) == 2  # Table 1 and the scores
-    blocks = (tmp_path / "report.md").read_text().split("\n\n")
-    captions = [block for block in blocks if sentence in block.replace("\\", "")]
-    assert len(captions) == 4  # the figures of scores and curves too

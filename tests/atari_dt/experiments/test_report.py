@@ -181,8 +181,14 @@ def test_data_of_the_dqn_replay_dataset_is_called_comparable(tmp_path: Path) -> 
     cloning = dataclasses.replace(config, model=dataclasses.replace(config.model, conditioning="none"))
     finish_run(tmp_path, "a", config, [(1, 6, [1.0])], source=source)
     finish_run(tmp_path, "b", cloning, [(None, None, [1.0])], source=source)
-    assert "NOT" not in write_report(tmp_path)
+    text = write_report(tmp_path)
+    assert "NOT" not in text
     assert "(the experience of the DQN-replay dataset)" in (tmp_path / "report.md").read_text()
+
+    caption = "Training data of Breakout: from RL Unplugged (the experience of the DQN-replay dataset)."
+    assert text.count(caption) == 2  # of table 1 and of the table of scores
+    blocks = (tmp_path / "report.md").read_text().replace("\\", "").split("\n\n")
+    assert sum(caption in block for block in blocks) == 4  # and of the figures of scores and learning curves
 
 
 def test_a_report_needs_runs(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from atari_dt.preparation import origins
 from atari_dt.preparation.options import DataOptions
 from atari_dt.preparation.origins import STEPS_PER_S
 from atari_dt.preparation.preparation import Preparation, plan_stores
-from replay_data import InputError, TrajectoryStore
+from replay_data import InputError, TrajectoryStore, download
 from replay_data.episode import Episode
 from replay_data.storage.locks import lock_directory
 from replay_data.testing import write_random_store
@@ -148,7 +148,8 @@ def test_sizes_and_times_are_said(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_downloads_become_stores(tmp_path: Path) -> None:
+def test_downloads_become_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "_NUM_SHARDS_OF_MIRRORS", (2,))
     with serving(DATA / "rl_unplugged") as server:
         options: dict[str, Any] = {"data_from": "rl_unplugged", "base_url": server.url, "num_steps": 800}
         with pytest.raises(InputError, match=r"^Pong: .*Pong/run_1-.* answers 404"):
