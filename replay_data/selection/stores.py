@@ -61,8 +61,6 @@ def select_from_store(
     store = TrajectoryStore.open(path)
     unchanged = _fingerprint(path)
     _check_request(store, out, selection, game)
-    if verify:
-        store.verify()
     starts, ends = store.episode_starts, store.episode_ends
     chosen = np.flatnonzero(_choose_episodes(store, selection))
     writer = StoreWriter(
@@ -77,6 +75,8 @@ def select_from_store(
     bar = ProgressBar(total=num_steps, unit="step", unit_scale=True, desc="reading", disable=not show_progress)
     try:
         with writer, bar:
+            if verify:
+                store.verify()
             linked = not copy_frames and writer.link_frames(path / "frames.npy", store.metadata.arrays["frames"])
             details = {"digest": store.digest, "frames": "linked" if linked else "copied"}
             writer.source = dataclasses.replace(writer.source, verified=linked or verify, details=details)

@@ -41,7 +41,7 @@ def select(
 
 
 def write_store(path: Path, lengths: list[int], seed: int, *, clip: bool, raw: bool, ends: bool) -> TrajectoryStore:
-    """Write a store of random episodes, with lead-in frames, with or without raw rewards and terminated."""
+    """Write a store of random episodes, lead-in frames and returns-to-go, perhaps without raw rewards or terminated."""
     rng = np.random.default_rng(seed)
     with StoreWriter(
         path,
@@ -60,6 +60,7 @@ def write_store(path: Path, lengths: list[int], seed: int, *, clip: bool, raw: b
                 raw_rewards if raw else None,
                 terminated=bool(rng.integers(2)) if ends else None,
                 lead_in=rng.integers(0, 256, (3, 84, 84), np.uint8),
+                returns_to_go=rng.normal(size=length),
             )
     return TrajectoryStore.open(path)
 
