@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ from replay_data.errors import InputError
 from replay_data.progress import ProgressBar
 from replay_data.sources.minari_directories import DATA_FILE, METADATA_FILE
 from replay_data.sources.minari_metadata import DATA_FORMAT, RECORDING, REWARD_CLIPPING
-from replay_data.sources.minari_reader import import_h5py
 from replay_data.storage.atomic import atomic_directory, atomic_write, sync
-from replay_data.storage.paths import check_free_space
+from replay_data.storage.hdf5_files import create_hdf5, import_h5py
+from replay_data.storage.paths import check_free_space, check_new_directory
+from replay_data.storage.workers import Job, run_in_order
 from replay_data.trajectory_store import TrajectoryStore
 
 MINARI_VERSION = "0.5.2"  # the oldest version that reads the dataset as it is written here
@@ -103,20 +105,21 @@ def export_to_minari(
     path = _check_dataset_id(dataset_id, root)
     _check_store(store)
     check_free_space(path, len(store) * _MIN_BYTES_PER_STEP)
-    h5py = import_h5py()
+    import_h5py()  # before anything is created
     bar = ProgressBar(total=len(store), unit="step", unit_scale=True, desc="exporting", disable=not show_progress)
     try:
-        with _remove_new_parents(path), atomic_directory(path) as partial, bar:
-            data = partial / "data"
+        with _remove_new_parents(path), atomic_directory(path) as hidden, bar:
+            data = hidden / "data"
             data.mkdir()
-            with h5py.File(data / DATA_FILE, "w") as file:
-                for index in range(store.num_episodes):
-                    _write_episode(file.create_group(f"episode_{index}"), store, index, stack, bar)
+            job = Job(path, partial(_write_file, data / DATA_FILE, store, stack))
+            with contextlib.closing(run_in_order([job], 1)) as written:
+                for num_steps in written:
+                    bar.update(num_steps)
             size = (data / DATA_FILE).stat().st_size
             metadata = _metadata(store, dataset_id, env_spec, stack, description or DatasetDescription(), size)
             (data / METADATA_FILE).write_text(json.dumps(metadata))
-            for written in (*data.iterdir(), data):
-                sync(written)
+            for file in (*data.iterdir(), data):
+                sync(file)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("nothing was kept") from None
     for namespace in path.relative_to(root).parents[:-1]:
@@ -142,6 +145,7 @@ def _check_dataset_id(dataset_id: str, root: Path) -> Path:
     for parent in path.relative_to(root).parents[:-1]:
         if (root / parent / "data").exists():
             raise InputError(f"{parent} is a Minari dataset itself, which cannot hold another one; choose another name")
+    check_new_directory(path)
     return path
 
 
@@ -175,8 +179,17 @@ def _remove_new_parents(path: Path) -> Iterator[None]:
         raise
 
 
-def _write_episode(group: Any, store: TrajectoryStore, index: int, stack: bool, bar: ProgressBar) -> None:
-    """Write an episode of T steps to its group, and advance the bar."""
+def _write_file(path: Path, store: TrajectoryStore, stack: bool) -> Iterator[int]:
+    """Write ``main_data.hdf5``; yield the number of steps written after each block."""
+    with create_hdf5(path) as (file, check):
+        for index in range(store.num_episodes):
+            for num_steps in _write_episode(file.create_group(f"episode_{index}"), store, index, stack):
+                check()
+                yield num_steps
+
+
+def _write_episode(group: Any, store: TrajectoryStore, index: int, stack: bool) -> Iterator[int]:
+    """Write an episode of T steps to its group; yield the number of steps after each block."""
     assert store.terminated is not None
     steps = slice(int(store.episode_starts[index]), int(store.episode_ends[index]))
     num_steps = steps.stop - steps.start
@@ -199,7 +212,7 @@ def _write_episode(group: Any, store: TrajectoryStore, index: int, stack: bool, 
     for start in range(0, num_steps + 1, _BLOCK_STEPS):
         stop = min(start + _BLOCK_STEPS, num_steps + 1)
         observations[start:stop] = _observations(store, steps, start, stop, stack)
-        bar.update(min(stop, num_steps) - min(start, num_steps))
+        yield min(stop, num_steps) - min(start, num_steps)
 
 
 def _create_dataset(group: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:

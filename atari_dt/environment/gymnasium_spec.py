@@ -33,23 +33,21 @@ def gymnasium_spec(
     def wrapper(name: str, **kwargs: Any) -> WrapperSpec:
         return WrapperSpec(name, f"gymnasium.wrappers:{name}", kwargs)
 
-    if max_pooled:
-        frames = wrapper("AtariPreprocessing", noop_max=0, frame_skip=FRAME_SKIP, screen_size=84)
-    else:
-        frames = wrapper("ResizeObservation", shape=[84, 84])
+    # AtariPreprocessing takes the maximum of the last two of the frames that it skips itself.
+    skipped_by_emulator, skipped_by_wrapper = (1, FRAME_SKIP) if max_pooled else (FRAME_SKIP, 1)
     return EnvSpec(
-        id=f"ALE/{game.name}-v5",
+        id=f"ALE/{game.rom.title().replace('_', '')}-v5",  # as ALE registers it
         entry_point="ale_py.env:AtariEnv",
         kwargs={
             "game": game.rom,
             "obs_type": "grayscale",
-            "frameskip": 1 if max_pooled else FRAME_SKIP,
+            "frameskip": skipped_by_emulator,
             "repeat_action_probability": sticky_actions,
             "full_action_space": False,
             "max_num_frames_per_episode": max_frames,
         },
         additional_wrappers=(
-            frames,
+            wrapper("AtariPreprocessing", noop_max=0, frame_skip=skipped_by_wrapper, screen_size=84),
             wrapper("FrameStackObservation", stack_size=num_stacked_frames, padding_type="zero"),
         ),
     ).to_json()

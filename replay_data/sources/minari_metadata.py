@@ -73,7 +73,8 @@ class MinariEnvironment:
         kwargs = read_object(read_object(content).get("kwargs", {}))
         wrappers = {}
         for wrapper in content.get("additional_wrappers", ()):
-            wrappers[read_field(wrapper, "name", str)] = read_object(wrapper.get("kwargs") or {})
+            name = read_field(wrapper, "name", str)
+            wrappers[name] = read_object(wrapper.get("kwargs") or {})
         frame_skip: Any = kwargs.get("frameskip")
         if isinstance(frame_skip, list):
             low, high = read_list(kwargs, "frameskip", int)

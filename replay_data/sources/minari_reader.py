@@ -289,6 +289,8 @@ def _open_dataset(group: Any, name: str) -> Any:
     dataset = _open_object(group, name)
     if not isinstance(dataset, import_h5py().Dataset):
         raise ValueError(f"its {name} are a group of arrays, not an array")
+    if dataset.shape is None:
+        raise ValueError(f"its {name} are empty")
     if dataset.is_virtual or dataset.external:
         raise ValueError(f"its {name} are in another file")
     item_size = dataset.id.get_type().get_size()
