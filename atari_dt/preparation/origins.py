@@ -65,10 +65,12 @@ class DataOrigin(ABC):
         source_format: Format of the raw data.
         activity: What `make` does, such as ``"recording"``.
         store_steps: Number of steps that a store will have, about.
+        store_steps_per_s: Steps per second that are selected from the raw data and written to a store on 2 CPU cores.
     """
 
     source_format: SourceFormat
     activity = "downloading"
+    store_steps_per_s = 20_000.0  # decoding PNGs; measured on the shards in tests/data
 
     def __init__(self, num_steps: int, raw: Path):
         self.num_steps, self.raw = num_steps, raw
@@ -120,6 +122,7 @@ class RecordedAgent(DataOrigin):
 
     source_format: SourceFormat = "dopamine"
     activity = "recording"
+    store_steps_per_s = 50_000.0  # docs/benchmarks.md, "A store from a replay log"
 
     def __init__(self, agent: str, num_steps: int, raw: Path, device: str):
         super().__init__(num_steps, raw)

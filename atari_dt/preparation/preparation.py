@@ -19,7 +19,7 @@ from atari_dt.games.catalogue import Game
 from atari_dt.preparation.options import DataOptions
 from atari_dt.preparation.origins import RUN, Cost, DataOrigin, find_origin
 from atari_dt.rendering.tables import align_columns
-from replay_data import InputError, TrajectoryStore
+from replay_data import InputError
 from replay_data.episode import FRAME_SHAPE
 from replay_data.progress import ProgressBar
 from replay_data.selection.build import build_store
@@ -31,9 +31,6 @@ from replay_data.store_metadata import StoreSource, read_metadata
 
 STORE_BYTES_PER_STEP = FRAME_SHAPE[0] * FRAME_SHAPE[1] + 25
 """A frame, and the numbers of a step (`replay_data.store_metadata.DTYPES`)."""
-
-STORE_STEPS_PER_S = 50_000.0
-"""Steps per second that are selected and written on 2 CPU cores (docs/benchmarks.md)."""
 
 _PARAMETERS = {"`out` or `run`": "`raw_data`", "`out`": "`raw_data`", "`num_steps`": "`data_steps`"}
 """Parameters of a benchmark that decide those of recorder, download and selection, for error messages."""
@@ -63,7 +60,7 @@ class Preparation:
         """Return what will be made, with sizes and times, as text."""
         costs = [self.origin.cost(game) for game in self.games]
         store_bytes = self.origin.store_steps * STORE_BYTES_PER_STEP
-        store_seconds = self.origin.store_steps / STORE_STEPS_PER_S
+        store_seconds = self.origin.store_steps / self.origin.store_steps_per_s
         rows = [["game", self.origin.activity, "store", "time on 2 CPU cores"]]
         for game, cost in zip(self.games, costs, strict=True):
             rows.append(
@@ -117,21 +114,25 @@ class Preparation:
             bar_format="{desc}: {n_fmt} of {total_fmt} stages done, {elapsed}{postfix}",
         ) as bar:
             for game in self.games:
+                path = store_directory(self.data, game)
+                if path.exists():  # another command has made it in the meantime
+                    bar.update(2)
+                    continue
                 with _name_game_in_errors(game):
                     bar.set_postfix_str(f"{self.origin.activity} {game.name}")
                     selection = self.origin.make(game)
                     bar.update()
                     bar.set_postfix_str(f"selecting from {game.name}")
-                    path = store_directory(self.data, game)
-                    store = self._build(game, selection, path) if not path.exists() else TrajectoryStore.open(path)
+                    lines = self._build(game, selection, path)
+                    bar.set_postfix_str("", refresh=False)
                     bar.update()
-                line = f"{path}: {len(store):,} steps in {store.num_episodes:,} episodes"
-                ProgressBar.write(f"{line}, mean return {store.metadata.mean_return:.1f}", file=sys.stdout)
+                ProgressBar.write("\n".join(lines), file=sys.stdout)
 
-    def _build(self, game: Game, selection: Selection, path: Path) -> TrajectoryStore:
+    def _build(self, game: Game, selection: Selection, path: Path) -> list[str]:
+        """Make the store of a game; return what to print about it."""
         meanings = action_meanings(game)
         source = SOURCES[self.origin.source_format](self.raw, game.name, RUN, len(meanings))
-        return build_store(
+        store = build_store(
             path,
             source,
             selection,
@@ -139,6 +140,9 @@ class Preparation:
             action_meanings=meanings,
             store_source=StoreSource(self.origin.source_format, RUN),
         )
+        size = f"{len(store):,} steps in {store.num_episodes:,} episodes"
+        lines = [f"{path}: {size}, return {store.metadata.mean_return:.1f} on average"]
+        return [*lines, *(f"note: {game.name}: {note}" for note in source.notes)]
 
 
 def plan_stores(data: Path, games: Sequence[Game], options: DataOptions, num_steps: int, device: str) -> Preparation:
