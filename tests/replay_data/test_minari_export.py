@@ -86,6 +86,7 @@ def test_an_exported_store_is_what_minari_and_this_project_read(
     run = MinariRun(tmp_path / "datasets", "Breakout", 1, 4)
     again = build(tmp_path / "again", run, "all")
     assert again.digest == store.digest
+    assert again.terminated is not None
     assert np.array_equal(again.terminated, store.terminated)
     assert again.metadata.source.recording == RECORDING
     assert run.has_raw_rewards == raw_rewards
