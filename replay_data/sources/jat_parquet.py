@@ -75,7 +75,7 @@ class JatFile:
         Raises:
             ReplayFormatError: If a row is damaged.
         """
-        columns = [REWARDS] if only_rewards else [REWARDS, ACTIONS, _find_images(_list_leaves(self._file))]
+        columns = [REWARDS] if only_rewards else [REWARDS, ACTIONS, *_find_images(_list_leaves(self._file))]
         index = 0
         with self._translate_errors(lambda: index):
             for batch in self._file.iter_batches(batch_size=1, columns=columns, use_threads=False):
@@ -134,7 +134,7 @@ def _open(path: Path) -> parquet.ParquetFile:
     return parquet.ParquetFile(
         path,
         metadata=metadata,
-        read_dictionary=[images],
+        read_dictionary=images,
         buffer_size=1 << 20,
         page_checksum_verification=True,
         **limits,
@@ -174,9 +174,9 @@ def _list_leaves(file: parquet.ParquetFile) -> list[str]:
     return [file.schema.column(index).path for index in range(len(file.schema))]
 
 
-def _find_images(leaves: list[str]) -> str:
-    """Return the leaf that holds the PNG files."""
-    return next((leaf for leaf in leaves if leaf.startswith(f"{IMAGES}.") and leaf.endswith(".bytes")), IMAGES)
+def _find_images(leaves: list[str]) -> list[str]:
+    """Return the leaf that holds the PNG files, as a list of one if there is such a leaf."""
+    return [leaf for leaf in leaves if leaf.startswith(f"{IMAGES}.") and leaf.endswith(".bytes")][:1]
 
 
 def _check_layout(path: Path, leaves: list[str], row_groups: list[list[ColumnChunk]]) -> int:
@@ -187,16 +187,17 @@ def _check_layout(path: Path, leaves: list[str], row_groups: list[list[ColumnChu
     """
     if len(row_groups) > _MAX_ROW_GROUPS or any(len(chunks) != len(leaves) for chunks in row_groups):
         raise ValueError("its row groups do not fit its schema")
-    sizes = {_find_images(leaves): _MAX_BYTES_PER_IMAGE}
-    chunks = [
-        (chunk, sizes.get(leaf, _MAX_BYTES_PER_NUMBER))
-        for leaves_of_group in row_groups
-        for leaf, chunk in zip(leaves, leaves_of_group, strict=True)
-        if leaf in sizes or leaf.split(".")[0] in (ACTIONS, REWARDS)
-    ]
-    num_steps = sum(chunk.num_values for chunk, _ in chunks) // 3
-    if num_steps > _MAX_STEPS_PER_FILE:
-        raise ValueError(f"it announces {num_steps:,} steps")
+    chunks = []
+    num_steps = 0
+    for leaf, chunk in (pair for group in row_groups for pair in zip(leaves, group, strict=True)):
+        column = leaf.partition(".")[0]
+        if column in (REWARDS, ACTIONS):
+            chunks.append((chunk, _MAX_BYTES_PER_NUMBER))
+        elif leaf in _find_images(leaves):
+            chunks.append((chunk, _MAX_BYTES_PER_IMAGE))
+        num_steps += chunk.num_values if column == REWARDS else 0
+        if chunk.num_values > _MAX_STEPS_PER_FILE or num_steps > _MAX_STEPS_PER_FILE:
+            raise ValueError(f"it announces {max(chunk.num_values, num_steps):,} steps")
     check_pages(path, chunks)
     return num_steps
 

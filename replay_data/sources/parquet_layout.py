@@ -80,7 +80,7 @@ def read_footer(path: Path) -> list[list[ColumnChunk]]:
 def _read_chunk(metadata: dict[int, Any], file_size: int) -> ColumnChunk:
     start = min(metadata[_DATA_OFFSET], metadata.get(_DICTIONARY_OFFSET) or metadata[_DATA_OFFSET])
     chunk = ColumnChunk(metadata[_CHUNK_VALUES], start, start + metadata[_CHUNK_SIZE])
-    if not (0 < chunk.start <= chunk.end < file_size and chunk.num_values >= 0):
+    if not (0 <= chunk.start <= chunk.end < file_size and chunk.num_values >= 0):
         raise ValueError
     return chunk
 
