@@ -63,11 +63,13 @@ def policy_table(buffers: Sequence[BufferSidecar]) -> str:
 def replay_figure(game: Game, buffers: Sequence[BufferSidecar]) -> bytes:
     """Plot the score of every episode, and a moving average, over the steps played by its end; return a PNG file.
 
-    Episodes of trained policies have the color of their epsilon.
+    If the player did not count the steps of all environments, the figure counts those of the recording. Episodes of
+    trained policies have the color of their epsilon.
     """
     episodes = [episode for buffer in buffers for episode in buffer.episodes]
     scores = np.array([episode.score for episode in episodes])
     recorded = np.cumsum([episode.steps for episode in episodes])
+    is_counted = any("played" in episode.details for episode in episodes)
     played = [episode.details.get("played", steps) for episode, steps in zip(episodes, recorded, strict=True)]
     million_steps = np.array(played) / 1e6
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -85,7 +87,10 @@ def replay_figure(game: Game, buffers: Sequence[BufferSidecar]) -> bytes:
         for name, score, style in zip(("random policy", "human"), game.random_and_human, (":", "--"), strict=True):
             axes.axhline(score, color="gray", linestyle=style, linewidth=1, label=f"{name} ({score:g})")
     recording = buffers[0].recording
-    axes.set(xlabel="million steps played, all environments together", ylabel="score (game points)")
+    axes.set(
+        xlabel="million steps played, all environments together" if is_counted else "million steps recorded",
+        ylabel="score (game points)",
+    )
     axes.set_title(f"{game.name}, {recording.agent}, seed {recording.seed}", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
