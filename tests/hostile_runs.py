@@ -1,4 +1,4 @@
-"""The targets of tests/hostile_files.py that need PyTorch: checkpoints, training runs, results and recordings."""
+"""The targets of tests/hostile_files.py that need PyTorch: agents, checkpoints, runs, results and recordings."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from atari_dt.collection.policies.loading import load_policies
 from atari_dt.collection.recorder_checkpoint import RecorderCheckpoint
 from atari_dt.collection.rollout import CompressedEpisode, FinishedEpisode
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.evaluation.scores import EvaluationScores, read_scores
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig, read_run_config
 from atari_dt.experiments.run_result import RunFailure, read_costs, read_failure, read_result
+from atari_dt.games.catalogue import find_game
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.training.checkpoint import GeneratorState, read_checkpoint, save_checkpoint
 from atari_dt.training.metrics import read_metrics
 from atari_dt.training.optimizer import make_optimizer
 from atari_dt.training.training_run import Hardware, TrainingRun, read_training_run
 from replay_data.episode import Episode
+from tests.atari_dt.collection.policies.saved_agents import write_agent
 from tests.atari_dt.experiments.finished_runs import finish_run
 from tests.atari_dt.models import DATASET
 from tests.conftest import DATA
@@ -146,7 +150,21 @@ def read_run(directory: Path, path: Path) -> dict[str, Any]:
     return {path.name: json.dumps(result.to_json(), allow_nan=False)}
 
 
+def build_agent(directory: Path) -> None:
+    (directory / "agents").mkdir(parents=True)
+    write_agent(directory / "agents" / "agent.zip")
+
+
+def read_agent(_: Path, path: Path) -> dict[str, Any]:
+    (policy,) = load_policies([str(path)], find_game("Breakout"), len(MEANINGS), "cpu")
+    actions = policy.choose_actions(np.zeros((2, 4, 84, 84), np.uint8))
+    assert actions.shape == (2,)
+    assert actions.max() < len(MEANINGS)
+    return {"digest": policy.digest}
+
+
 TARGETS = {
+    "agent": Target(build_agent, read_agent),
     "checkpoint": Target(build_checkpoint, read_model),
     "original checkpoint": Target(build_original_checkpoint, read_original_model),
     "run": Target(build_run, read_run),

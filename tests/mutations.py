@@ -175,6 +175,10 @@ def damage_zip(content: bytes, rng: random.Random) -> bytes:
         del members[name]
     elif name.endswith(".npy") and kind == 1:
         members[name] = damage_npy(members[name], rng)
+    elif name.endswith(".pth") and kind <= 3:  # a zip file itself
+        members[name] = damage_zip(members[name], rng)
+    elif name == "data" and kind <= 3:  # of an agent of Stable-Baselines3
+        members[name] = damage_json(members[name], rng)
     else:
         members[name] = rng.choice((damage_bytes, damage_bytes, truncate, extend))(members[name], rng)
     changed = io.BytesIO()
@@ -211,6 +215,7 @@ BY_SUFFIX: dict[str, dict[str, Damage]] = {
     ".npz": {"member": damage_zip},
     ".pt": {"member": damage_zip},
     ".pth": {"member": damage_zip},
+    ".zip": {"member": damage_zip},
     ".safetensors": {"tensor": damage_safetensors},
 }
 

@@ -80,7 +80,7 @@ def read_agent(path: Path, name: str, game: Game, num_actions: int, device: torc
 
     Args:
         path: File of `BaseAlgorithm.save`.
-        name: Name of the policy, for recordings and error messages.
+        name: Name of the policy, for recordings and error messages: the path, or a repository.
         game: The game that the agent shall play.
         num_actions: Size of the game's minimal action set.
         device: Device of the network.
@@ -99,7 +99,9 @@ def read_agent(path: Path, name: str, game: Game, num_actions: int, device: torc
             "with CnnPolicy, four stacked frames and the minimal action set"
         ) from error
     except ValueError as error:
-        raise InputError(f"the agent {name} cannot be read from {path}: {error}; copy it again") from error
+        is_cached = path != Path(name)  # by huggingface_hub, whose file names are links
+        advice = f"delete {path.resolve()} to download it again" if is_cached else "copy it again"
+        raise InputError(f"the agent {name} cannot be read: {error}; {advice}") from error
     return TrainedPolicy(name, agent.digest, needs_fire=True, choose_actions=policy)
 
 

@@ -110,7 +110,7 @@ def read_zip(path: Path) -> SavedAgent:
     if policy is None:
         raise ValueError("it is a zip file without policy.pth, which Stable-Baselines3 always writes")
     try:
-        settings = None if data is None else PolicySettings.from_data(parse_json(data))
+        settings = None if data is None else PolicySettings.from_data(parse_json(data.getvalue()))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"its data is not what Stable-Baselines3 writes ({error})") from error
     return SavedAgent(_load_policy(policy), settings, digest)
@@ -123,7 +123,7 @@ def _hash(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _read_member(archive: zipfile.ZipFile, name: str, max_bytes: int) -> bytes | None:
+def _read_member(archive: zipfile.ZipFile, name: str, max_bytes: int) -> io.BytesIO | None:
     """Return the content of a file in a zip; None if it has no such file.
 
     Raises:
@@ -137,24 +137,24 @@ def _read_member(archive: zipfile.ZipFile, name: str, max_bytes: int) -> bytes |
         raise ValueError(f"its {name} has {member.file_size:,} bytes, but one of an agent has at most {max_bytes:,}")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"its {name} is compressed by a method that Stable-Baselines3 does not use")
-    content = bytearray()
+    content = io.BytesIO()
     try:
         with archive.open(member) as file:  # which returns at most file_size bytes, and then compares the checksum
             while chunk := file.read(_CHUNK_BYTES):
-                content += chunk
+                content.write(chunk)
     except _READING_ERRORS as error:
         raise ValueError(f"its {name} is damaged") from error
-    return bytes(content)
+    return content
 
 
-def _load_policy(content: bytes) -> dict[str, Tensor]:
+def _load_policy(file: io.BytesIO) -> dict[str, Tensor]:
     """Return the state dict in ``policy.pth``.
 
     Raises:
         ValueError: If it is damaged or something else.
     """
     try:
-        weights = load_torch(io.BytesIO(content))
+        weights = load_torch(file)
     except PickledObjectsError as error:
         raise ValueError(f"its policy.pth is not a state dict: {error}") from error
     except ValueError as error:

@@ -106,6 +106,16 @@ def test_broken_downloads_are_continued(hub: Hub, monkeypatch: pytest.MonkeyPatc
     assert hub.offsets[-4:] == [0, 100_000, 200_000, 300_000]
 
 
+def test_damaged_downloads_are_named(hub: Hub) -> None:
+    load_name(ZOO)
+    (cached,) = (path for path in Path(constants.HF_HUB_CACHE).rglob("blobs/*") if path.stat().st_size > 1000)
+    cached.write_bytes(cached.read_bytes()[:-1])
+    with pytest.raises(InputError, match=f"^the agent {ZOO}@{COMMIT} cannot be read: .*; delete {cached} to downl"):
+        load_name(ZOO)
+    cached.unlink()
+    assert load_name(ZOO) == f"{ZOO}@{COMMIT}"
+
+
 def test_files_too_large_for_agents_are_not_downloaded(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_module, "MAX_ZIP_BYTES", 1000)
     with pytest.raises(InputError, match=r"^dqn-BreakoutNoFrameskip-v4\.zip of sb3/dqn.* bytes, but an agent has at"):

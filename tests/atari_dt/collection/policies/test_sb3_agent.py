@@ -70,7 +70,7 @@ def test_pickles_are_never_executed(tmp_path: Path) -> None:
         ("weights", to_bytes({**dqn_weights(), "q_net.extra": Touch(harm)})),
         ("pickle", pickled),
     ):
-        with pytest.raises(InputError, match=r"cannot be read from .*\.zip: its policy\.pth is "):
+        with pytest.raises(InputError, match=r"\.zip cannot be read: its policy\.pth is "):
             load(write_agent(tmp_path / f"{name}.zip", policy))
     assert not harm.exists()
     pickle.loads(pickled)  # which would have created it
@@ -220,7 +220,7 @@ DAMAGED: dict[str, tuple[object, Any, str]] = {
 @pytest.mark.parametrize(("policy", "data", "reason"), DAMAGED.values(), ids=DAMAGED)
 def test_damaged_agents_are_refused_with_one_sentence(policy: object, data: Any, reason: str, tmp_path: Path) -> None:
     path = write_agent(tmp_path / "agent.zip", policy, data)
-    with pytest.raises(InputError, match=f"^the agent {path} cannot be read from {path}: {reason}") as error:
+    with pytest.raises(InputError, match=f"^the agent {path} cannot be read: {reason}") as error:
         load(path)
     assert str(error.value).endswith("; copy it again")
 
@@ -238,7 +238,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         "pointer": "it is a Git LFS pointer",
         "flipped": "its data is damaged",
     }.items():
-        with pytest.raises(InputError, match=rf"cannot be read from .*{name}\.zip: {reason}"):
+        with pytest.raises(InputError, match=rf"{name}\.zip cannot be read: {reason}"):
             load(tmp_path / f"{name}.zip")
     (tmp_path / "directory.zip").mkdir()
     os.mkfifo(tmp_path / "pipe.zip")

@@ -29,13 +29,13 @@ class Images(gymnasium.Env[Frames, int]):
 
 def play_pong() -> Frames:
     """Return 96 states of random play, the first ones with empty frames."""
-    env = AleVectorEnv(PONG, 6, EnvironmentConfig())
-    states = [env.reset(np.arange(6))]
+    env = AleVectorEnv(PONG, 4, EnvironmentConfig())
+    states = [env.reset(np.arange(4))]
     rng = np.random.default_rng(0)
-    for step in range(150):
-        observations = env.step(rng.integers(0, NUM_ACTIONS, 6))[0]
-        if step % 10 == 9:
-            states.append(observations)
+    for _ in range(23):
+        for _ in range(4):
+            observations = env.step(rng.integers(0, NUM_ACTIONS, 4))[0]
+        states.append(observations)
     return np.concatenate(states)
 
 
