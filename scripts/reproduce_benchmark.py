@@ -142,9 +142,9 @@ def _make_missing_stores(options: Options, games: Sequence[Game]) -> None:
     check_top_percents(options.top_percents)
     trainings = [_config_of_game(options, game, ())[0].training for game in games]
     find_device(trainings[0].device)
-    if num_steps < (batch_size := max(training.batch_size for training in trainings)):
-        raise InputError(f"`data_steps` must be at least {batch_size}, the batch size, not {num_steps}")
     missing = find_games_without_data(options.data, games)
+    if missing and num_steps < (batch_size := max(training.batch_size for training in trainings)):
+        raise InputError(f"`data_steps` must be at least {batch_size}, the batch size, not {num_steps}")
     benchmark_stores(options.data, [game for game in games if game not in missing], options.seeds)
     plan = plan_stores(options.data, games, options.origin, num_steps, trainings[0].device)
     for note in plan.notes:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from atari_dt.experiments.benchmark_preset import BenchmarkPreset
+from replay_data import InputError
 from replay_data.sources.rl_unplugged import BASE_URL
 
 OriginName = Literal["rl_unplugged", "hub", "q_learning", "jat", "scripted"]
@@ -30,6 +31,16 @@ class DataOptions:
     """Directory of the recordings and downloads, which are kept; by default DATA/raw/{data-from}."""
     base_url: str = BASE_URL
     """Address of the directory of RL Unplugged's games, as in download_replay.py."""
+
+    def __post_init__(self) -> None:
+        for name, unused in (
+            ("data_steps", self.data_steps is not None and self.data_from is None),
+            ("raw_data", self.raw_data is not None and self.data_from is None),
+            ("base_url", self.base_url != BASE_URL and self.data_from != "rl_unplugged"),
+        ):
+            if unused:
+                needed = "`data_from`" if name != "base_url" else "`data_from` rl_unplugged"
+                raise InputError(f"`{name}` has no effect without {needed}; leave it out")
 
     def num_steps(self, preset: BenchmarkPreset) -> int:
         """Return the number of steps to record or download for each store."""

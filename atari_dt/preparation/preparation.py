@@ -208,13 +208,13 @@ def _total(costs: Sequence[Cost]) -> Cost:
 def _format_time(raw: Cost, store_seconds: float) -> str:
     """Format the time of raw data and stores."""
     if raw.seconds is None:
-        return f"a download and {_format_seconds(store_seconds)}"
+        return f"the download and {_format_seconds(store_seconds)}"
     return _format_seconds(raw.seconds + store_seconds)
 
 
 def _format_seconds(seconds: float) -> str:
     if seconds < 90:
-        return f"about {seconds:.0f} s"
+        return f"about {max(seconds, 1):.0f} s"
     return f"about {seconds / 60:.0f} minutes" if seconds < 5400 else f"about {seconds / 3600:.1f} hours"
 
 

@@ -144,7 +144,7 @@ def test_sizes_and_times_are_said(tmp_path: Path) -> None:
         assert line.endswith(f"about {hours:.1f} hours")
     assert lines[4].startswith(f"in all up to about 10.1 GB, and about {2 * hours:.1f} hours on 2 CPU cores")
     (line,) = plan(tmp_path, "Qbert", data_from="rl_unplugged", num_steps=1000).describe().splitlines()[2:3]
-    assert line.endswith("1,000 steps, up to about 3.0 MB  1,000 steps, 7.1 MB  a download and about 0 s")
+    assert line.endswith("1,000 steps, up to about 3.0 MB  1,000 steps, 7.1 MB  the download and about 1 s")
     assert list(tmp_path.iterdir()) == []
 
 
