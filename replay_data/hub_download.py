@@ -93,14 +93,19 @@ def _list_files(directory_name: str, revision: str | None) -> tuple[JatDownload,
     from huggingface_hub import HfApi
 
     sha256, sizes = {}, {}
-    with translate_hub_errors(REPOSITORY, "read from"):
-        api = HfApi()
-        revision = revision or api.dataset_info(REPOSITORY).sha
-        assert revision is not None  # the Hub's library returns one for every repository
-        for entry in api.list_repo_tree(REPOSITORY, directory_name, revision=revision, repo_type="dataset"):
-            name = entry.path.removeprefix(f"{directory_name}/")
-            if ShardName.parse(name) and (lfs := getattr(entry, "lfs", None)):  # a folder has no such attribute
-                sha256[name], sizes[name] = lfs.sha256, lfs.size
+    try:
+        with translate_hub_errors(REPOSITORY, "read from"):
+            api = HfApi()
+            revision = revision or str(api.dataset_info(REPOSITORY).sha)
+            for entry in api.list_repo_tree(REPOSITORY, directory_name, revision=revision, repo_type="dataset"):
+                name = entry.path.removeprefix(f"{directory_name}/")
+                if ShardName.parse(name) and (lfs := getattr(entry, "lfs", None)):  # a folder has no such attribute
+                    sha256[name], sizes[name] = lfs.sha256, lfs.size
+    except (ValueError, AttributeError, KeyError, TypeError) as error:  # not the JSON that the Hub sends
+        raise InputError(
+            f"the answer about {REPOSITORY} does not come from the Hugging Face Hub; check the network, which may want "
+            "you to log in"
+        ) from error
     if not sha256:
         raise InputError(
             f"{directory_name} of {REPOSITORY} on the Hugging Face Hub has no file of the form "

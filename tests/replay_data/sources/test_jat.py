@@ -74,7 +74,7 @@ def test_a_store_says_where_it_comes_from(tmp_path: Path) -> None:
     assert (run.num_shards, set(run.shards), run.missing) == (4, {0, 3}, {1, 2})  # those of train first
     store = build(tmp_path / "store", run, "all")
     assert indices_in_truth(store) == [1, 0]
-    raw = np.concatenate([truth()[index].raw_rewards for index in (1, 0)])  # type: ignore[misc]
+    raw = np.concatenate([truth()[index].raw_rewards for index in (1, 0)])
     assert store.raw_rewards is not None
     assert np.array_equal(store.raw_rewards, raw)
     metadata = store.metadata
