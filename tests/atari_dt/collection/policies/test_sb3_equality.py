@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from atari_dt.collection.policies.loading import load_policies
 from atari_dt.environment.config import EnvironmentConfig, Frames
 from atari_dt.environment.vector_env import AleVectorEnv
 from atari_dt.games.catalogue import find_game
+from tests.atari_dt.collection.policies.saved_agents import write_agent
 
 PONG = find_game("Pong")
 NUM_ACTIONS = 6
@@ -51,6 +54,13 @@ def spread_actions(policy: Any, states: Frames) -> None:
         output_layer.bias.sub_(outputs[0].mean(0))
 
 
+def drop_copies(path: Path, out: Path) -> None:
+    """Rewrite an agent of PPO as versions before 1.8 saved it, with one name of the shared features extractor."""
+    with zipfile.ZipFile(path) as archive:
+        data, weights = archive.read("data"), torch.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
+    write_agent(out, {name: each for name, each in weights.items() if not name.startswith(("pi_", "vf_"))}, data)
+
+
 def test_actions_are_those_of_stable_baselines3(tmp_path: Path) -> None:
     from sb3_contrib import QRDQN
     from stable_baselines3 import A2C, DQN, PPO
@@ -76,7 +86,9 @@ def test_actions_are_those_of_stable_baselines3(tmp_path: Path) -> None:
         spread_actions(model.policy, states)
         model.save(tmp_path / name)
         models[name] = model
-    loaded = load_policies([f"{tmp_path}/{name}.zip" for name in agents], PONG, NUM_ACTIONS, "cpu")
+    drop_copies(tmp_path / "ppo.zip", tmp_path / "ppo before 1_8.zip")
+    models["ppo before 1_8"] = models["ppo"]
+    loaded = load_policies([f"{tmp_path}/{name}.zip" for name in models], PONG, NUM_ACTIONS, "cpu")
     for policy, (name, model) in zip(loaded, models.items(), strict=True):
         expected, _ = model.predict(states, deterministic=True)
         assert len(np.unique(expected)) > 2, name
