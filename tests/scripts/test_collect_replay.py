@@ -71,9 +71,6 @@ def make_policy(game, num_actions):
 
 def make_nothing(game, num_actions):
     return None
-
-def make_wrong_policy(game, num_actions):
-    return lambda observations: np.full(len(observations), num_actions)
 """
 
 
@@ -88,7 +85,7 @@ def test_trained_agents_play_in_turn(
         write_agent(tmp_path / name, weights)
     monkeypatch.chdir(tmp_path)
     options = ("--agent", "hub", "--policies", "fire.zip", "right.zip", "--epsilons", 0, 1, "--num-envs", 4)
-    command = ("--out", tmp_path / "own", "--num-steps", 1000, "--max-steps", 40, *options)
+    command = ("--out", tmp_path / "own", "--num-steps", 500, "--max-steps", 30, *options)
     assert call(monkeypatch, "collect_replay.py", *command) == 0
     printed, progress = capsys.readouterr()
     assert progress.splitlines()[:2] == ["playing fire.zip", "playing right.zip"]
@@ -123,19 +120,15 @@ def test_a_function_makes_a_policy(
     (tmp_path / "left_agent.py").write_text(AGENT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    options = ("--out", tmp_path / "own", "--num-steps", 500, "--max-steps", 30, "--num-envs", 1, "--epsilons", 0)
+    options = ("--out", tmp_path / "own", "--num-steps", 250, "--max-steps", 20, "--num-envs", 1, "--epsilons", 0)
     assert call(monkeypatch, "collect_replay.py", "--agent", "left_agent:make_policy", *options) == 0
     shards = DopamineLog(tmp_path / "own", "Breakout", 1, 4).shards.values()
     assert {int(action) for shard in shards for episode in shard.episodes() for action in episode.actions} == {3}
     capsys.readouterr()
-    for name, message in (
-        ("make_nothing", "it must return a policy"),
-        ("make_wrong_policy", "returned the action 4; it must return 1 integers from 0 to 3"),
-    ):
-        new = ("--agent", f"left_agent:{name}", "--out", tmp_path / "new", "--num-steps", 500, "--num-envs", 1)
-        assert call(monkeypatch, "collect_replay.py", *new) == 1
-        assert message in capsys.readouterr().err.splitlines()[-1]
-        assert not (tmp_path / "new").exists()
+    options = ("--agent", "left_agent:make_nothing", "--out", tmp_path / "new")
+    assert call(monkeypatch, "collect_replay.py", *options) == 1
+    assert "it must return a policy" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_recording_without_an_episode_says_how_to_record_one(

@@ -45,10 +45,10 @@ MOVING = TrainedPolicy("moving:policy", "", False, follow_pixels)
 EPSILONS = (1.0, 0.5, 0.9)
 
 
-def make_player(seed: int) -> PolicyPlayer:
+def make_player() -> PolicyPlayer:
     """Return a player of one policy of Breakout."""
     environment, config = EnvironmentConfig.with_max_steps(50), PolicyPlayerConfig(EPSILONS, num_envs=2)
-    return PolicyPlayer(find_game("Breakout"), environment, [FIRING], config, seed)
+    return PolicyPlayer(find_game("Breakout"), environment, [FIRING], config, seed=1)
 
 
 def finished_episodes(player: PolicyPlayer, number: int) -> list[FinishedEpisode]:
@@ -104,7 +104,7 @@ def test_a_log_replays_in_the_emulator_from_its_seeds(tmp_path: Path, monkeypatc
         find_game("Breakout"),
         "hub",
         tmp_path,
-        num_steps=1500,
+        num_steps=1250,
         environment=EnvironmentConfig.with_max_steps(300, sticky_actions=0.1),
         policies=("firing", "moving"),
         epsilons=(0, 0.5, 1),
@@ -141,24 +141,20 @@ def test_a_log_replays_in_the_emulator_from_its_seeds(tmp_path: Path, monkeypatc
 
 
 def test_fire_is_not_pressed_in_games_without_it() -> None:
-    for game in ("Freeway", "MsPacman"):  # action 1 is UP
-        policy = TrainedPolicy("noop", "", True, lambda observations: np.zeros(len(observations), np.int64))
-        player = PolicyPlayer(
-            find_game(game), EnvironmentConfig.with_max_steps(40), [policy], PolicyPlayerConfig((0.0,), 1), seed=0
-        )
-        assert not any(finished.episode.actions.any() for finished in finished_episodes(player, 1))
+    game, environment = find_game("MsPacman"), EnvironmentConfig.with_max_steps(40)  # action 1 is UP
+    player = PolicyPlayer(game, environment, [FIRING], PolicyPlayerConfig((0.0,), 1), seed=0)
+    assert all((finished.episode.actions == RIGHT).all() for finished in finished_episodes(player, 1))
 
 
 def test_same_seed_gives_the_same_episodes_and_a_restored_player_continues() -> None:
-    players = [make_player(seed) for seed in (1, 1, 2)]
-    first, same, other = (finished_episodes(player, 5) for player in players)
+    players = [make_player(), make_player()]
+    first, same = (finished_episodes(player, 5) for player in players)
     pairs = list(zip(first, same, strict=True))
     assert all(a.details == b.details and a.episode.frames == b.episode.frames for a, b in pairs)
     assert all((a.episode.actions == b.episode.actions).all() for a, b in pairs)
-    assert any((a.episode.actions != b.episode.actions).any() for a, b in zip(first, other, strict=False))
 
     state = players[0].state()
-    resumed = make_player(1)
+    resumed = make_player()
     resumed.restore(state)
     assert resumed.state() == state
     later = finished_episodes(resumed, 2)
