@@ -43,8 +43,9 @@ def main(
     Args:
         source: Format of the run; store selects again from a trajectory store.
         path: Directory that holds {game}/{run}/replay_logs (dopamine; d4rl-atari's {game}/{run}/0 and so on are read
-            too) or {game}/run_{run}-* (rl_unplugged), with the game spelled like Breakout or MsPacman, the directory of
-            Minari's datasets, usually ~/.minari/datasets, or of one of them (minari), or the directory of the store.
+            too) or {game}/run_{run}-* (rl_unplugged), with the game spelled like Breakout or MsPacman, or atari-{game}
+            with the game in lower case (jat), the directory of Minari's datasets, usually ~/.minari/datasets, or of one
+            of them (minari), or the directory of the store.
         out: Directory of the store, to be created; 7 KB per step, except where it links the frames of a store.
         game: Name of the game; Breakout by default, and for a store the game that it holds.
         run: Number of the run, 1 by default; a store has none.

@@ -175,20 +175,20 @@ class JatShard:
         for row in self._open().rows(only_rewards=True):
             yield float(row.rewards.clip(-1, 1).sum(dtype="float64"))
 
-    def check(self, everything: bool = False) -> bool:
+    def check(self, everything: bool = False) -> bool | None:
         """Compare the SHA-256 of the whole file with the one that its download recorded.
 
         Args:
-            everything: Not used; the comparison takes 1 s for 1 GB.
+            everything: Not used: the comparison takes seconds, even for the largest files.
 
         Returns:
-            Whether there is a recorded SHA-256.
+            True, or None if no SHA-256 was recorded.
 
         Raises:
             ReplayFormatError: If it differs.
         """
         if self._sha256 is None:
-            return False
+            return None
         if hash_file(self.path) != self._sha256:
             raise ReplayFormatError(f"{self.path} is damaged (its SHA-256 is not the one of the download); {_ADVICE}")
         return True

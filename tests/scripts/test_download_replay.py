@@ -10,8 +10,10 @@ import pytest
 
 from replay_data import TrajectoryStore
 from tests.conftest import DATA
+from tests.replay_data.dataset_hub import REVISION, DatasetHub, serve_dataset
 from tests.replay_data.flaky_server import serving
-from tests.replay_data.recordings import indices_in_truth
+from tests.replay_data.jat_files import make_row, write_jat
+from tests.replay_data.recordings import indices_in_truth, truth
 from tests.scripts.commands import (
     SCRIPTS,
     Refuse,
@@ -34,6 +36,29 @@ def test_what_download_replay_fetches_is_built_from(
     command[-1] = str(tmp_path / "store")  # instead of data/breakout
     assert call(monkeypatch, *command) == 0
     assert indices_in_truth(TrajectoryStore.open(tmp_path / "store")) == [0, 1, 2, 6]
+
+
+def test_a_store_is_built_from_the_files_of_jat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [make_row(episode) for episode in truth()[:2]]
+    for index, row in enumerate([*rows, rows[0]]):
+        write_jat(tmp_path / "hub" / "atari-breakout" / f"train-0000{index}-of-00003.parquet", [row])
+    options = "--source", "jat", "--out", tmp_path / "jat", "--num-steps", 200
+    with serve_dataset(DatasetHub("jat-project/jat-dataset", tmp_path / "hub"), tmp_path / "cache"):
+        assert call(monkeypatch, "download_replay.py", *options) == 0
+    printed = capsys.readouterr().out
+    assert f"jat: 368 steps in 2 episodes of 2 files, revision {REVISION}" in printed
+    command = printed.split("python scripts/")[1].split()
+    command[-1] = str(tmp_path / "store")
+    assert call(monkeypatch, *command) == 0
+    printed = capsys.readouterr().out
+    assert "368 steps in 2 episodes of shards 0-1" in printed
+    assert "note:   of the run's 3 shards, 2 are not in" in printed
+    assert "checksums" not in printed
+    store = TrajectoryStore.open(tmp_path / "store")
+    assert indices_in_truth(store) == [0, 1]
+    assert store.metadata.source.details["revision"] == REVISION
 
 
 def test_a_download_that_finds_the_disk_full_says_so(tmp_path: Path) -> None:
@@ -60,6 +85,15 @@ def test_a_download_that_finds_the_disk_full_says_so(tmp_path: Path) -> None:
         ("--game Breakot --out {tmp}/new", "unknown game 'Breakot'"),
         ("--num-steps 0 --out {tmp}/new", "--num-steps must be at least 1, not 0"),
         ("--base-url http://127.0.0.1:9/x --out {tmp}/new", "http://127.0.0.1:9/x/Breakout/run_1-00000"),
+        ("--run 6 --out {tmp}/new", "--run must be from 1 to 5, not 6"),
+        ("--source jat --run 1 --out {tmp}/new", "--run is an option of --source rl_unplugged; leave it out for jat"),
+        ("--source jat --base-url http://a --out {tmp}/new", "--base-url is an option of --source rl_unplugged; leave"),
+        ("--source jat --num-connections 2 --out {tmp}/new", "--num-connections is an option of --source rl_unplugged"),
+        (
+            "--source jat --game Adventure --out {tmp}/new",
+            "the JAT dataset has no Adventure; it has the 57 games Alien",
+        ),
+        ("--source jat --num-steps 0 --out {tmp}/new", "--num-steps must be at least 1, not 0"),
     ],
 )
 def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str) -> None:
