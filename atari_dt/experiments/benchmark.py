@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,13 +66,13 @@ def benchmark_stores(data: Path, games: Sequence[Game], seeds: Sequence[int]) ->
 
 
 def find_games_without_data(data: Path, games: Sequence[Game]) -> list[Game]:
-    """Return the games that have no directory below ``data``.
+    """Return the games that have nothing in their place below ``data``.
 
     Raises:
         InputError: If ``data`` is a store itself.
     """
     _check_no_store(data)
-    return [game for game in games if not store_directory(data, game).exists()]
+    return [game for game in games if not os.path.lexists(store_directory(data, game))]
 
 
 def _check_no_store(data: Path) -> None:

@@ -26,7 +26,7 @@ from replay_data.selection.build import build_store
 from replay_data.selection.methods import Selection
 from replay_data.sources import SOURCES
 from replay_data.storage.locks import exclusive_lock
-from replay_data.storage.paths import check_free_space
+from replay_data.storage.paths import check_free_space, check_writable
 from replay_data.store_metadata import StoreSource, read_metadata
 
 STORE_BYTES_PER_STEP = FRAME_SHAPE[0] * FRAME_SHAPE[1] + 25
@@ -92,7 +92,9 @@ class Preparation:
         """
         created = [path for path in (self.raw, *self.raw.parents, self.data, *self.data.parents) if not path.exists()]
         try:
-            self.data.mkdir(parents=True, exist_ok=True)
+            for directory in (self.data, self.raw):
+                directory.mkdir(parents=True, exist_ok=True)
+                check_writable(directory / "data")  # before hours of recording
             with exclusive_lock(self.data, "making stores in"):
                 self._make_all()
         except KeyboardInterrupt:

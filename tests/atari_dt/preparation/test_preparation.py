@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,8 @@ def test_existing_stores_are_used_and_their_origin_is_said(tmp_path: Path, playe
     write_random_store(tmp_path / "pong" / "123", [4], game="Pong")
     preparation = plan(tmp_path, "Breakout", "Pong", data_from="jat")
     assert preparation.games == ()
+    (tmp_path / "qbert").symlink_to(tmp_path / "nowhere")
+    assert plan(tmp_path, "Qbert", data_from="jat").games == ()
     (note,) = preparation.notes
     assert note.startswith(
         f"{tmp_path}/Breakout exists and is used as it is; its data is not from jat, but from a source"
@@ -255,6 +258,19 @@ def test_errors_name_parameters_of_the_benchmark(tmp_path: Path, players: type[S
     (tmp_path / "raw/scripted/Breakout/1/notes.txt").touch()
     with pytest.raises(InputError, match=r"^Breakout: .* is not a recording .*; choose another `raw_data`$"):
         plan(tmp_path, "Breakout").make()
+
+
+def test_a_directory_that_cannot_be_written_is_named_before_the_start(
+    tmp_path: Path, players: type[ShortEpisodes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(dir: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    players.num_episodes = 0
+    with pytest.raises(InputError, match="cannot be written; choose a path in a directory that is writable"):
+        plan(tmp_path / "new", "Breakout").make()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_commands_do_not_make_the_same_stores(tmp_path: Path, players: type[ShortEpisodes]) -> None:
