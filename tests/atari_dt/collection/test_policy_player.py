@@ -159,6 +159,7 @@ def test_same_seed_gives_the_same_episodes_and_a_restored_player_continues() -> 
     assert resumed.state() == state
     later = finished_episodes(resumed, 2)
     assert [each.details["epsilon"] for each in later[:2]] == [EPSILONS[(len(first) + i) % 3] for i in range(2)]
+    assert [each.details["env_index"] for each in later[:2]] == [0, 1]  # nothing is played again
     seeds = [{each.details["env_seed"] for each in episodes} for episodes in (first, later)]
     assert not seeds[0] & seeds[1]
     for damaged in (b"", b"{}", b'{"num_episodes": -1, "num_starts": 1}', b"[" * 100_000, b"\xff"):
