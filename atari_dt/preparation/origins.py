@@ -66,6 +66,7 @@ class DataOrigin(ABC):
         activity: What `make` does, such as ``"recording"``.
         store_steps: Number of steps that a store will have, about.
         store_steps_per_s: Steps per second that are selected from the raw data and written to a store on 2 CPU cores.
+        remark: What else should be said before `make`, as the end of a sentence; empty if there is nothing.
     """
 
     source_format: SourceFormat
@@ -75,6 +76,7 @@ class DataOrigin(ABC):
     def __init__(self, num_steps: int, raw: Path):
         self.num_steps, self.raw = num_steps, raw
         self.store_steps = num_steps
+        self.remark = ""
 
     def check(self, game: Game) -> None:
         """Check, without the network, that there can be such data of a game.
@@ -129,6 +131,8 @@ class RecordedAgent(DataOrigin):
         self._agent, self._device = agent, device
         if agent == "q_learning":  # as `suggest_selection`
             self.store_steps = min(500_000, num_steps // 3)
+        if agent == "hub":
+            self.remark = "; the agents, up to 4 a game and 35 MB each, are kept in the Hub's cache"
 
     def check(self, game: Game) -> None:
         """Check the length of the recording, the agent, and the size of a recording that was interrupted."""

@@ -78,7 +78,7 @@ class Preparation:
             f"data to make, from {self.name}:\n{align_columns(rows)}\nin all up to about "
             f"{_format_bytes(total.num_bytes + store_bytes * len(costs))}, and "
             f"{_format_time(total, store_seconds * len(costs))} on 2 CPU cores; stores go to {self.data}, and what "
-            f"they are made of is kept in {self.raw}"
+            f"they are made of is kept in {self.raw}{self.origin.remark}"
         )
 
     def make(self) -> None:
