@@ -22,10 +22,12 @@ def summarize_error(error: BaseException) -> str:
     """Return the type and the message of an error, on one line, to quote in another message.
 
     The message is quoted whole or, if it has more than 500 characters, not at all: a part of it can say the opposite,
-    and advice of another library can be wrong here. The message of an InputError stands alone.
+    and advice of another library can be wrong here. Its backticks become apostrophes, because they do not mark
+    parameters of this project. The message of an InputError stands alone.
     """
     message = " ".join(re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", str(error)).split())  # without terminal codes
     message = "".join(character for character in message if character.isprintable())
     if isinstance(error, InputError):
         return message
+    message = message.replace("`", "'")
     return f"{type(error).__name__}: {message}" if 0 < len(message) <= _MAX_QUOTED else type(error).__name__

@@ -10,6 +10,14 @@ from replay_data.errors import InputError, summarize_error
 _PACKAGES = {"huggingface_hub", "httpx", "httpx2", "requests"}  # whose exceptions the Hub's library raises
 
 
+_REASONS = {
+    "GatedRepoError": "it is gated; accept its terms on its web page",
+    "RepositoryNotFoundError": "it does not exist, or is private",
+    "RevisionNotFoundError": "it has no such revision",
+}
+"""What the most frequent errors of the Hub's library say, in fewer words. The first error is one of the second kind."""
+
+
 @contextmanager
 def translate_hub_errors(repo_id: str, action: str) -> Iterator[None]:
     """Turn network and repository errors of the Hub's library into an InputError.
@@ -24,10 +32,11 @@ def translate_hub_errors(repo_id: str, action: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        packages = {base.__module__.partition(".")[0] for base in type(error).__mro__}
-        if not packages & _PACKAGES:
+        bases = type(error).__mro__
+        if not _PACKAGES & {base.__module__.partition(".")[0] for base in bases}:
             raise
+        reason = next((_REASONS[base.__name__] for base in bases if base.__name__ in _REASONS), summarize_error(error))
         raise InputError(
-            f"{repo_id!r} cannot be {action} the Hugging Face Hub ({summarize_error(error)}); check the name, the "
-            "network and your login"
+            f"{repo_id!r} cannot be {action} the Hugging Face Hub ({reason}); check the name, the network and your "
+            "login"
         ) from error

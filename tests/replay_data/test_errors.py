@@ -17,6 +17,8 @@ from replay_data.errors import InputError, summarize_error
             RuntimeError("\x1b[1mdo this only if you trust it\x1b[0m\x07\x00"),
             "RuntimeError: do this only if you trust it",
         ),
+        (ValueError("give a `repo_id`"), "ValueError: give a 'repo_id'"),
+        (InputError("`num_steps` is 0; raise it"), "`num_steps` is 0; raise it"),
         (InputError("the disk is full; free some space"), "the disk is full; free some space"),
         (RuntimeError("x" * 500), "RuntimeError: " + "x" * 500),
         (RuntimeError("It failed. " * 50 + "Do not do this: turn the check off"), "RuntimeError"),
