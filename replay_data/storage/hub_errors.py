@@ -9,7 +9,6 @@ from replay_data.errors import InputError, summarize_error
 
 _PACKAGES = {"huggingface_hub", "httpx", "httpx2", "requests"}  # whose exceptions the Hub's library raises
 
-
 _REASONS = {
     "GatedRepoError": "it is gated; accept its terms on its web page",
     "RepositoryNotFoundError": "it does not exist, or is private",
