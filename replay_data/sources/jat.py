@@ -164,11 +164,7 @@ class JatShard:
                 reason = f"its actions run from {low} to {high}, not from 0 to {self._num_actions - 1}"
                 raise file.damaged(reason, row.index)
             if chosen is None or row.index in chosen:
-                try:
-                    episode = row.decode(self._is_terminated(row))
-                except ValueError as error:
-                    raise file.damaged(str(error), row.index) from error
-                yield episode
+                yield self._decode(file, row)
 
     def returns(self) -> Iterator[float]:
         """Yield the return (the sum of the clipped rewards) of every episode, without reading an image."""
@@ -199,8 +195,12 @@ class JatShard:
             self._file.close()
         self._file = None
 
-    def _is_terminated(self, row: JatRow) -> bool:
-        return not self._time_limit - _MAX_RESET_STEPS <= len(row.rewards) <= self._time_limit
+    def _decode(self, file: JatFile, row: JatRow) -> Episode:
+        truncated = self._time_limit - _MAX_RESET_STEPS <= len(row.rewards) <= self._time_limit
+        try:
+            return row.decode(terminated=not truncated)
+        except ValueError as error:
+            raise file.damaged(str(error), row.index) from error
 
     def _open(self) -> JatFile:
         self.close()

@@ -136,6 +136,7 @@ def _open(path: Path) -> parquet.ParquetFile:
         metadata=metadata,
         read_dictionary=images,
         buffer_size=1 << 20,
+        pre_buffer=False,  # a row group may be a whole file
         page_checksum_verification=True,
         **limits,
     )
