@@ -161,7 +161,7 @@ def _find_layers(weights: Mapping[str, Tensor], algorithm: _Algorithm) -> list[L
     names += [algorithm.output_layer] if algorithm.output_layer else []
     found = [tuple(acting[f"{name}.weight"].shape) if f"{name}.weight" in acting else () for name in names]
     if len(found[0]) == 4 and found[0][1] != CONVOLUTIONS[0][1]:
-        raise _UnsuitableAgentError(f"it reads images of {found[0][1]:,} channels")
+        raise _UnsuitableAgentError(f"its images have {found[0][1]:,} channel(s), not 4")
     if len(found[3]) == 2 and found[3][1] != NUM_FEATURES:
         raise _UnsuitableAgentError("it reads images of another size than 84×84 pixels")
     sizes = [NUM_FEATURES, *(shape[0] if shape else 0 for shape in found[3:])]

@@ -109,12 +109,12 @@ UNSUITABLE: dict[str, tuple[object, Any, str]] = {
     "one frame": (
         with_tensor("q_net.features_extractor.cnn.0.weight", torch.zeros(32, 1, 8, 8)),
         DATA,
-        "it reads images of 1 channels;",
+        r"its images have 1 channel\(s\), not 4;",
     ),
     "color": (
         with_tensor("q_net.features_extractor.cnn.0.weight", torch.zeros(32, 12, 8, 8)),
         DATA,
-        "it reads images of 12 channels;",
+        r"its images have 12 channel\(s\), not 4;",
     ),
     "image size": (
         with_tensor("q_net.features_extractor.linear.0.weight", torch.zeros(4, 22528)),
