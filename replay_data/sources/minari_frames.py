@@ -85,7 +85,7 @@ def read_frames(observations: Any, layout: ObservationLayout, num_steps: int) ->
     """Read the newest frame of the first observations of an episode.
 
     Args:
-        observations: The HDF5 dataset.
+        observations: The HDF5 dataset, or the byte strings of one.
         layout: Its layout.
         num_steps: Number of observations to read.
 
@@ -104,7 +104,7 @@ def read_frames(observations: Any, layout: ObservationLayout, num_steps: int) ->
     newest: tuple[Any, ...] = () if layout.stack_axis is None else (slice(None),) * layout.stack_axis + (-1,)
     for start in range(0, num_steps, block):
         stop = min(start + block, num_steps)
-        screens = observations[(slice(start, stop), *newest)]
+        screens = observations[(slice(start, stop), *newest) if newest else slice(start, stop)]
         for step, screen in enumerate(screens, start):
             try:
                 frames[step] = _to_frame(_decode_jpeg(screen) if layout.is_jpeg else screen)

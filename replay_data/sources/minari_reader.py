@@ -35,6 +35,7 @@ from replay_data.sources.minari_directories import DATA_FILE, find_data_director
 from replay_data.sources.minari_frames import ObservationLayout, read_frames
 from replay_data.sources.minari_metadata import DATA_FORMAT, FRAME_SKIP, MinariMetadata, read_minari_metadata
 from replay_data.storage.hdf5_files import import_h5py
+from replay_data.storage.hdf5_strings import ByteStrings
 from replay_data.storage.regular_files import check_regular_file
 
 _MAX_STEPS = 108_000  # of an episode: ALE's time limit of half an hour, if a step is one emulator frame
@@ -43,8 +44,6 @@ _MAX_CHUNK_BYTES = 64 << 20  # HDF5 reads a chunk whole; h5py and Minari choose 
 
 _FILTERS = {1: 1100, 2: 1, 3: 1, 32000: 300}
 """Largest factor by which each filter that is accepted (gzip, shuffle, Fletcher-32 and LZF) makes a chunk smaller."""
-
-_VLEN_BYTES = 16  # of a reference to a byte string
 
 
 class MinariRun:
@@ -198,7 +197,11 @@ class MinariShard:
         layout, length = _find_layout(observations)
         if length != len(steps.actions) + 1:
             raise ValueError(f"it has {length} observations of {len(steps.actions)} steps, not one more")
-        frames = read_frames(observations, layout, len(steps.actions))
+        if import_h5py().check_vlen_dtype(observations.dtype) is None:
+            frames = read_frames(observations, layout, len(steps.actions))
+        else:
+            with ByteStrings(self.path, observations) as strings:
+                frames = read_frames(strings, layout, len(steps.actions))
         clipped = steps.rewards.clip(-1, 1)
         return Episode(frames, steps.actions.astype(np.uint8), clipped, steps.rewards, steps.terminated)
 
@@ -238,7 +241,10 @@ class MinariShard:
         except (OSError, RuntimeError, ValueError) as error:
             raise self._damaged("", error) from error
         with file:
-            num_groups = len(file)
+            try:
+                num_groups = len(file)
+            except RuntimeError as error:
+                raise self._damaged("", error) from error
             if num_groups != self._num_episodes or not num_groups:
                 raise ReplayFormatError(
                     f"{self.path} has {num_groups} episodes, but metadata.json beside it says {self._num_episodes}; "
