@@ -46,7 +46,7 @@ class Preparation:
         name: Name of the origin.
         origin: Where the data comes from.
         games: Games without a store.
-        notes: A sentence for each store that exists and has data from elsewhere.
+        notes: A sentence for each store that exists: where its data is from.
     """
 
     data: Path
@@ -169,11 +169,11 @@ def plan_stores(data: Path, games: Sequence[Game], options: DataOptions, num_ste
         path = store_directory(data, game)
         if (path / "metadata.json").is_file():
             metadata = read_metadata(path)
-            if name_origin(metadata.source) != options.data_from:
-                description = describe_source(metadata.source, metadata.sticky_actions)
-                notes.append(
-                    f"{path} exists and is used as it is; its data is not from {options.data_from}, but {description}"
-                )
+            contrast = (
+                "" if name_origin(metadata.source) == options.data_from else f"not from {options.data_from}, but "
+            )
+            description = describe_source(metadata.source, metadata.sticky_actions)
+            notes.append(f"{path} exists and is used as it is; its data is {contrast}{description}")
     for game in missing:
         with _name_game_in_errors(game):
             origin.check(game)
