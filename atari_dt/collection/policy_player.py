@@ -140,7 +140,7 @@ def recorded_settings(policies: Sequence[TrainedPolicy], config: PolicyPlayerCon
     """Return the settings that a recording keeps: those of the player, and each policy's name and digest."""
     settings: dict[str, Scalar] = {
         "num_envs": config.num_envs,
-        "epsilons": " ".join(f"{epsilon:g}" for epsilon in config.epsilons),
+        "epsilons": " ".join(str(float(epsilon)) for epsilon in config.epsilons),
     }
     for index, policy in enumerate(policies):
         settings[f"policy_{index}"] = policy.name

@@ -125,8 +125,8 @@ def test_a_function_makes_a_policy(
     shards = DopamineLog(tmp_path / "own", "Breakout", 1, 4).shards.values()
     assert {int(action) for shard in shards for episode in shard.episodes() for action in episode.actions} == {3}
     capsys.readouterr()
-    options = ("--agent", "left_agent:make_nothing", "--out", tmp_path / "new")
-    assert call(monkeypatch, "collect_replay.py", *options) == 1
+    agent = "left_agent:make_nothing"
+    assert call(monkeypatch, "collect_replay.py", "--agent", agent, "--out", tmp_path / "new") == 1
     assert "it must return a policy" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 

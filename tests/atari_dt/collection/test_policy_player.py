@@ -168,9 +168,9 @@ def test_same_seed_gives_the_same_episodes_and_a_restored_player_continues() -> 
 
 
 def test_settings_name_each_policy_and_its_digest() -> None:
-    assert recorded_settings([FIRING, MOVING], PolicyPlayerConfig((0.0, 0.25), 7)) == {
+    assert recorded_settings([FIRING, MOVING], PolicyPlayerConfig((0, 0.25), 7)) == {
         "num_envs": 7,
-        "epsilons": "0 0.25",
+        "epsilons": "0.0 0.25",
         "policy_0": "firing.zip",
         "policy_0_sha256": "0123",
         "policy_1": "moving:policy",
