@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atari_dt.environment.config import Frames
+from atari_dt.hardware import translate_out_of_memory
 
 CONVOLUTIONS = ((32, 4, 8, 8), (64, 32, 4, 4), (64, 64, 3, 3))
 """Shapes of the convolutions' weights, ``[outputs, inputs, height, width]`` (Mnih et al. 2015)."""
@@ -67,11 +68,16 @@ class NatureCNNPolicy:
 
     @torch.inference_mode()
     def __call__(self, observations: Frames) -> npt.NDArray[np.int64]:
-        """Return the actions for N states; see `ActionFunction`."""
-        pixels = torch.from_numpy(observations).to(self._device).float()
-        if self._normalize_images:
-            pixels /= 255
-        actions: npt.NDArray[np.int64] = self._best_actions(self._network(pixels)).cpu().numpy()
+        """Return the actions for N states; see `ActionFunction`.
+
+        Raises:
+            InputError: If memory runs out.
+        """
+        with translate_out_of_memory(self._device, "`num_envs`"):
+            pixels = torch.from_numpy(observations).to(self._device).float()
+            if self._normalize_images:
+                pixels /= 255
+            actions: npt.NDArray[np.int64] = self._best_actions(self._network(pixels)).cpu().numpy()
         return actions
 
     def _best_actions(self, outputs: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from ale_py import roms
 
 from atari_dt.collection.agents import record_agent
@@ -25,6 +26,7 @@ from atari_dt.environment.config import EnvironmentConfig, Frames
 from atari_dt.games.catalogue import find_game
 from replay_data import InputError
 from replay_data.episode import Episode
+from tests.atari_dt.collection.policies.saved_agents import write_agent
 from tests.atari_dt.collection.recordings import read_episodes
 
 FIRE, RIGHT = 1, 2
@@ -175,6 +177,16 @@ def test_settings_name_each_policy_and_its_digest() -> None:
         "policy_0_sha256": "0123",
         "policy_1": "moving:policy",
     }
+
+
+def test_a_network_without_memory_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Advice follows.")
+
+    [policy] = loading.load_policies([str(write_agent(tmp_path / "agent.zip"))], find_game("Breakout"), 4, "cpu")
+    monkeypatch.setattr(torch.nn.Linear, "forward", fail)
+    with pytest.raises(InputError, match="out of memory on cpu; lower `num_envs`"):
+        policy.choose_actions(np.zeros((1, 4, 84, 84), np.uint8))
 
 
 @pytest.mark.parametrize(
