@@ -51,8 +51,6 @@ def serve_dataset(hub: DatasetHub, cache: Path) -> Iterator[None]:
     api, files = f"/api/datasets/{hub.repository}", f"/datasets/{hub.repository}/resolve/"
 
     class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
         def log_message(self, format: str, *args: object) -> None:
             pass
 
@@ -109,7 +107,6 @@ def serve_dataset(hub: DatasetHub, cache: Path) -> Iterator[None]:
             self.end_headers()
             if self.command == "GET":
                 self.wfile.write(body[:stop])
-                self.close_connection = stop is not None
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
