@@ -33,6 +33,9 @@ Atari environments of Sample Factory, which the expert plays in (sf_examples/env
   such games are rows. In Enduro, the expert's mean score of 2,292 is that of games with this limit: on the Open RL
   Leaderboard most of its games end there, with 2,350. No column tells such games apart. Here, an episode is truncated
   if it has as many steps as the limit or at most 100 fewer, and terminated otherwise.
+
+**Not known**: which of the two environments made the frames. Gymnasium's scales colors and then computes gray levels;
+EnvPool's does the opposite, as the DQN-replay data and this project do.
 """
 
 from __future__ import annotations
@@ -149,6 +152,7 @@ class JatShard:
     def count(self) -> tuple[int, int]:
         """Return the number of steps and the number of episodes, which the end of the file lists."""
         file = self._open()
+        self.close()
         return file.num_steps, file.num_rows
 
     def episodes(self, chosen: Collection[int] | None = None) -> Iterator[Episode]:
