@@ -56,7 +56,8 @@ def describe_source(source: StoreSource, sticky_actions: float | None) -> str:
     first = source.first_origin
     details = []
     if first.recording is not None:
-        details = [f"seed {first.recording.seed}", *_policy_names(first.recording)]
+        policies = ", ".join(_policy_names(first.recording))
+        details = [f"seed {first.recording.seed}" + (f": {policies}" if policies else "")]
     elif first.format == "scripted":
         details = [f"seed {first.details.get('seed')}"]
     elif first.format in ("rl_unplugged", "dopamine"):

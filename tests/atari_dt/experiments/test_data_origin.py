@@ -24,7 +24,7 @@ SOURCES: list[tuple[StoreSource, float | None, str, bool]] = [
     (
         recorded("hub", policy_0="sb3/a", policy_0_digest="z", policy_1="b.zip", num_envs=4),
         0.25,
-        "played by trained agents from the Hugging Face Hub or files, recorded with this project, seed 7, sb3/a, b.zip "
+        "played by trained agents from the Hugging Face Hub or files, recorded with this project, seed 7: sb3/a, b.zip "
         "(selection: even)",
         False,
     ),
