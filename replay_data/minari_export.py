@@ -1,4 +1,4 @@
-"""Write a trajectory store as a Minari dataset, which d3rlpy, TorchRL and other libraries read.
+"""Write a trajectory store as a Minari dataset, so that other libraries can train on it.
 
 The dataset has the files that `replay_data.sources.minari_reader` describes, compressed with gzip. Observations are
 ``[4, 84, 84]``, the last four frames, or ``[1, 84, 84]``: with a channel axis in front, because Minari compresses

@@ -1,4 +1,4 @@
-"""Export a trajectory store as a Minari dataset, on which d3rlpy, TorchRL and other libraries can train."""
+"""Export a trajectory store as a Minari dataset, so that other libraries such as d3rlpy can train on it."""
 
 from atari_dt.interrupts import exit_on_interrupt
 

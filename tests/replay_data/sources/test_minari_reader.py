@@ -294,11 +294,11 @@ def test_content_that_is_elsewhere_or_nowhere_is_refused(tmp_path: Path, kind: s
     with h5py.File(secret, "w") as file:
         file["frames"] = np.zeros((7, 84, 84), np.uint8)
     with h5py.File(path / "data/main_data.hdf5", "a") as file:
-        file.move("episode_0/observations", "other")
+        file.move("episode_0/observations", "episode_0/other")
         group = file["episode_0"]
         shape = (7, 84, 84)
         if kind == "soft link":
-            group["observations"] = h5py.SoftLink("/other")
+            group["observations"] = h5py.SoftLink("/episode_0/other")
         elif kind == "external link":
             group["observations"] = h5py.ExternalLink(str(secret), "frames")
         elif kind == "external storage":
@@ -321,7 +321,6 @@ def test_content_that_is_elsewhere_or_nowhere_is_refused(tmp_path: Path, kind: s
             group.create_group("observations")["image"] = np.zeros(shape, np.uint8)
         else:
             group["observations"] = h5py.Empty(np.uint8)
-        del file["other"]
     with limited_memory(50), pytest.raises(ReplayFormatError) as error:
         read(path)
     assert message in str(error.value)

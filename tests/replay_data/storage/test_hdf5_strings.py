@@ -45,6 +45,7 @@ def test_damage_is_an_error(tmp_path: Path) -> None:
     heap = content.index(b"GCOL")
     for start, end, replacement, message in (
         (heap + 16, heap + 4096, b"\0", "is missing"),  # the library reads such a heap for ever
+        (heap + 24, heap + 25, b"\1", "is missing"),  # the first string has 3 bytes
         (heap, heap + 4, b"x", "a heap of its byte strings is damaged"),
         (heap + 8, heap + 16, b"\xff", "a heap of its byte strings is damaged"),
         (heap + 8, heap + 12, b"\x01\x00\x00\x00", "a heap of its byte strings is damaged"),
