@@ -85,7 +85,7 @@ def _decode_png(png: memoryview) -> npt.NDArray[np.uint8] | None:
 def _has_valid_chunks(png: memoryview) -> bool:
     """Return whether a PNG has the expected header, and the checksums of all its chunks are right.
 
-    OpenCV allocates memory for the size in the header, and returns an image even if some checksums are wrong.
+    OpenCV allocates memory for the size in the header, and prints lines of its own about wrong checksums.
     """
     position = len(_PNG_MAGIC)
     if bytes(png[: len(_PNG_START)]) != _PNG_START:

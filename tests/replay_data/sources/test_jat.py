@@ -147,7 +147,9 @@ DAMAGED = BLACK[:50] + bytes([BLACK[50] ^ 1]) + BLACK[51:]
         ("image_observations", {"bytes": b""}, "row 1 (image 3 is not a PNG of four 84×84 channels, or is damaged)"),
     ],
 )
-def test_a_bad_value_is_named_with_its_row(tmp_path: Path, column: str, item: Any, reason: str) -> None:
+def test_a_bad_value_is_named_with_its_row(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], column: str, item: Any, reason: str
+) -> None:
     row = steps_of(rows()[1], slice(8, 48))
     row[column] = [*row[column][:3], item, *row[column][4:]]
     file = write_jat(tmp_path / DIRECTORY / NAME, [steps_of(rows()[0], slice(9)), row])
@@ -155,6 +157,7 @@ def test_a_bad_value_is_named_with_its_row(tmp_path: Path, column: str, item: An
         read(tmp_path)
     assert str(error.value).startswith(f"{file} is damaged at {reason}")
     assert str(error.value).endswith("; delete it, and download it again")
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("column", ["rewards", "discrete_actions", "image_observations"])

@@ -86,6 +86,17 @@ def test_a_schema_that_contradicts_the_statistics_does_not_end_the_process(tmp_p
         list(JatShard(file, 4).returns())
 
 
+def test_an_index_outside_the_dictionary_is_refused(tmp_path: Path) -> None:
+    """A dictionary page that announces 11 images, to which the data refers as 12."""
+    file = write_play(tmp_path / "play.parquet", steps=12)
+    content = file.read_bytes()
+    twelve, eleven = (b"\x4c\x15" + bytes([2 * number]) for number in (12, 11))  # the header of a dictionary page
+    assert content.count(twelve) == 1
+    file.write_bytes(content.replace(twelve, eleven))
+    with pytest.raises(ReplayFormatError, match=r"at row 0 \(ArrowInvalid: .* out of bounds: 11"):
+        list(JatShard(file, 4).episodes())
+
+
 def test_random_damage_gets_one_sentence(tmp_path: Path) -> None:
     """Damage anywhere, and single bits of the footer and of the headers of pages."""
     file = write_play(tmp_path / "play.parquet", row_group_size=1)
