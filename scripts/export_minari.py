@@ -4,6 +4,7 @@ from atari_dt.interrupts import exit_on_interrupt
 
 exit_on_interrupt(__name__)
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,7 @@ def main(
     print(f"size:   {size / 1e6:,.1f} MB, {size / len(opened):,.0f} bytes a step")
     if env_spec is None:
         print("note:   the store does not tell its sticky actions; the dataset has no environment to recover")
-    variable = f"MINARI_DATASETS_PATH={root} " if root != minari_root() else ""
+    variable = f"MINARI_DATASETS_PATH={shlex.quote(str(root))} " if root != minari_root() else ""
     print(f"next:   {variable}python -c \"import minari; print(minari.load_dataset('{name}')[0])\"")
 
 
