@@ -99,7 +99,15 @@ class PolicyPlayer:
             span = range(start, start + env.num_envs)
             groups.append(_EnvGroup(env, self._policies, plan, span, env_seeds[span.start : span.stop], rng))
             start = span.stop
-        waiting: dict[int, FinishedEpisode] = {}
+        try:
+            yield from self._play(groups)
+        finally:
+            for group in groups:
+                group.finish_step()
+
+    def _play(self, groups: Sequence[_EnvGroup]) -> Generator[Rollout, None, None]:
+        """Step the groups in turn without end."""
+        waiting: dict[int, FinishedEpisode] = {}  # by their indices in the recording
         timer = ComponentTimer("emulator", "network", "recorder")
         while True:
             for group in groups:
@@ -225,9 +233,8 @@ class _EnvGroup:
         Returns:
             After every 64 steps, the episodes that ended in them, by their indices in the recording; otherwise None.
         """
-        if self._is_playing:
-            with timer.time("emulator"):
-                self._receive()
+        with timer.time("emulator"):
+            self.finish_step()
         complete = None
         if self._num_steps == STEPS_PER_ROLLOUT:
             complete, self._steps, self._num_steps = self._steps, _Steps(self.num_envs), 0
@@ -243,10 +250,13 @@ class _EnvGroup:
         with timer.time("recorder"):  # while the emulators play
             return self._assemble(complete)
 
-    def _receive(self) -> None:
-        """Wait for the results of the step in progress, and start the next episode where one is over."""
+    def finish_step(self) -> None:
+        """Wait for the results of the step in progress, if there is one; start the next episode where one is over."""
+        if not self._is_playing:
+            return
         steps, t, lives = self._steps, self._num_steps, self._env.lives
         self._states, steps.rewards[t], done = self._env.receive()
+        self._is_playing = False
         steps.terminated[t], steps.truncated[t] = self._env.terminated, done & ~self._env.terminated
         self._num_steps += 1
         self._start_episodes(np.flatnonzero(done))
