@@ -162,7 +162,8 @@ def _check_store(store: TrajectoryStore) -> None:
         )
     if store.terminated is None:
         raise InputError(
-            f"{store.path} has store format 1, which does not tell terminated from truncated episodes; build it again"
+            f"{store.path} does not tell terminated from truncated episodes, like stores of format 1; build it again "
+            "from the recorded run"
         )
 
 
@@ -253,7 +254,7 @@ def _metadata(
     """Return the content of ``metadata.json``."""
     shape = [STACK if stack else 1, *FRAME_SHAPE]
     low, high = (np.full(shape, value).tolist() for value in (0, 255))
-    recording = store.metadata.source.recording
+    recording = store.metadata.source.first_origin.recording
     content: dict[str, Any] = {
         "dataset_id": dataset_id,
         "total_episodes": store.num_episodes,
@@ -279,12 +280,13 @@ def _metadata(
 
 def _describe(store: TrajectoryStore, stack: bool) -> str:
     """Return a description of the dataset in sentences."""
-    metadata, source = store.metadata, store.metadata.source
+    metadata, source = store.metadata, store.metadata.source.first_origin
     recording = source.recording
     sticky = "unknown" if metadata.sticky_actions is None else f"{metadata.sticky_actions:g}"
     rewards = "unclipped" if store.raw_rewards is not None or not metadata.reward_clipping else "clipped to [-1, 1]"
     run = "" if source.run is None else f", run {source.run}"
-    selection = ", ".join(f"{name} {value}" for name, value in source.selection.items())
+    selections = [each.selection.items() for each in metadata.source.origins if each.selection]
+    selection = ", then ".join(", ".join(f"{name} {value}" for name, value in options) for options in selections)
     return " ".join(
         [
             f"{metadata.game}, {store.num_episodes:,} episodes, exported by atari-dt from a trajectory store.",

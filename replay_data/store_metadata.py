@@ -117,12 +117,14 @@ class StoreSource:
     origin: StoreSource | None = None
 
     @property
+    def origins(self) -> list[StoreSource]:
+        """Origins of all stores that the episodes were in, the first one first; the last one is this."""
+        return [*([] if self.origin is None else self.origin.origins), self]
+
+    @property
     def first_origin(self) -> StoreSource:
         """Origin of the first store that the episodes were in: who played them, and in which format they were read."""
-        source = self
-        while source.origin is not None:
-            source = source.origin
-        return source
+        return self.origins[0]
 
     def to_json(self) -> dict[str, Any]:
         """Return the content that `from_json` reads."""

@@ -80,12 +80,12 @@ def describe_environment(store: "TrajectoryStore", stack: bool) -> str | None:
     metadata = store.metadata
     if metadata.sticky_actions is None:
         return None
-    recording = metadata.source.recording
+    source = metadata.source.first_origin
     return gymnasium_spec(
         find_game(store.game),
         sticky_actions=metadata.sticky_actions,
-        max_frames=MAX_FRAMES if recording is None else recording.max_frames,
-        max_pooled=metadata.source.details.get("max_pooled") is not False,
+        max_frames=MAX_FRAMES if source.recording is None else source.recording.max_frames,
+        max_pooled=source.details.get("max_pooled") is not False,
         num_stacked_frames=4 if stack else 1,
     )
 

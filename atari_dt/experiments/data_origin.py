@@ -62,12 +62,7 @@ def describe_source(source: StoreSource, sticky_actions: float | None) -> str:
         details = [f"seed {first.details.get('seed')}"]
     elif first.format in ("rl_unplugged", "dopamine"):
         details = [f"run {first.run}"]
-    selections: list[str] = []
-    each: StoreSource | None = source
-    while each is not None:
-        if "method" in each.selection:
-            selections.insert(0, str(each.selection["method"]))
-        each = each.origin
+    selections = [str(each.selection["method"]) for each in source.origins if "method" in each.selection]
     phrase = ", ".join([describe_origin(source, sticky_actions), *details])
     return phrase + (f" (selection: {', then '.join(selections)})" if selections else "")
 

@@ -108,10 +108,7 @@ def _check_request(store: TrajectoryStore, out: Path, selection: Selection, game
         )
     if out.resolve().is_relative_to(path.resolve()) and out.resolve() != path.resolve():
         raise InputError(f"{out} lies in the store at {path}; choose a directory outside it")
-    num_origins = 1
-    while source.origin is not None:
-        source, num_origins = source.origin, num_origins + 1
-    if num_origins > _MAX_ORIGINS:
+    if (num_origins := len(source.origins)) > _MAX_ORIGINS:
         raise InputError(
             f"the store at {path} is the last of a chain of {num_origins} stores; select from one of the first "
             f"{_MAX_ORIGINS}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import resource
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ from replay_data import InputError, StoreWriter, TrajectoryStore
 from replay_data.minari_export import DatasetDescription, export_to_minari
 from replay_data.progress import ProgressBar
 from replay_data.recording import Recording
+from replay_data.selection.methods import Selection
+from replay_data.selection.stores import select_from_store
+from replay_data.sources.minari_metadata import read_minari_metadata
 from replay_data.sources.minari_reader import MinariRun
 from replay_data.store_metadata import StoreSource
 from replay_data.testing import ACTION_MEANINGS, write_random_store
@@ -93,12 +97,22 @@ def test_an_exported_store_is_what_minari_and_this_project_read(
 
 
 def test_the_description_says_what_a_stranger_needs(tmp_path: Path) -> None:
-    import json
-
     path = export(write_store(tmp_path / "store", raw_rewards=False), tmp_path)
     text = json.loads((path / "data/metadata.json").read_text())["description"]
     for part in ("dopamine, run 1", "method all", "player: scripted", "actions: 0.25", "clipped to", "NOOP, FIRE"):
         assert part in text
+
+
+def test_an_export_of_selected_episodes_says_who_played_them(tmp_path: Path) -> None:
+    write_store(tmp_path / "store")
+    selected = select_from_store(tmp_path / "selected", tmp_path / "store", Selection.of("top"), show_progress=False)
+    path = export(selected, tmp_path)
+    metadata = read_minari_metadata(path / "data")
+    assert metadata.recording == RECORDING
+    assert metadata.texts["algorithm_name"] == "scripted"
+    text = json.loads((path / "data/metadata.json").read_text())["description"]
+    assert "Origin: dopamine, run 1; selection: method all, then method top, top_episode_percent 10." in text
+    assert "Recorded by atari-dt; player: scripted." in text
 
 
 def test_observations_are_compressed_and_memory_is_bounded(tmp_path: Path) -> None:
@@ -149,7 +163,7 @@ def test_rows_that_are_not_episodes_are_refused(tmp_path: Path) -> None:
         export(write_store(tmp_path / "store", method="original"), tmp_path / "datasets")
     store = write_store(tmp_path / "old")
     store.terminated = None
-    with pytest.raises(InputError, match=r"has store format 1, which does not tell terminated from truncated"):
+    with pytest.raises(InputError, match=r"old does not tell terminated from truncated episodes, like st"):
         export(store, tmp_path / "datasets")
     assert not (tmp_path / "datasets").exists()
 

@@ -238,4 +238,7 @@ def test_version_1_source_has_no_origin() -> None:
 def test_first_origin_is_that_of_the_first_store() -> None:
     first = StoreSource("rl_unplugged", 1)
     assert first.first_origin is first
-    assert StoreSource("store", origin=StoreSource("store", origin=first)).first_origin is first
+    second = StoreSource("store", origin=first)
+    third = StoreSource("store", origin=second)
+    assert third.first_origin is first
+    assert third.origins == [first, second, third]

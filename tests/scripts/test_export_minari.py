@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -42,6 +43,18 @@ def test_a_store_goes_to_minari_and_comes_back(
     assert again.digest == store.digest
     assert again.metadata.sticky_actions == 0.25
     assert again.metadata.source.details["max_pooled"] is True
+
+
+def test_selected_episodes_keep_the_environment_they_were_played_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = write_random_store(tmp_path / "store", [5])
+    content = json.loads((store.path / "metadata.json").read_text())
+    content["source"] = {"format": "store", "origin": {"format": "minari", "details": {"max_pooled": False}}}
+    (store.path / "metadata.json").write_text(json.dumps(content))
+    assert call(monkeypatch, "export_minari.py", store.path, "mine-v0", "--datasets-path", tmp_path) == 0
+    env_spec = json.loads((tmp_path / "mine-v0/data/metadata.json").read_text())["env_spec"]
+    assert json.loads(env_spec)["kwargs"]["frameskip"] == 4
 
 
 @pytest.mark.parametrize(
