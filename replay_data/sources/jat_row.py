@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import zlib
 from dataclasses import dataclass
 
@@ -10,16 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replay_data.episode import FRAME_SHAPE, STACK, Episode
-
-# Bytes of a PNG of four 84×84 channels. Stored without compression it has 84 rows of 337 bytes, and about 100 more.
-_MAX_PNG_BYTES = 1 << 15
-
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-
-# The magic bytes and the beginning of the first chunk: its length and name, width, height, 8 bits a channel, RGBA.
-_PNG_START = (
-    _PNG_MAGIC + b"\0\0\0\rIHDR" + b"".join(size.to_bytes(4, "big") for size in FRAME_SHAPE[::-1]) + b"\x08\x06"
-)
+from replay_data.sources.png_images import PNG_MAGIC, decode_png
 
 # The stack's channels are RGBA, the oldest frame first. OpenCV returns them as BGRA.
 _NEWEST, _SECOND_NEWEST = 3, 0
@@ -56,7 +46,8 @@ class JatRow:
         frames = np.empty((len(self.images), *FRAME_SHAPE), dtype=np.uint8)
         num_continued = 0
         for step, png in enumerate(self.images):
-            stack = _decode_png(png)
+            # OpenCV prints lines of its own about wrong checksums.
+            stack = decode_png(png, STACK) if _has_valid_checksums(png) else None
             if stack is None:
                 raise ValueError(f"image {step} is not a PNG of four 84×84 channels, or is damaged")
             frames[step] = stack[..., _NEWEST]
@@ -69,27 +60,9 @@ class JatRow:
         return Episode(frames, self.actions.astype(np.uint8), self.rewards.clip(-1, 1), self.rewards, terminated)
 
 
-def _decode_png(png: memoryview) -> npt.NDArray[np.uint8] | None:
-    """Return the channels of an image, uint8 ``[84, 84, 4]``, in the order BGRA; None if there is no such image."""
-    from replay_data.opencv import cv2  # only some source formats need it
-
-    if len(png) > _MAX_PNG_BYTES or not _has_valid_chunks(png):
-        return None
-    with contextlib.suppress(cv2.error):
-        image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
-        if image is not None and image.shape == (*FRAME_SHAPE, STACK) and image.dtype == np.uint8:
-            return np.asarray(image)
-    return None
-
-
-def _has_valid_chunks(png: memoryview) -> bool:
-    """Return whether a PNG has the expected header, and the checksums of all its chunks are right.
-
-    OpenCV allocates memory for the size in the header, and prints lines of its own about wrong checksums.
-    """
-    position = len(_PNG_MAGIC)
-    if bytes(png[: len(_PNG_START)]) != _PNG_START:
-        return False
+def _has_valid_checksums(png: memoryview) -> bool:
+    """Return whether a PNG has all its chunks, and their checksums are right."""
+    position = len(PNG_MAGIC)
     while position + 12 <= len(png):  # a chunk is its length, its name, its content and its checksum
         end = position + 8 + int.from_bytes(png[position : position + 4], "big")
         if zlib.crc32(png[position + 4 : end]) != int.from_bytes(png[end : end + 4], "big"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,20 +12,16 @@ import numpy.typing as npt
 from replay_data.episode import FRAME_SHAPE, Episode
 from replay_data.errors import ReplayFormatError
 from replay_data.sources.dopamine_format import MAX_EPISODE_ROWS
+from replay_data.sources.png_images import MAX_PNG_BYTES, decode_png
 from replay_data.sources.tf_example import read_bytes, read_floats, read_integers, split_example
 from replay_data.sources.tfrecord import read_records
 from replay_data.storage.gzip_streams import translate_gzip_errors
 
 _MAX_STEPS = MAX_EPISODE_ROWS + 1  # with the final frame
 
-# Bytes of a frame's PNG. Stored without compression it has 84 rows of 85 bytes, in about 70 bytes of PNG and zlib.
-_MAX_PNG_BYTES = 1 << 13
-
 # Bytes of a record: 27,000 steps (108,000 emulator frames, four a step) of the largest PNG and 32 bytes of numbers.
 # Real frames have less than 3,000 bytes.
-MAX_RECORD_BYTES = 27_001 * (_MAX_PNG_BYTES + 32)
-
-_PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + b"".join(size.to_bytes(4, "big") for size in FRAME_SHAPE[::-1])
+MAX_RECORD_BYTES = 27_001 * (MAX_PNG_BYTES + 32)
 
 _TRANSITION_FEATURES = {"o_t", "a_t", "r_t", "o_tp1"}
 
@@ -132,16 +127,9 @@ class ShardRecord:
         Raises:
             ValueError: If a frame is not a PNG of a gray 84×84 frame.
         """
-        from replay_data.opencv import cv2  # the only source format that needs it
-
         frames = np.empty((len(self), *FRAME_SHAPE), dtype=np.uint8)
         for step, png in enumerate(self.observations):
-            frame = None
-            # The size in the header is checked before OpenCV allocates memory for it.
-            if len(png) <= _MAX_PNG_BYTES and bytes(png[: len(_PNG_START)]) == _PNG_START:
-                with contextlib.suppress(cv2.error):
-                    frame = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
-            if frame is None or frame.shape != FRAME_SHAPE or frame.dtype != np.uint8:
+            if (frame := decode_png(png)) is None:
                 raise ValueError(f"frame {step} is not a gray 84×84 PNG")
             frames[step] = frame
         return Episode(frames, self.actions.astype(np.uint8), self.rewards, self.raw_rewards, self.terminated)
