@@ -18,7 +18,8 @@ def find_directory(path: Path, *names: str) -> Path:
         if path.is_dir():
             continue
         if not name:
-            raise ReplayFormatError(f"no directory {path}; give the directory that holds the games")
+            what = f"{path} is a file, not a directory" if path.exists() else f"no directory {path}"
+            raise ReplayFormatError(f"{what}; give the directory that holds the games")
         if path.exists():
             raise ReplayFormatError(f"{path} is a file, not a directory")
         if (above := next((folder for folder in parent.parents if (folder / name).is_dir()), None)) is not None:

@@ -59,7 +59,8 @@ def simplify_name(name: str) -> str:
 def _data_directory(directory: Path) -> Path | None:
     """Return the directory of the files if ``directory`` is a dataset, or is that directory itself."""
     for data in (directory / "data", directory):
-        if (data / DATA_FILE).exists() or (data / METADATA_FILE).exists():
+        # A trajectory store has a metadata.json too.
+        if (data / DATA_FILE).exists() or (data.name == "data" and (data / METADATA_FILE).exists()):
             return data
     return None
 

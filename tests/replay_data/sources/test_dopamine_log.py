@@ -284,6 +284,8 @@ def test_missing_directories_and_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "Breakout" / "2").touch()
     with pytest.raises(ReplayFormatError, match="2 is a file, not a directory"):
         DopamineLog(tmp_path, "Breakout", 2, 4)
+    with pytest.raises(ReplayFormatError, match="2 is a file, not a directory; give the directory that holds"):
+        DopamineLog(tmp_path / "Breakout" / "2", "Breakout", 1, 4)
     with pytest.raises(ReplayFormatError, match=rf"no Breakout in .*; set `path` to {tmp_path}, which holds it"):
         read(directory)
     with pytest.raises(ReplayFormatError, match="holds episode shards; read them with `source` rl_unplugged"):

@@ -27,6 +27,7 @@ from replay_data import InputError, ReplayFormatError
 from replay_data.episode import Episode
 from replay_data.recording import Recording
 from replay_data.sources.minari_reader import MinariRun
+from replay_data.testing import write_random_store
 from tests.replay_data.memory import limited_memory
 from tests.replay_data.minari_files import (
     SEEDS,
@@ -355,7 +356,9 @@ def test_the_dataset_of_a_game_is_found(tmp_path: Path) -> None:
         assert MinariRun(path, "MsPacman", 1, 4).directory == tmp_path / "atari/mspacman/expert-v0/data"
     expert, mine = (str(tmp_path / "atari/pong" / name) for name in ("expert-v0", "mine-v1"))
     (tmp_path / "empty").mkdir()
+    store = write_random_store(tmp_path / "store", [3])
     for path, game, message in (
+        (store.path, "Pong", f"{store.path} holds no Minari dataset; minari download"),
         (tmp_path, "Pong", f"holds several datasets of Pong; set `path` to one of them: {expert}, {mine}"),
         (
             tmp_path / "atari",
