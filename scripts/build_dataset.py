@@ -42,10 +42,10 @@ def main(
 
     Args:
         source: Format of the run; store selects again from a trajectory store.
-        path: Directory that holds {game}/{run}/replay_logs (dopamine; d4rl-atari's {game}/{run}/0 and so on are read
-            too) or {game}/run_{run}-* (rl_unplugged), with the game spelled like Breakout or MsPacman, or atari-{game}
-            with the game in lower case (jat), the directory of Minari's datasets, usually ~/.minari/datasets, or of one
-            of them (minari), or the directory of the store.
+        path: Directory to read. dopamine: the one that holds {game}/{run}/replay_logs; d4rl-atari's {game}/{run}/0 and
+            so on are read too. rl_unplugged: the one that holds {game}/run_{run}-*. Both spell games like Breakout or
+            MsPacman. jat: the one that holds atari-{game}, with the game in lower case. minari: the one of all Minari
+            datasets, usually ~/.minari/datasets, or of one dataset. store: the store.
         out: Directory of the store, to be created; 7 KB per step, except where it links the frames of a store.
         game: Name of the game; Breakout by default, and for a store the game that it holds.
         run: Number of the run, 1 by default; a store has none.
@@ -56,7 +56,7 @@ def main(
             and repeat until there are num-steps steps. even: the first episodes of every buffer, an equal number of
             steps from each; of a store, episodes at nearly equal distances. top: the best episodes by return.
             return_range: the episodes with a return from min-return to max-return. all: all episodes. A return is the
-            sum of the clipped rewards. A store has even, top, return_range and all.
+            sum of the clipped rewards. jat, minari and store have even, top, return_range and all.
         num_steps: Minimum number of steps (original, corrected, even); 500,000 by default. The last episode or visit is
             taken whole, so there may be more.
         num_buffers: Number of buffers or shards to select from, the last ones of the run; by default 50 for original

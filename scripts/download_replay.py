@@ -22,19 +22,20 @@ def main(
     base_url: str | None = None,
     num_connections: int | None = None,
 ) -> None:
-    """Download the first episodes of a public recorded run, and little more than their bytes.
+    """Download the first episodes of a public recorded run.
 
     Args:
         out: Directory for {game}/run_{run}-* (rl_unplugged) or atari-{game}/*.parquet (jat). The same command resumes
             an interrupted download. A larger number of steps downloads the shards of RL Unplugged again, and more files
             of JAT.
         source: Where to download from. rl_unplugged: RL Unplugged's episode shards, 46 games, 5 runs of 50 million
-            steps each; the first episodes of every shard. jat: the JAT dataset on the Hugging Face Hub, 57 games,
-            almost 500,000 steps of an expert each (0.35 GB in Breakout); the first files.
+            steps each; the first episodes of every shard, and little more than their bytes. jat: the JAT dataset on the
+            Hugging Face Hub, 57 games, almost 500,000 steps of an expert each (0.35 GB in Breakout); the first files,
+            whole.
         game: Name of the game.
         run: Number of the recorded run, 1 to 5; 1 by default (rl_unplugged).
-        num_steps: Number of steps of all shards together; each shard of RL Unplugged contributes whole episodes up to
-            its share.
+        num_steps: Minimum number of steps. Each shard of RL Unplugged contributes an equal share, in whole episodes. If
+            a game of JAT has fewer, all its files are downloaded.
         base_url: Address of the directory that holds {game}/run_{run}-00000-of-00050 and so on; by default the public
             one. A mirror may have another number of shards; the command finds it by trying (rl_unplugged).
         num_connections: Number of shards to download at once; 8 by default (rl_unplugged).

@@ -14,7 +14,7 @@ _REASONS = {
     "RepositoryNotFoundError": "it does not exist, or is private",
     "RevisionNotFoundError": "it has no such revision",
 }
-"""What the most frequent errors of the Hub's library say, in fewer words. The first error is one of the second kind."""
+"""What the most frequent errors of the Hub's library mean."""
 
 
 @contextmanager
