@@ -21,6 +21,8 @@ from replay_data.storage.atomic import name_file_in_errors
 from replay_data.storage.hub_errors import translate_hub_errors
 from replay_data.storage.locks import exclusive_lock
 
+_TIMEOUT = 30.0  # seconds for an answer about the repository
+
 
 @dataclass(frozen=True)
 class JatSummary:
@@ -96,7 +98,8 @@ def _list_files(directory_name: str, revision: str | None) -> tuple[JatDownload,
     try:
         with translate_hub_errors(REPOSITORY, "read from"):
             api = HfApi()
-            revision = revision or str(api.dataset_info(REPOSITORY).sha)
+            # Only this request has a limit of time. So it comes first, even where the revision is known.
+            revision = str(api.dataset_info(REPOSITORY, revision=revision, timeout=_TIMEOUT).sha)
             for entry in api.list_repo_tree(REPOSITORY, directory_name, revision=revision, repo_type="dataset"):
                 name = entry.path.removeprefix(f"{directory_name}/")
                 if ShardName.parse(name) and (lfs := getattr(entry, "lfs", None)):  # a folder has no such attribute

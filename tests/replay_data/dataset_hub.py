@@ -62,8 +62,9 @@ def serve_dataset(hub: DatasetHub, cache: Path) -> Iterator[None]:
             path = self.path.partition("?")[0]
             if hub.portal:
                 self.answer(200, b"<html>Welcome</html>", {})
-            elif path == api:
-                self.answer(200, json.dumps({"id": hub.repository, "sha": hub.revision}).encode(), {})
+            elif match := re.fullmatch(f"{api}(?:/revision/([^/]+))?", path):
+                content = {"id": hub.repository, "sha": match[1] or hub.revision}
+                self.answer(200, json.dumps(content).encode(), {})
             elif match := re.fullmatch(f"{api}/tree/([^/]+)/(.+)", path):
                 self.list_directory(match[2])
             elif match := re.fullmatch(f"{files}([^/]+)/(.+)", path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
+from replay_data import hub_download
 from replay_data.errors import InputError
 from replay_data.hub_download import JatSummary, download_jat
 from replay_data.sources.jat import JatRun
+from replay_data.sources.jat_files import JatDownload
 from tests.replay_data.dataset_hub import REVISION, DatasetHub, serve_dataset
 from tests.replay_data.jat_files import make_row, write_jat
 from tests.replay_data.recordings import truth
@@ -181,6 +184,20 @@ def test_a_download_that_cannot_begin_writes_nothing(
         download(tmp_path / "out", num_steps, game)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("has_revision", [False, True])
+def test_a_hub_that_does_not_answer_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_revision: bool
+) -> None:
+    if has_revision:
+        (tmp_path / DIRECTORY).mkdir()
+        JatDownload(REVISION, {TRAIN[0]: "0" * 64}).save(tmp_path / DIRECTORY)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr(hub_download, "_TIMEOUT", 0.05)
+        with pytest.raises(InputError, match=r"^'jat-project/jat-dataset' cannot be read from .*Timeout"):
+            download(tmp_path, 1)
 
 
 def test_a_hub_that_cannot_be_reached_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
