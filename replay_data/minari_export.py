@@ -37,7 +37,7 @@ MINARI_VERSION = "0.5.2"  # the oldest version that reads the dataset as it is w
 
 _DATASET_ID = re.compile(r"(?:[-\w][-\w/]*[-\w]/)?[-\w]+-v\d+")  # Minari's own pattern
 
-_NAMESPACE_FILE = "namespace_metadata.json"  # Minari uploads datasets of namespaces that have it only
+_NAMESPACE_FILE = "namespace_metadata.json"  # Minari uploads only datasets whose namespaces have it
 
 _CHUNK_STEPS = 32  # 0.9 MB of stacks, which fit into HDF5's cache of 1 MiB
 
@@ -45,7 +45,7 @@ _BLOCK_STEPS = 16 * _CHUNK_STEPS  # in memory at a time
 
 _GZIP_LEVEL = 4
 
-_MIN_BYTES_PER_STEP = 50  # half of what frames of Breakout take without stacks
+_MIN_BYTES_PER_STEP = 50  # a third of what single frames of Breakout take
 
 
 @dataclass(frozen=True)

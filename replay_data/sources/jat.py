@@ -21,9 +21,10 @@ Atari environments of Sample Factory, which the expert plays in (sf_examples/env
 - Frame skip 4, the maximum of the last two frames, resized by area to 84×84; no sticky actions.
 - An episode is a whole game, not a life. Up to 30 no-ops, and FIRE if the game has it, come before each game. After
   each lost life come no-ops and FIRE again. None of them are among the steps, and neither is the frame on which the
-  life was lost. So after a lost life, three stacks made of single frames differ from those that the expert saw.
+  life was lost. So the first three states of a life after the first, which a store stacks from single frames, differ
+  from those that the expert saw.
 - The expert's first stack repeats its oldest frame. A store has zeros in its place, as before every episode.
-- The game that was not over after 500,000 steps is missing.
+- The last game, which was not over after 500,000 steps, is missing.
 
 **Inferred**, because that code says otherwise or leaves it open:
 

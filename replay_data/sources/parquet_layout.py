@@ -1,8 +1,9 @@
 """Check the layout of a Parquet file before pyarrow reads its pages.
 
-pyarrow allocates as many bytes and values as the header of a page announces, ends the process at some damaged footers
-when it describes their column chunks, and does not compare the two. So both are read here. They are structs in Thrift's
-compact protocol (github.com/apache/parquet-format, src/main/thrift/parquet.thrift).
+pyarrow allocates as many bytes and values as the header of a page announces, and does not compare them with the footer.
+When it is asked for the column chunks of some damaged footers, it ends the process. So the footer and the headers of
+pages are read here. They are structs in Thrift's compact protocol (github.com/apache/parquet-format,
+src/main/thrift/parquet.thrift).
 """
 
 from __future__ import annotations

@@ -29,11 +29,10 @@ def import_h5py() -> Any:
 
 @contextmanager
 def create_hdf5(path: Path) -> Iterator[tuple[Any, Callable[[], None]]]:
-    """Create an HDF5 file; call this in another thread than the main one.
+    """Create an HDF5 file; call this in a thread other than the main one.
 
     The HDF5 library crashes if it cannot write what it holds in memory. So a failed write is reported to the caller
-    instead, and the library goes on as if it had succeeded. Signals would fail writes too, but interrupt the main
-    thread only.
+    instead, and the library goes on as if it had succeeded. In the main thread, Ctrl-C could fail a write too.
 
     Yields:
         ``(file, check)``: the open `h5py.File`, and a function to call from time to time, which raises the OSError of a

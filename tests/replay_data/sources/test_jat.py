@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from atari_dt.games.catalogue import find_game
 from replay_data.episode import Episode
 from replay_data.errors import InputError, ReplayFormatError
 from replay_data.sources import jat
 from replay_data.sources.jat import JatRun, JatShard
+from replay_data.sources.jat_files import GAMES
 from tests.replay_data.jat_files import encode_png, make_row, stack_frames, write_jat
 from tests.replay_data.recordings import build, indices_in_truth, same, truth
 
@@ -90,6 +92,11 @@ def test_a_store_says_where_it_comes_from(tmp_path: Path) -> None:
     files[0].write_bytes(content)
     with pytest.raises(ReplayFormatError, match=rf"{files[0]} is damaged \(its SHA-256 is not the one of the download"):
         open_run(tmp_path / "jat").shards[3].check()
+
+
+def test_games_are_spelled_like_those_of_the_catalogue() -> None:
+    assert len(set(GAMES)) == 57
+    assert [find_game(game).name for game in GAMES] == list(GAMES)
 
 
 def test_files_of_older_uploads_have_a_hash_in_their_names(tmp_path: Path) -> None:
