@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 
@@ -19,13 +20,13 @@ from atari_dt.collection.policies.policy import TrainedPolicy
 from atari_dt.collection.rollout import EpisodeAssembler, FinishedEpisode, Rollout
 from atari_dt.collection.timer import ComponentTimer
 from atari_dt.config import PolicyPlayerConfig
-from atari_dt.environment.config import EnvironmentConfig
+from atari_dt.environment.config import EnvironmentConfig, Frames
 from atari_dt.environment.vector_env import AleVectorEnv
 from atari_dt.games.catalogue import Game
 from replay_data import InputError
 from replay_data.json_fields import Scalar, parse_json, read_count
 
-FIRE = 1  # its index in the minimal action set of every game that starts with FIRE
+FIRE = 1  # its index in the minimal action set of every game in which Stable-Baselines3 can press it
 
 FIRE_STEPS = 2
 """Steps after a reset or a lost life in which FIRE is pressed for a policy that needs it.
@@ -43,7 +44,8 @@ class PolicyPlayer:
 
     Episodes are handed to the recorder in the order in which they were started. A recording is therefore the beginning
     of the sequence of all episodes, and bad, short episodes do not come up more often than good, long ones. A finished
-    episode waits in memory, compressed, for those that were started before it.
+    episode waits in memory, compressed, for those that were started before it. Nothing there started before the oldest
+    episode in progress, so it has at most as many steps of each environment as the longest possible episode.
 
     The environments form two groups. While ALE's threads play a step of one group, the policies choose the actions of
     the other. An environment is seeded once, when `play` starts, and then plays one episode after another. The details
@@ -85,7 +87,7 @@ class PolicyPlayer:
         self._num_episodes = self._num_starts = 0
 
     def play(self) -> Generator[Rollout, None, None]:
-        """Play without end; yield a rollout after every 64 steps of a group.
+        """Play without end; yield a rollout after every 64 steps.
 
         Raises:
             InputError: If a policy fails.
@@ -94,32 +96,28 @@ class PolicyPlayer:
         env_seeds, rng = (seeds[:-1] >> 1).astype(np.int64), np.random.default_rng(seeds[-1])
         self._num_starts += 1
         plan = _plan_episodes(len(self._policies), self._config.epsilons, self._num_episodes)
-        groups, start = [], 0
-        for env in self._envs:
-            span = range(start, start + env.num_envs)
-            groups.append(_EnvGroup(env, self._policies, plan, span, env_seeds[span.start : span.stop], rng))
-            start = span.stop
-        try:
-            yield from self._play(groups)
-        finally:
-            for group in groups:
-                group.finish_step()
-
-    def _play(self, groups: Sequence[_EnvGroup]) -> Generator[Rollout, None, None]:
-        """Step the groups in turn without end."""
         waiting: dict[int, FinishedEpisode] = {}  # by their indices in the recording
         timer = ComponentTimer("emulator", "network", "recorder")
-        while True:
-            for group in groups:
-                finished = group.step(timer)
-                if finished is None:
+        # ALE hangs if an environment is deleted during a step, or asked twice for the end of one. Therefore a thread,
+        # which no signal interrupts, begins and ends each step; leaving the block waits for it.
+        with ThreadPoolExecutor(len(self._envs)) as executor:
+            groups, start = [], 0
+            for env in self._envs:
+                span = range(start, start + env.num_envs)
+                seeds_of_group = env_seeds[span.start : span.stop]
+                groups.append(_EnvGroup(env, self._policies, plan, span, seeds_of_group, rng, executor))
+                start = span.stop
+            while True:
+                finished = [each for group in groups if (each := group.step(timer)) is not None]
+                if not finished:
                     continue
-                waiting |= finished
+                for each in finished:
+                    waiting |= each
                 episodes = []
                 while self._num_episodes in waiting:
                     episodes.append(waiting.pop(self._num_episodes))
                     self._num_episodes += 1
-                yield Rollout(episodes, STEPS_PER_ROLLOUT * group.num_envs, timer.shares())
+                yield Rollout(episodes, STEPS_PER_ROLLOUT * self._config.num_envs, timer.shares())
                 timer = ComponentTimer("emulator", "network", "recorder")
 
     def state(self) -> bytes:
@@ -199,6 +197,7 @@ class _EnvGroup:
         env_indices: Indices of the environments, ``[N]``.
         env_seeds: Their seeds, int64 ``[N]``.
         rng: Generator of random actions, shared by all groups.
+        executor: Thread that steps the environments.
 
     Attributes:
         num_envs: N.
@@ -212,9 +211,11 @@ class _EnvGroup:
         env_indices: range,
         env_seeds: npt.NDArray[np.int64],
         rng: np.random.Generator,
+        executor: Executor,
     ):
         self.num_envs = env.num_envs
         self._env, self._policies, self._plan, self._rng = env, policies, plan, rng
+        self._executor = executor
         self._env_indices, self._env_seeds = env_indices, env_seeds
         has_fire = len(env.action_meanings) >= 3 and env.action_meanings[FIRE] == "FIRE"
         self._needs_fire = np.array([policy.needs_fire and has_fire for policy in policies])
@@ -223,8 +224,10 @@ class _EnvGroup:
         self._fire_steps = np.zeros(self.num_envs, dtype=np.int64)  # steps in which FIRE will be pressed
         self._episodes: list[deque[_PlannedEpisode]] = [deque() for _ in range(self.num_envs)]  # not yet assembled
         self._assembler = EpisodeAssembler(self.num_envs)
-        self._steps, self._num_steps, self._is_playing = _Steps(self.num_envs), 0, False
+        self._steps, self._num_steps = _Steps(self.num_envs), 0
         self._states = env.reset(env_seeds)
+        self._lives = env.lives  # before the step in progress
+        self._step_in_progress: Future[tuple[Frames, npt.NDArray[np.float32], npt.NDArray[np.bool_]]] | None = None
         self._start_episodes(np.arange(self.num_envs))
 
     def step(self, timer: ComponentTimer) -> dict[int, FinishedEpisode] | None:
@@ -233,8 +236,9 @@ class _EnvGroup:
         Returns:
             After every 64 steps, the episodes that ended in them, by their indices in the recording; otherwise None.
         """
-        with timer.time("emulator"):
-            self.finish_step()
+        if self._step_in_progress is not None:
+            with timer.time("emulator"):
+                self._end_step(*self._step_in_progress.result())
         complete = None
         if self._num_steps == STEPS_PER_ROLLOUT:
             complete, self._steps, self._num_steps = self._steps, _Steps(self.num_envs), 0
@@ -243,25 +247,22 @@ class _EnvGroup:
         with timer.time("network"):
             actions = self._choose_actions()
         self._steps.actions[self._num_steps] = actions
-        self._env.send(actions)
-        self._is_playing = True
+        self._lives = self._env.lives
+        self._step_in_progress = self._executor.submit(self._env.step, actions)
         if complete is None:
             return None
         with timer.time("recorder"):  # while the emulators play
             return self._assemble(complete)
 
-    def finish_step(self) -> None:
-        """Wait for the results of the step in progress, if there is one; start the next episode where one is over."""
-        if not self._is_playing:
-            return
-        steps, t, lives = self._steps, self._num_steps, self._env.lives
-        self._states, steps.rewards[t], done = self._env.receive()
-        self._is_playing = False
+    def _end_step(self, states: Frames, rewards: npt.NDArray[np.float32], done: npt.NDArray[np.bool_]) -> None:
+        """Keep the results of a step, and start the next episode where one is over."""
+        steps, t = self._steps, self._num_steps
+        self._states, steps.rewards[t] = states, rewards
         steps.terminated[t], steps.truncated[t] = self._env.terminated, done & ~self._env.terminated
         self._num_steps += 1
         self._start_episodes(np.flatnonzero(done))
         # Some games are not over at once when no life is left; Stable-Baselines3 presses nothing then.
-        lost_life = (self._env.lives < lives) & (self._env.lives > 0) & ~done
+        lost_life = (self._env.lives < self._lives) & (self._env.lives > 0) & ~done
         self._fire_steps[lost_life] = FIRE_STEPS * self._needs_fire[self._policy[lost_life]]
 
     def _start_episodes(self, indices: npt.NDArray[np.int64]) -> None:

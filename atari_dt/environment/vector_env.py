@@ -130,19 +130,6 @@ class AleVectorEnv:
             ``(states, rewards, done)``: uint8 ``[N, 4, 84, 84]``; unclipped rewards in the game's points, float32
             ``[N]``; bool ``[N]``, true where the episode was terminated or truncated.
         """
-        self.send(actions)
-        return self.receive()
-
-    def send(self, actions: npt.NDArray[np.int64]) -> None:
-        """Begin a step of every environment, and return while ALE's threads play it; `receive` must follow.
-
-        Args:
-            actions: int64 ``[N]``, action indices.
-        """
-        self._env.send(actions)
-
-    def receive(self) -> tuple[Frames, npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """Wait for the end of the step that `send` began, and return what `step` returns."""
-        states, rewards, self.terminated, truncated, info = self._env.recv()
+        states, rewards, self.terminated, truncated, info = self._env.step(actions)
         self.lives = info["lives"]
         return states, rewards.astype(np.float32), self.terminated | truncated

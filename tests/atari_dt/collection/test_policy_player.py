@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -167,6 +168,25 @@ def test_same_seed_gives_the_same_episodes_and_a_restored_player_continues() -> 
     for damaged in (b"", b"{}", b'{"num_episodes": -1, "num_starts": 1}', b"[" * 100_000, b"\xff"):
         with pytest.raises(InputError, match="checkpoint is damaged"):
             resumed.restore(damaged)
+
+
+def test_interrupts_during_steps_end_the_player() -> None:
+    """ALE would wait forever for the end of a step that has been received, or to delete an environment during one."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    player, handler = make_player(), signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for milliseconds in range(10, 13):
+            rollouts = player.play()
+            assert next(rollouts).num_steps == 64 * 2  # of both groups
+            signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000)
+            with pytest.raises(KeyboardInterrupt):
+                for _ in rollouts:
+                    pass
+    finally:
+        signal.signal(signal.SIGALRM, handler)
 
 
 def test_settings_name_each_policy_and_its_digest() -> None:
