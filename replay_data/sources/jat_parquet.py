@@ -26,10 +26,6 @@ MAX_STEPS = 108_000
 
 _MAX_FILE_BYTES = 4 << 30  # the largest files have 500 MB
 
-# Bytes of a value without compression, on average over a chunk of a column: real images have at most 4,000. A number
-# has 8, and a few bits for the list it is in.
-_MAX_BYTES_PER_IMAGE, _MAX_BYTES_PER_NUMBER = 1 << 13, 1 << 5
-
 _MAX_STEPS_PER_FILE = 5_000_000  # ten times those of a game in all its files
 
 _MAX_ROW_GROUPS = 10_000  # a file of a game has at most a few hundred episodes
@@ -192,10 +188,8 @@ def _check_layout(path: Path, leaves: list[str], row_groups: list[list[ColumnChu
     num_steps = 0
     for leaf, chunk in (pair for group in row_groups for pair in zip(leaves, group, strict=True)):
         column = leaf.partition(".")[0]
-        if column in (REWARDS, ACTIONS):
-            chunks.append((chunk, _MAX_BYTES_PER_NUMBER))
-        elif leaf in _find_images(leaves):
-            chunks.append((chunk, _MAX_BYTES_PER_IMAGE))
+        if column in (REWARDS, ACTIONS) or leaf in _find_images(leaves):
+            chunks.append(chunk)
         num_steps += chunk.num_values if column == REWARDS else 0
         if chunk.num_values > _MAX_STEPS_PER_FILE or num_steps > _MAX_STEPS_PER_FILE:
             raise ValueError(f"it announces {max(chunk.num_values, num_steps):,} steps")

@@ -18,6 +18,8 @@ MAX_FOOTER_BYTES = 2 << 20  # 100 row groups of four columns take 100 KB
 
 _MAX_HEADER_BYTES = 1 << 16  # the statistics in it have at most 4 KB each
 
+_MAX_COMPRESSION = 24  # Snappy, which the JAT dataset uses, stores 64 bytes in 3 at best
+
 _MAX_PAGES = 50_000  # of a file; the largest files of the JAT dataset have about 1,000
 
 _MAX_DEPTH = 8  # of structs and lists in a footer or header
@@ -86,21 +88,21 @@ def _read_chunk(metadata: dict[int, Any], file_size: int) -> ColumnChunk:
     return chunk
 
 
-def check_pages(path: Path, chunks: Iterable[tuple[ColumnChunk, int]]) -> None:
-    """Check that the pages of column chunks lie inside them and announce no more than they do.
+def check_pages(path: Path, chunks: Iterable[ColumnChunk]) -> None:
+    """Check that the pages of column chunks lie inside them and announce no more than they and the file can have.
 
     Args:
         path: The file.
-        chunks: Column chunks, and the largest plausible size of their values without compression, in bytes, on average.
+        chunks: Column chunks.
 
     Raises:
-        ValueError: If they do not, or announce more bytes than the values of the chunk can have.
+        ValueError: If they do not.
     """
     num_pages = 0
     with path.open("rb") as file:
-        for chunk, max_bytes in chunks:
+        bytes_left = _MAX_COMPRESSION * file.seek(0, os.SEEK_END) + _MAX_HEADER_BYTES
+        for chunk in chunks:
             position, num_values = chunk.start, 0
-            bytes_left = chunk.num_values * max_bytes + _MAX_HEADER_BYTES
             while num_values < chunk.num_values:
                 header, size = _read_page_header(file, position)
                 position += size + header[_COMPRESSED_SIZE]
@@ -108,7 +110,7 @@ def check_pages(path: Path, chunks: Iterable[tuple[ColumnChunk, int]]) -> None:
                 num_values += header.get(_DATA_PAGE, header.get(_DATA_PAGE_V2, {_PAGE_VALUES: 0}))[_PAGE_VALUES]
                 num_pages += 1
                 if position > chunk.end or bytes_left < 0 or num_values > chunk.num_values:
-                    raise ValueError("a page announces more bytes or values than its column can have")
+                    raise ValueError("a page announces more bytes or values than it can have")
                 if num_pages > _MAX_PAGES:
                     raise ValueError("it has implausibly many pages")
 
