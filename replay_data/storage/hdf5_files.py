@@ -8,21 +8,21 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from replay_data.errors import InputError
+from replay_data.errors import InputError, summarize_error
 
 
 def import_h5py() -> Any:
     """Return the module h5py.
 
     Raises:
-        InputError: If it is not installed.
+        InputError: If it is missing.
     """
     try:
         import h5py
     except ImportError as error:
         raise InputError(
-            "Minari datasets need h5py, which is not installed; with Python 3.11 or newer, install it with "
-            'pip install "atari-dt[minari]"'
+            f"Minari datasets need h5py, which cannot be imported ({summarize_error(error)}); with Python 3.11 or "
+            'newer, install it with pip install "atari-dt[minari]"'
         ) from error
     return h5py
 

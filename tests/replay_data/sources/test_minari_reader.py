@@ -378,7 +378,10 @@ def test_the_dataset_of_a_game_is_found(tmp_path: Path) -> None:
 def test_a_missing_h5py_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_dataset(tmp_path / "d", {})
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(InputError, match=r'Minari datasets need h5py, .* with pip install "atari-dt\[minari\]"$'):
+    with pytest.raises(
+        InputError,
+        match=r'Minari datasets need h5py, which .* imported \(.*\); .* with pip install "atari-dt\[minari\]"$',
+    ):
         read(path)
 
 
