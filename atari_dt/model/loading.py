@@ -215,15 +215,23 @@ class SmallReads(io.RawIOBase):
         self._file = file
 
     def seekable(self) -> bool:
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position; return it."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
+        """Return the position."""
         return self._file.tell()
 
     def read(self, size: int = -1) -> bytes:
+        """Return the next bytes, at most ``size`` of them if it is not negative.
+
+        Raises:
+            ValueError: If they are implausibly many.
+        """
         content = self._file.read(min(size, _MAX_INDEX_BYTES + 1) if size >= 0 else _MAX_INDEX_BYTES + 1)
         if len(content) > _MAX_INDEX_BYTES:
             raise ValueError("a part is implausibly large")
