@@ -10,7 +10,7 @@ from pathlib import Path
 
 from atari_dt.collection import policy_player
 from atari_dt.collection.policies.policy import TrainedPolicy
-from atari_dt.collection.recorder import record
+from atari_dt.collection.recorder import read_recording, record
 from atari_dt.collection.rollout import Player
 from atari_dt.collection.scripted import ScriptedPlayer
 from atari_dt.config import PolicyPlayerConfig, PQNConfig
@@ -56,7 +56,7 @@ def record_agent(
         environment: Settings of the environments; by default those of the DQN-replay dataset.
         learning: Settings of q_learning; by default those of `PQNConfig`.
         policies: Names of the trained agents of hub: repositories on the Hugging Face Hub, and files; see
-            `load_policies`.
+            `load_policies`. A resumed recording plays the commit of a repository that it has played so far.
         epsilons: Probabilities of a random action, for hub and functions; by default those of `PolicyPlayerConfig`.
         num_envs: Number of environments, for hub and functions; by default that of `PolicyPlayerConfig`.
         device: Device of the networks of hub; by default a GPU if there is one.
@@ -103,6 +103,8 @@ def record_agent(
 
         num_actions = len(action_meanings(game, environment))
         if agent == "hub":
+            if resume:
+                policies = _add_recorded_commits(policies, out / game.name / str(run))
             trained = loading.load_policies(policies, game, num_actions, device or "auto")
         else:
             trained = [loading.load_function(agent, game, num_actions)]
@@ -122,6 +124,17 @@ def record_agent(
         resume=resume,
         show_progress=show_progress,
     )
+
+
+def _add_recorded_commits(policies: Sequence[str], directory: Path) -> list[str]:
+    """Return the names of policies, with the commits that a recording names for repositories without a revision."""
+    buffers = read_recording(directory)
+    settings = buffers[0].recording.settings if buffers else {}
+    recorded = [str(settings.get(f"policy_{index}")) for index in range(len(policies))]
+    return [
+        with_commit if with_commit.partition("@")[0] == name else name
+        for name, with_commit in zip(policies, recorded, strict=True)
+    ]
 
 
 def _make_policy_player(

@@ -175,6 +175,11 @@ def test_the_agents_of_the_zoo_are_downloaded_and_recorded(
         with pytest.raises(InputError, match=r"^Pong: 'sb3/a2c-PongNoFrameskip-v4' cannot be read"):
             plan(tmp_path / "new", "Breakout", "Pong", data_from="hub").make()
         assert not (tmp_path / "new").exists()  # Pong is missed before Breakout is recorded
+        players.num_episodes = 30
+        with pytest.raises(KeyboardInterrupt):
+            plan(tmp_path / "data", "Breakout", data_from="hub").make()
+        players.num_episodes = 1_000_000
+        hub.commits.append(COMMIT[::-1])  # the rest of the recording plays what its beginning played
         plan(tmp_path / "data", "Breakout", data_from="hub").make()
     source = TrajectoryStore.open(tmp_path / "data" / "breakout").metadata.source
     assert source.selection["method"] == "all"

@@ -20,10 +20,11 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub:
-    """Repositories of one commit, and what was asked for.
+    """Repositories, all of the same commits, and what was asked for.
 
     Attributes:
         repositories: Content of each file, by repository and name.
+        commits: Commits, oldest first; all have the same files.
         gated: Repositories that list their files, but do not give them.
         break_after: Bytes of a file after which a download breaks; None for never.
         portal: Whether every answer is a web page, as of a network that wants a login.
@@ -32,6 +33,7 @@ class Hub:
     """
 
     repositories: dict[str, dict[str, bytes]]
+    commits: list[str] = field(default_factory=lambda: [COMMIT])
     gated: set[str] = field(default_factory=set)
     break_after: int | None = None
     portal: bool = False
@@ -65,19 +67,21 @@ def serve(hub: Hub, cache: Path) -> Iterator[None]:
         def describe(self, repository: str, revision: str) -> None:
             if repository not in hub.repositories:
                 self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
-            elif revision not in ("main", COMMIT):
+            elif revision not in ("main", *hub.commits):
                 self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
             else:
                 files = hub.repositories[repository].items()
                 siblings = [{"rfilename": name, "size": len(content)} for name, content in files]
-                self.answer(200, json.dumps({"id": repository, "sha": COMMIT, "siblings": siblings}).encode())
+                commit = hub.commits[-1] if revision == "main" else revision
+                self.answer(200, json.dumps({"id": repository, "sha": commit, "siblings": siblings}).encode())
 
         def send(self, repository: str, revision: str, name: str) -> None:
             if repository in hub.gated:
                 self.answer(403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted."})
                 return
             content = hub.repositories[repository][name]
-            headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+            commit = hub.commits[-1] if revision == "main" else revision
+            headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit}
             start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
             offset = int(start[1]) if start else 0
             hub.offsets.append(offset)
