@@ -81,11 +81,12 @@ def _list_files(repo_id: str, revision: str | None) -> dict[str, int]:
 
 
 def _find_snapshot(repo_id: str, revision: str | None) -> Path | None:
-    """Return the directory of a revision's cached files; None if there is none."""
+    """Return the directory of a revision's cached files; None if there is none, or it has no zip file."""
     try:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns="*.zip", local_files_only=True))
+        path = Path(snapshot_download(repo_id, revision=revision, allow_patterns="*.zip", local_files_only=True))
     except Exception:  # the error of the Hub itself says more
         return None
+    return path if any(each.is_file() for each in path.glob("*.zip")) else None
 
 
 def _find_agent(name: str, filenames: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 
 from atari_dt.collection.policies import hub as hub_module
 from atari_dt.collection.policies.loading import load_policies
@@ -93,6 +93,13 @@ def test_network_problems_are_one_sentence(hub: Hub, monkeypatch: pytest.MonkeyP
     hub.portal = True
     with pytest.raises(InputError, match=f"^the answer about {ZOO} does not come from the Hugging Face Hub; check the"):
         load_name(ZOO)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match=f"^'{ZOO}' cannot be read from this machine or the Hugging Face Hub"):
+        load_name(ZOO)
+
+
+def test_a_cache_without_the_agent_does_not_hide_a_network_problem(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hf_hub_download(ZOO, "README.md")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(InputError, match=f"^'{ZOO}' cannot be read from this machine or the Hugging Face Hub"):
         load_name(ZOO)
