@@ -136,7 +136,7 @@ def _build_from_run(
     _print_summary(store, f"{shards} {used}")
     if recorded_run.missing:
         missing = format_ranges(recorded_run.missing)
-        print(f"note:   of the run's {recorded_run.num_shards} {shards}, {missing} are not in {path}")
+        print(f"note:   {path} lacks {shards} {missing} of the run's {recorded_run.num_shards}")
     for note in recorded_run.notes:
         print(f"note:   {note}")
     if num_uncertain := store.metadata.source.num_uncertain_ends:

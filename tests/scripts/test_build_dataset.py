@@ -43,7 +43,7 @@ def test_build_dataset_makes_the_papers_draw(
     }
     printed = capsys.readouterr().out
     assert "9,331 steps in 16 episodes of buffers 46-47, 49\n" in printed
-    assert f"of the run's 50 buffers, 0-44 are not in {path}\n" in printed
+    assert f"{path} lacks buffers 0-44 of the run's 50\n" in printed
     assert "never occurs" not in printed
     assert "uncertain" not in printed
     (tmp_path / "pong").mkdir()

@@ -54,7 +54,7 @@ def test_a_store_is_built_from_the_files_of_jat(
     assert call(monkeypatch, *command) == 0
     printed = capsys.readouterr().out
     assert "368 steps in 2 episodes of shards 0-1" in printed
-    assert "note:   of the run's 3 shards, 2 are not in" in printed
+    assert "jat lacks shards 2 of the run's 3\n" in printed
     assert "checksums" not in printed
     store = TrajectoryStore.open(tmp_path / "store")
     assert indices_in_truth(store) == [0, 1]
