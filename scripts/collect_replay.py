@@ -49,9 +49,9 @@ def main(
         game: Name of the game, such as Breakout or MsPacman.
         agent: The player. q_learning: a network that learns any game from scratch (PQN), so that the log goes from
             random to good play. scripted: policies of every skill that read the emulator's RAM (Breakout and Pong
-            only), several times faster. hub: trained agents of Stable-Baselines3, whose skill random actions spread
-            from their best to none. MODULE:FUNCTION, such as package.module:function: a function of yours that makes a
-            policy, which plays like the agents of hub (docs/extending.md).
+            only), several times faster. hub: trained agents of Stable-Baselines3; random actions spread their
+            skill from their best to random play. MODULE:FUNCTION, such as package.module:function: a function of yours
+            that makes a policy, which plays like the agents of hub (docs/extending.md).
         policies: The trained agents of hub, which play in turn: repositories on the Hugging Face Hub, such as
             sb3/dqn-BreakoutNoFrameskip-v4 (or OWNER/NAME@REVISION), and zip files that Stable-Baselines3 saved.
             Nothing in them is unpickled.

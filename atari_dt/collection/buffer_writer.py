@@ -65,7 +65,7 @@ class BufferWriter:
         """Add episodes; return whether they complete the last buffer of the log.
 
         Args:
-            episodes: Episodes in the order in which they ended.
+            episodes: Episodes in the order of the log.
             num_steps_played: Steps played so far, of all environments together.
             player_state: Function that returns the player's state; called only if the episodes complete a buffer.
         """

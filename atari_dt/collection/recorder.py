@@ -71,8 +71,8 @@ def record(
 ) -> list[BufferSidecar]:
     """Record a player until 50 buffers of ``num_steps // 50`` rows are full.
 
-    The log holds whole episodes, one after another, in the order in which they ended. The last one stops where the log
-    ends, and episodes that are still being played then are dropped.
+    The log holds whole episodes, one after another, in the order in which the player yields them. The last one stops
+    where the log ends, and episodes that are still being played then are dropped.
 
     Args:
         game: The game.

@@ -65,7 +65,7 @@ class Rollout:
     """The steps between two yields of `Player.play`.
 
     Attributes:
-        episodes: Episodes that ended in these steps, in the order in which they ended.
+        episodes: Episodes that have ended, in the order in which the log will have them.
         num_steps: Number of steps, of all environments together.
         metrics: Numbers to plot, by name.
     """

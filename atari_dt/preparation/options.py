@@ -25,8 +25,9 @@ class DataOptions:
     record players of every skill that read the emulator's RAM (Breakout and Pong)."""
     data_steps: int | None = None
     """Steps to record or download for each missing store. The preset `paper` takes 500,000, or 5,000,000 of q_learning;
-    `quick` takes 100,000, or 300,000 of q_learning. The store holds all of them or, of q_learning, the same number from
-    each fiftieth of the recording, a third of it and at most 500,000."""
+    `quick` takes 100,000, or 300,000 of q_learning. The store holds all of them. Of q_learning it holds a third, at
+    most 500,000, the same number from each fiftieth of the recording, or all if a fiftieth has too few whole
+    episodes."""
     raw_data: Path | None = None
     """Directory of the recordings and downloads, which are kept; by default DATA/raw/{data-from}."""
     base_url: str = BASE_URL
