@@ -20,8 +20,8 @@ COMMANDS = sorted(
 )
 
 HEAVY = (
-    *("PIL", "ale_py", "av", "cv2", "einops", "gymnasium", "h5py", "huggingface_hub", "markdown", "matplotlib", "minari"),
-    *("pyarrow", "ray", "requests", "safetensors", "scipy", "tensorboard", "torch"),
+    *("PIL", "ale_py", "av", "cv2", "einops", "gymnasium", "h5py", "huggingface_hub", "markdown", "matplotlib"),
+    *("minari", "pyarrow", "ray", "requests", "safetensors", "scipy", "tensorboard", "torch"),
 )
 
 PACKAGES = ("atari_dt", *(f"atari_dt.{name}" for name in ("environment", "evaluation", "games", "model", "training")))
