@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atari_dt.collection.policies.policy import TrainedPolicy
-from atari_dt.collection.rollout import EpisodeAssembler, FinishedEpisode, Rollout
+from atari_dt.collection.rollout import EpisodeAssembler, FinishedEpisode, Rollout, Steps
 from atari_dt.collection.timer import ComponentTimer
 from atari_dt.config import PolicyPlayerConfig
 from atari_dt.environment.config import EnvironmentConfig, Frames
@@ -176,17 +176,6 @@ def _plan_episodes(num_policies: int, epsilons: Sequence[float], first: int) -> 
         yield _PlannedEpisode(index, index % num_policies, epsilons[index // num_policies % len(epsilons)])
 
 
-class _Steps:
-    """T steps of N environments; every array is ``[T, N, …]``."""
-
-    def __init__(self, num_envs: int):
-        shape = (STEPS_PER_ROLLOUT, num_envs)
-        self.frames = np.empty((*shape, 84, 84), dtype=np.uint8)
-        self.actions = np.empty(shape, dtype=np.uint8)
-        self.rewards = np.empty(shape, dtype=np.float32)
-        self.terminated, self.truncated = (np.empty(shape, dtype=np.bool_) for _ in range(2))
-
-
 class _EnvGroup:
     """N environments that step together. Each plays one planned episode after another.
 
@@ -224,7 +213,7 @@ class _EnvGroup:
         self._fire_steps = np.zeros(self.num_envs, dtype=np.int64)  # steps in which FIRE will be pressed
         self._episodes: list[deque[_PlannedEpisode]] = [deque() for _ in range(self.num_envs)]  # not yet assembled
         self._assembler = EpisodeAssembler(self.num_envs)
-        self._steps, self._num_steps = _Steps(self.num_envs), 0
+        self._steps, self._num_steps = Steps.empty(STEPS_PER_ROLLOUT, self.num_envs), 0
         self._states = env.reset(env_seeds)
         self._lives = env.lives  # before the step in progress
         self._step_in_progress: Future[tuple[Frames, npt.NDArray[np.float32], npt.NDArray[np.bool_]]] | None = None
@@ -241,7 +230,8 @@ class _EnvGroup:
                 self._end_step(*self._step_in_progress.result())
         complete = None
         if self._num_steps == STEPS_PER_ROLLOUT:
-            complete, self._steps, self._num_steps = self._steps, _Steps(self.num_envs), 0
+            complete = self._steps
+            self._steps, self._num_steps = Steps.empty(STEPS_PER_ROLLOUT, self.num_envs), 0
         with timer.time("recorder"):
             self._steps.frames[self._num_steps] = self._states[:, -1]
         with timer.time("network"):
@@ -257,7 +247,7 @@ class _EnvGroup:
     def _end_step(self, states: Frames, rewards: npt.NDArray[np.float32], done: npt.NDArray[np.bool_]) -> None:
         """Keep the results of a step, and start the next episode where one is over."""
         steps, t = self._steps, self._num_steps
-        self._states, steps.rewards[t] = states, rewards
+        self._states, steps.raw_rewards[t] = states, rewards
         steps.terminated[t], steps.truncated[t] = self._env.terminated, done & ~self._env.terminated
         self._num_steps += 1
         self._start_episodes(np.flatnonzero(done))
@@ -287,12 +277,10 @@ class _EnvGroup:
                 actions[greedy] = policy.choose_actions(self._states[greedy])
         return actions
 
-    def _assemble(self, steps: _Steps) -> dict[int, FinishedEpisode]:
+    def _assemble(self, steps: Steps) -> dict[int, FinishedEpisode]:
         """Return the episodes that ended in these steps, by their indices in the recording."""
         finished = {}
-        for episode, position in self._assembler.add(
-            steps.frames, steps.actions, steps.rewards, steps.terminated, steps.truncated
-        ):
+        for episode, position in self._assembler.add(steps):
             index = (position - 1) % self.num_envs
             planned = self._episodes[index].popleft()
             details = {

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from atari_dt.collection.q_network import QNetwork
-from atari_dt.collection.rollout import EpisodeAssembler, FinishedEpisode, Rollout
+from atari_dt.collection.rollout import EpisodeAssembler, FinishedEpisode, Rollout, Steps
 from atari_dt.collection.timer import ComponentTimer
 from atari_dt.config import PQNConfig
 from atari_dt.environment.config import EnvironmentConfig
@@ -142,7 +142,8 @@ class PQNPlayer:
             assembler = EpisodeAssembler(self._config.num_envs)
             while True:
                 timer = ComponentTimer("emulator", "network", "learner", "recorder")
-                steps = _Steps(self._config.steps_per_update, self._config.num_envs)
+                steps = Steps.empty(self._config.steps_per_update, self._config.num_envs)
+                lost_life = np.empty_like(steps.terminated)
                 epsilon = self._epsilon()
                 for t in range(self._config.steps_per_update):
                     with timer.time("network"):
@@ -152,15 +153,13 @@ class PQNPlayer:
                     with timer.time("emulator"):
                         lives = self._env.lives
                         states, rewards, done = self._env.step(actions)
-                    steps.actions[t], steps.rewards[t] = actions, rewards
+                    steps.actions[t], steps.raw_rewards[t] = actions, rewards
                     steps.terminated[t], steps.truncated[t] = self._env.terminated, done & ~self._env.terminated
-                    steps.lost_life[t] = (self._env.lives < lives) & ~done
+                    lost_life[t] = (self._env.lives < lives) & ~done
                 with timer.time("learner"):
-                    learning_rate, metrics = self._learn(steps, states)
+                    learning_rate, metrics = self._learn(steps, lost_life, states)
                 with timer.time("recorder"):
-                    finished = assembler.add(
-                        steps.frames, steps.actions, steps.rewards, steps.terminated, steps.truncated
-                    )
+                    finished = assembler.add(steps)
                 episodes = [
                     FinishedEpisode(episode, {"played": float(self._num_played + position)})
                     for episode, position in finished
@@ -222,14 +221,16 @@ class PQNPlayer:
         self._actions[t] = torch.where(explore, random, greedy)
         return self._actions[t].cpu().numpy()
 
-    def _learn(self, steps: _Steps, states: npt.NDArray[np.uint8]) -> tuple[float, dict[str, float]]:
+    def _learn(
+        self, steps: Steps, lost_life: npt.NDArray[np.bool_], states: npt.NDArray[np.uint8]
+    ) -> tuple[float, dict[str, float]]:
         """Train the network on the steps of a rollout; return the learning rate and metrics."""
         config = self._config
         learning_rate = config.learning_rate * max(0.0, 1 - self._num_played / self._num_steps)
         with torch.no_grad():
             self._values[-1] = self._network(self._model.blocks(torch.from_numpy(states).to(self._device))).amax(1)
-        rewards = torch.from_numpy(steps.rewards.clip(-1, 1)).to(self._device)
-        terminated = torch.from_numpy(steps.terminated | steps.lost_life).to(self._device)
+        rewards = torch.from_numpy(steps.raw_rewards.clip(-1, 1)).to(self._device)
+        terminated = torch.from_numpy(steps.terminated | lost_life).to(self._device)
         truncated = torch.from_numpy(steps.truncated).to(self._device)
         targets = self._returns(
             rewards, self._values, terminated, truncated, config.discount, config.trace_decay
@@ -271,14 +272,3 @@ def recorded_settings(config: PQNConfig) -> dict[str, Scalar]:
     precision = find_precision(config.precision, find_device(settings.pop("device")))
     del settings["compile"]
     return {**settings, "precision": "bf16" if precision == torch.bfloat16 else "fp32"}
-
-
-class _Steps:
-    """T steps of N environments; every array is ``[T, N, …]``."""
-
-    def __init__(self, num_steps: int, num_envs: int):
-        shape = (num_steps, num_envs)
-        self.frames = np.empty((*shape, 84, 84), dtype=np.uint8)
-        self.actions = np.empty(shape, dtype=np.uint8)
-        self.rewards = np.empty(shape, dtype=np.float32)
-        self.terminated, self.truncated, self.lost_life = (np.empty(shape, dtype=np.bool_) for _ in range(3))

@@ -88,6 +88,37 @@ class Player(Protocol):
         """Load a state that `state` returned; `play` then continues after it."""
 
 
+@dataclass(frozen=True)
+class Steps:
+    """T steps of N parallel environments.
+
+    Attributes:
+        frames: uint8 ``[T, N, 84, 84]``.
+        actions: uint8 ``[T, N]``.
+        raw_rewards: float32 ``[T, N]``.
+        terminated: bool ``[T, N]``, true where the game ended after the step.
+        truncated: bool ``[T, N]``, true where a time limit ended the episode after the step.
+    """
+
+    frames: npt.NDArray[np.uint8]
+    actions: npt.NDArray[np.uint8]
+    raw_rewards: npt.NDArray[np.float32]
+    terminated: npt.NDArray[np.bool_]
+    truncated: npt.NDArray[np.bool_]
+
+    @classmethod
+    def empty(cls, num_steps: int, num_envs: int) -> Steps:
+        """Return arrays to be filled."""
+        shape = (num_steps, num_envs)
+        return cls(
+            np.empty((*shape, *FRAME_SHAPE), dtype=np.uint8),
+            np.empty(shape, dtype=np.uint8),
+            np.empty(shape, dtype=np.float32),
+            np.empty(shape, dtype=np.bool_),
+            np.empty(shape, dtype=np.bool_),
+        )
+
+
 class EpisodeAssembler:
     """Assembles the steps of N parallel environments into episodes.
 
@@ -98,22 +129,8 @@ class EpisodeAssembler:
     def __init__(self, num_envs: int):
         self._chunks: list[list[CompressedEpisode]] = [[] for _ in range(num_envs)]  # of the episodes in progress
 
-    def add(
-        self,
-        frames: npt.NDArray[np.uint8],
-        actions: npt.NDArray[np.uint8],
-        raw_rewards: npt.NDArray[np.float32],
-        terminated: npt.NDArray[np.bool_],
-        truncated: npt.NDArray[np.bool_],
-    ) -> list[tuple[CompressedEpisode, int]]:
+    def add(self, steps: Steps) -> list[tuple[CompressedEpisode, int]]:
         """Add T steps of every environment.
-
-        Args:
-            frames: uint8 ``[T, N, 84, 84]``.
-            actions: uint8 ``[T, N]``.
-            raw_rewards: float32 ``[T, N]``.
-            terminated: bool ``[T, N]``, true where the game ended after the step.
-            truncated: bool ``[T, N]``, true where a time limit ended the episode after the step.
 
         Returns:
             The episodes that ended, in order. Each comes with its position: the number of these T · N steps, counted
@@ -122,17 +139,18 @@ class EpisodeAssembler:
         num_envs = len(self._chunks)
         finished: list[tuple[int, CompressedEpisode]] = []
         for env_index, chunks in enumerate(self._chunks):
-            done = terminated[:, env_index] | truncated[:, env_index]
+            terminated = steps.terminated[:, env_index]
+            done = terminated | steps.truncated[:, env_index]
             start = 0
             for last in [*np.flatnonzero(done).tolist(), None]:
                 span = slice(start, None if last is None else last + 1)
-                if len(actions[span]):
+                if len(done[span]):
                     chunks.append(
                         CompressedEpisode(
-                            _compress(frames[span, env_index]),
-                            actions[span, env_index].copy(),
-                            raw_rewards[span, env_index].copy(),
-                            terminated=last is not None and bool(terminated[last, env_index]),
+                            _compress(steps.frames[span, env_index]),
+                            steps.actions[span, env_index].copy(),
+                            steps.raw_rewards[span, env_index].copy(),
+                            terminated=last is not None and bool(terminated[last]),
                         )
                     )
                 if last is not None:

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atari_dt.collection.rollout import CompressedEpisode, EpisodeAssembler
+from atari_dt.collection.rollout import CompressedEpisode, EpisodeAssembler, Steps
 from tests.replay_data.recordings import same
 
 
@@ -24,7 +24,7 @@ def test_steps_of_parallel_environments_become_episodes(num_envs: int, chunks: l
         actions = rng.integers(18, size=shape, dtype=np.uint8)
         rewards = rng.integers(-9, 10, size=shape).astype(np.float32)
         terminated, truncated = rng.random(shape) < 0.2, rng.random(shape) < 0.1
-        finished = assembler.add(frames, actions, rewards, terminated, truncated)
+        finished = assembler.add(Steps(frames, actions, rewards, terminated, truncated))
         for t in range(num_steps):
             for env_index in range(num_envs):
                 open_steps[env_index].append((frames[t, env_index], actions[t, env_index], rewards[t, env_index]))
