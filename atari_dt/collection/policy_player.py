@@ -44,8 +44,8 @@ class PolicyPlayer:
 
     Episodes are handed to the recorder in the order in which they were started. A recording is therefore the beginning
     of the sequence of all episodes, and bad, short episodes do not come up more often than good, long ones. A finished
-    episode waits in memory, compressed, for those that were started before it. Nothing there started before the oldest
-    episode in progress, so it has at most as many steps of each environment as the longest possible episode.
+    episode waits in memory, compressed, for those that were started before it. All that wait were started after the
+    oldest episode in progress: of each environment, they have at most as many steps as the time limit allows.
 
     The environments form two groups. While ALE's threads play a step of one group, the policies choose the actions of
     the other. An environment is seeded once, when `play` starts, and then plays one episode after another. The details
