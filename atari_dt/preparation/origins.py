@@ -135,7 +135,7 @@ class RecordedAgent(DataOrigin):
             self.remark = "; the agents, up to 4 a game and 35 MB each, are kept in the Hub's cache"
 
     def check(self, game: Game) -> None:
-        """Check the length of the recording, the agent, and the size of a recording that was interrupted."""
+        """Check the length of the recording, the agent, and those of a recording that has begun."""
         smallest = NUM_BUFFERS * (PADDING + 2)
         if self.num_steps < smallest:
             raise InputError(f"`data_steps` must be at least {smallest} for a recording, not {self.num_steps}")
@@ -147,6 +147,10 @@ class RecordedAgent(DataOrigin):
                 f"{', '.join(ZOO_SCORES)}; choose another `data_from`"
             )
         recorded = read_recording(self._directory(game))
+        if recorded and (agent := recorded[0].recording.agent) != self._agent:
+            raise InputError(
+                f"{self._directory(game)} is a recording of {agent}, not of {self._agent}; choose another `raw_data`"
+            )
         if recorded and (num_steps := recorded[0].recording.num_steps) != self.num_steps:
             raise InputError(
                 f"{self._directory(game)} is a recording of {num_steps:,} steps, not of {self.num_steps:,}; set "

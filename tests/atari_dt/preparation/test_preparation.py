@@ -238,7 +238,7 @@ def test_what_cannot_be_made_is_refused_before_the_start(tmp_path: Path, options
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_recording_of_another_length_is_named(tmp_path: Path, players: type[ShortEpisodes]) -> None:
+def test_a_recording_of_another_length_or_agent_is_named(tmp_path: Path, players: type[ShortEpisodes]) -> None:
     players.num_episodes = 30
     with pytest.raises(KeyboardInterrupt):
         plan(tmp_path, "Breakout").make()
@@ -246,6 +246,10 @@ def test_a_recording_of_another_length_is_named(tmp_path: Path, players: type[Sh
         InputError, match=r"Breakout/1 is a recording of 250 steps, not of 4,000; set `data_steps` to 250"
     ):
         plan(tmp_path, "Pong", "Breakout", num_steps=4000)
+    with pytest.raises(
+        InputError, match="Breakout/1 is a recording of scripted, not of q_learning; choose another `raw_"
+    ):
+        plan(tmp_path, "Pong", "Breakout", data_from="q_learning", raw_data=tmp_path / "raw" / "scripted")
 
 
 def test_a_recording_without_an_episode_is_named(
