@@ -135,7 +135,15 @@ def _resolve_targets(
     data: TrajectoryStore | None,
 ) -> _Targets:
     """Return the target returns of models that were trained on ``datasets``; the arguments are `evaluate_runs`'."""
-    if return_multiples is None and not return_percentiles and not target_returns:
+    if not return_multiples and not return_percentiles and not target_returns:
+        given = {
+            "return_multiples": return_multiples,
+            "return_percentiles": return_percentiles,
+            "target_returns": target_returns,
+        }
+        for name, values in given.items():
+            if values is not None:
+                raise InputError(f"`{name}` must have at least 1 number")
         sources = [returns_source(dataset, data) for dataset in datasets]
         if lacks_positive_return(sources):
             return_percentiles = default_percentiles(sources)

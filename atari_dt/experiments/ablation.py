@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from atari_dt.experiments.results import RunGroup, format_interval, format_score, normalized_summary
+from atari_dt.experiments.results import RunGroup, format_interval, format_number, format_score, normalized_summary
 from atari_dt.experiments.run_config import RunConfig, schedule_for_max_updates
 from atari_dt.rendering.figures import to_png
 from replay_data import InputError
@@ -62,9 +62,9 @@ def ablation_rows(groups: Sequence[RunGroup]) -> list[list[str]]:
                 f"{group.context_length}",
                 f"{summary.seeds}",
                 format_score(summary),
-                f"{summary.interquartile_mean:.1f}",
+                format_number(summary.interquartile_mean),
                 format_interval(summary),
-                "" if normalized is None else f"{normalized.mean:.1f}",
+                "" if normalized is None else format_number(normalized.mean),
                 loss,
                 f"{group.seconds_per_update:.3g}",
                 f"{group.evaluation_steps_per_s:.0f}",

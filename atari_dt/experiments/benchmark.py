@@ -15,6 +15,7 @@ from atari_dt.evaluation.statistics import ScoreSummary, normalize_score, summar
 from atari_dt.experiments.results import (
     RunGroup,
     format_interval,
+    format_number,
     format_score,
     format_target,
     group_labels,
@@ -196,6 +197,30 @@ def table_1(groups: Sequence[RunGroup]) -> list[list[str]]:
     return rows
 
 
+def explain_target_columns(groups: Sequence[RunGroup]) -> str:
+    """Return sentences about the target returns of the two columns of DT in `table_1`."""
+    papers = {group.game.name: group.game.paper for group in groups if group.game.paper}
+    numbers = ", ".join(f"{paper.target_return:g} in {name}" for name, paper in papers.items())
+    multiples = ", ".join(f"{paper.return_multiple:g}× in {name}" for name, paper in papers.items())
+    by_percentile = {
+        group.game.name: None
+        for group in groups
+        if group.game.paper and group.game.paper.return_multiple == 1
+        for target in group.results[0].targets
+        if target.return_percentile == 100
+    }
+    text = (
+        f"DT, paper's target: the target return is the paper's number ({numbers}). DT, paper's multiple: it is the "
+        f"multiple of the largest return in the data that the paper's number was of its own data ({multiples})."
+    )
+    if by_percentile:
+        text += (
+            f" In {', '.join(by_percentile)}, it is percentile 100 of the returns, the largest one, which stands for "
+            "1× where no return is positive."
+        )
+    return text
+
+
 def score_rows(groups: Sequence[RunGroup]) -> list[list[str]]:
     """Return a table of the scores of every group and target return, with a header, by game.
 
@@ -213,8 +238,8 @@ def score_rows(groups: Sequence[RunGroup]) -> list[list[str]]:
             rows.append(
                 [
                     *(game.name, label, target, seeds, str(summary.episodes), format_score(summary)),
-                    *(f"{summary.interquartile_mean:.1f}", format_interval(summary)),
-                    "" if normalized is None else f"{normalized.mean:.1f}",
+                    *(format_number(summary.interquartile_mean), format_interval(summary)),
+                    "" if normalized is None else format_number(normalized.mean),
                 ]
             )
 
@@ -226,8 +251,8 @@ def score_rows(groups: Sequence[RunGroup]) -> list[list[str]]:
         random_and_human = normalization_scores(game)
         for label, score in zip(("dataset mean", "dataset best"), dataset_scores(first_group), strict=True):
             if score is not None:
-                percent = "" if random_and_human is None else f"{normalize_score(score, *random_and_human):.1f}"
-                rows.append([game.name, label, "", "", "", f"{score:.1f}", "", "", percent])
+                percent = "" if random_and_human is None else format_number(normalize_score(score, *random_and_human))
+                rows.append([game.name, label, "", "", "", format_number(score), "", "", percent])
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 from atari_dt.config import ModelConfig, TrainingConfig
@@ -10,6 +11,29 @@ from atari_dt.games.catalogue import Game
 from atari_dt.games.presets import find_preset
 
 BenchmarkPreset = Literal["paper", "quick"]
+
+PAPER_EVALUATION = EvaluationConfig(protocol="original", episodes=10)
+"""How the paper evaluates any game, apart from its target returns."""
+
+
+def describe_evaluation_deviations(game: Game, evaluation: EvaluationConfig) -> str:
+    """Return a description of the settings of an evaluation that differ from the paper's, or an empty string.
+
+    Target returns are compared for games of the paper only. Percentile 100 is the multiple 1.
+    """
+    paper = benchmark_preset("paper", game)[2]
+    targets = ("return_multiples", "target_returns", "return_percentiles")
+    if paper.return_multiples == (1,) and (evaluation.return_multiples, evaluation.return_percentiles) == ((), (100,)):
+        evaluation = dataclasses.replace(evaluation, return_multiples=(1,), return_percentiles=())
+    return ", ".join(
+        f"{name} = {_format(value)} (paper: {_format(getattr(paper, name))})"
+        for name, value in vars(evaluation).items()
+        if name != "evaluation_seed" and (game.paper or name not in targets) and value != getattr(paper, name)
+    )
+
+
+def _format(value: object) -> str:
+    return (" ".join(f"{each:g}" for each in value) or "none") if isinstance(value, tuple) else str(value)
 
 
 def benchmark_preset(name: BenchmarkPreset, game: Game) -> tuple[ModelConfig, TrainingConfig, EvaluationConfig]:
@@ -21,11 +45,10 @@ def benchmark_preset(name: BenchmarkPreset, game: Game) -> tuple[ModelConfig, Tr
         game: Game to play. A game of the paper has two target returns: the paper's target return, and the paper's
             return multiple times the dataset's largest return. Any other game has one: the dataset's largest return.
     """
-    if game.paper is None:
-        evaluation = EvaluationConfig(protocol="original", episodes=10)
-    else:
+    evaluation = PAPER_EVALUATION
+    if game.paper is not None:
         numbers, multiples = (game.paper.target_return,), (game.paper.return_multiple,)
-        evaluation = EvaluationConfig(multiples, numbers, protocol="original", episodes=10)
+        evaluation = dataclasses.replace(evaluation, return_multiples=multiples, target_returns=numbers)
     if name == "paper":
         preset = find_preset(game.name)
         return preset.model, preset.training, evaluation

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from replay_data.episode import STICKY_ACTIONS
 from replay_data.recording import Recording
 from replay_data.store_metadata import StoreSource
 
@@ -31,7 +30,7 @@ def is_dqn_replay(source: StoreSource) -> bool:
 
 
 def describe_origin(source: StoreSource, sticky_actions: float | None) -> str:
-    """Return a phrase that says who played, such as ``"from RL Unplugged"``, and whether without sticky actions.
+    """Return a phrase that says who played, such as ``"from RL Unplugged"``, and with which sticky actions.
 
     Args:
         source: Origin of the episodes.
@@ -94,9 +93,9 @@ def _policy_names(recording: Recording) -> list[str]:
 
 
 def _describe_sticky_actions(sticky_actions: float | None) -> str:
-    """Return what to add where the sticky actions are not those of the DQN-replay dataset."""
+    """Return what to add about sticky actions."""
     if sticky_actions is None:
         return ", with unknown sticky actions"
     if sticky_actions == 0:
         return ", made without sticky actions"
-    return "" if sticky_actions == STICKY_ACTIONS else f", made with sticky actions of probability {sticky_actions:g}"
+    return f", made with sticky actions of probability {sticky_actions:g}"

@@ -12,11 +12,13 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from atari_dt.experiments.ablation import ablation_figure, ablation_rows
-from atari_dt.experiments.benchmark import benchmark_figure, score_rows, table_1
+from atari_dt.experiments.benchmark import benchmark_figure, explain_target_columns, score_rows, table_1
+from atari_dt.experiments.benchmark_preset import describe_evaluation_deviations
 from atari_dt.experiments.results import (
     RunGroup,
     any_outside_dqn_replay,
     describe_datasets,
+    describe_time_limits,
     group_labels,
     name_data,
     read_groups,
@@ -112,7 +114,8 @@ def _add_comparisons(report: ReportDocument, groups: Sequence[RunGroup]) -> None
                 table_1(paper_groups),
                 "Gamer-normalized scores in percent, mean ± standard deviation of the seeds' means, as in table 1 of "
                 "Chen et al. 2021. The published scores were obtained with 500,000 steps of the DQN-replay dataset. "
-                f"{note} {name_data(paper_groups)}",
+                f"{note}{describe_time_limits(paper_groups)} {explain_target_columns(paper_groups)} "
+                f"{name_data(paper_groups)}",
                 main=True,
             )
         report.figure("benchmark", "Scores of each method", benchmark_figure(groups))
@@ -127,8 +130,8 @@ def _add_comparisons(report: ReportDocument, groups: Sequence[RunGroup]) -> None
                 ablation_rows(members),
                 "Score in points under the last target return, mean ± standard deviation of the seeds' means. IQM: "
                 "interquartile mean over all episodes, with its 95% interval. Validation loss in nats, mean ± standard "
-                "deviation over the seeds. s/update: seconds per update. steps/s: steps per second of the evaluation. "
-                f"{name_data(members)}",
+                "deviation over the seeds. s/update: seconds per update. steps/s: steps per second of the evaluation."
+                f"{describe_time_limits(members)} {name_data(members)}",
                 main=True,
             )
             name = f"context-length-{game.name}-{method}".replace("%", "").replace(" ", "-")
@@ -145,7 +148,7 @@ def _add_scores(report: ReportDocument, groups: Sequence[RunGroup]) -> None:
         "of its episode returns. Score: in points, mean ± standard deviation of the seeds' means. IQM: interquartile "
         "mean over all episodes, with its 95% interval. Normalized %: mean score in percent of the way from a random "
         "policy to a human player, with the paper's random and gamer scores where it has the game, and otherwise with "
-        f"those of the table of 57 games. {name_data(groups)}",
+        f"those of the table of 57 games.{describe_time_limits(groups)} {name_data(groups)}",
         main=len(_groups_by_method(groups)) > 1 or not report.tables,
     )
 
@@ -240,8 +243,12 @@ def _add_settings(report: ReportDocument, out: Path, runs: Mapping[str, RunConfi
 
 
 def _describe_deviations(group: RunGroup) -> str:
-    game = group.game.name
-    return f"{game}: {describe_deviations(game, group.config.model, group.config.training) or 'none'}"
+    game, config = group.game, group.config
+    deviations = [
+        describe_deviations(game.name, config.model, config.training),
+        describe_evaluation_deviations(game, config.evaluation),
+    ]
+    return f"{game.name}: {', '.join(filter(None, deviations)) or 'none'}"
 
 
 def _settings_rows(runs: Mapping[str, RunConfig]) -> list[list[str]]:

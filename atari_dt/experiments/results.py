@@ -16,6 +16,7 @@ import numpy.typing as npt
 from atari_dt.config import ARITHMETIC_SETTINGS
 from atari_dt.evaluation.results import format_origin
 from atari_dt.evaluation.statistics import ScoreSummary, summarize
+from atari_dt.experiments.benchmark_preset import PAPER_EVALUATION
 from atari_dt.experiments.data_origin import describe_origins, describe_source, is_dqn_replay
 from atari_dt.experiments.run_config import RunConfig
 from atari_dt.experiments.run_result import RunCosts, RunResult, read_costs, read_result
@@ -197,16 +198,21 @@ def normalized_summary(game: Game, summary: ScoreSummary) -> ScoreSummary | None
     return None if random_and_human is None else summary.normalized(*random_and_human)
 
 
+def format_number(value: float) -> str:
+    """Format a number with one decimal place, and a small negative one as 0.0 instead of -0.0."""
+    return f"{round(value, 1) + 0.0:.1f}"
+
+
 def format_score(summary: ScoreSummary | None) -> str:
     """Format the mean and the standard deviation of the seeds' means, as the paper prints them."""
     if summary is None:
         return ""
-    return f"{summary.mean:.1f}" + ("" if summary.std_of_seeds is None else f" ± {summary.std_of_seeds:.1f}")
+    return format_number(summary.mean) + ("" if summary.std_of_seeds is None else f" ± {summary.std_of_seeds:.1f}")
 
 
 def format_interval(summary: ScoreSummary) -> str:
     """Format the 95% interval of the interquartile mean; empty where it is unknown."""
-    return "" if summary.interval is None else f"{summary.interval[0]:.1f} to {summary.interval[1]:.1f}"
+    return "" if summary.interval is None else " to ".join(map(format_number, summary.interval))
 
 
 def format_target(group: RunGroup, target_index: int) -> str:
@@ -243,6 +249,32 @@ def name_data(groups: Iterable[RunGroup]) -> str:
         (result.dataset.game, result.data_source, result.dataset.sticky_actions)
         for group in groups
         for result in group.results
+    )
+
+
+def describe_time_limits(groups: Iterable[RunGroup]) -> str:
+    """Return a sentence about episodes that a time limit shorter than the paper's ended, with a leading space.
+
+    The sentence is empty if there are none.
+    """
+    counts: dict[tuple[str, int], list[int]] = {}
+    for group in groups:
+        limit = group.config.evaluation.max_steps
+        lengths = [length for result in group.results for target in result.targets for length in target.lengths]
+        if limit < PAPER_EVALUATION.max_steps:
+            count = counts.setdefault((group.game.name, limit), [0, 0])
+            count[0] += sum(length >= limit for length in lengths)
+            count[1] += len(lengths)
+    parts = [
+        f"{truncated} of {total} episodes of {game} after {limit:,} steps"
+        for (game, limit), (truncated, total) in counts.items()
+        if truncated
+    ]
+    if not parts:
+        return ""
+    return (
+        f" The evaluation CUT {', '.join(parts)}; the paper's limit is {PAPER_EVALUATION.max_steps:,}, so scores of "
+        "cut episodes are NOT comparable with the published ones."
     )
 
 

@@ -13,9 +13,9 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -105,8 +105,7 @@ def run_sweep(
         jobs = max(1, all_at_once) if ray_address or _all_on_cpu(runs) else 1
     if jobs < 1:
         raise InputError(f"`jobs` must be at least 1, not {jobs}")
-    out.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(out, "doing the sweep in"):
+    with _created_directory(out), exclusive_lock(out, "doing the sweep in"):
         for name, config in runs.items():
             _check_same_config(out / name, config)
         pending = [
@@ -132,6 +131,19 @@ def run_sweep(
                 (out / name / "failure.json").unlink(missing_ok=True)
             _launch_all(pending, runs, out, launcher, jobs, show_progress)
     return {name: failure.reason for name in runs if (failure := read_failure(out / name)) is not None}
+
+
+@contextmanager
+def _created_directory(path: Path) -> Iterator[None]:
+    """Create a directory and its parents for the block; afterwards remove those that are empty."""
+    created = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for each in created:
+            with suppress(OSError):  # it holds files
+                each.rmdir()
 
 
 def _append_line(path: Path, line: str) -> None:

@@ -29,7 +29,7 @@ from replay_data.sources.jat_parquet import import_parquet
 RUN = 1
 """Index of the recording or of the downloaded run."""
 
-STEPS_PER_S = {"q_learning": 600.0, "scripted": 3200.0, "hub": 1200.0}
+STEPS_PER_S = {"q_learning": 600.0, "scripted": 3200.0, "hub": 1500.0}
 """Steps per second that each agent is recorded with on 2 CPU cores (docs/benchmarks.md)."""
 
 RL_UNPLUGGED_BYTES_PER_STEP = 3000

@@ -10,6 +10,7 @@ import pytest
 import atari_dt.experiments.sweep
 import atari_dt.preparation.origins
 from atari_dt.experiments.run_config import RunConfig
+from atari_dt.games.catalogue import find_game
 from replay_data import TrajectoryStore
 from replay_data.testing import write_random_store
 from tests.conftest import DATA
@@ -40,6 +41,17 @@ def _without_recording(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str) -> None:
     refuse("reproduce_benchmark.py", options, message)
+
+
+def test_help_shows_the_papers_evaluation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "reproduce_benchmark.py", "--help") == 0
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for option, default in (("protocol", "original"), ("episodes", "10"), ("max-steps", "27000")):
+        assert words.partition(f"--{option} ")[2].partition("(default: ")[2].startswith(f"{default})")
+    for game in ("Breakout", "Qbert", "Pong", "Seaquest"):
+        paper = find_game(game).paper
+        assert paper is not None
+        assert f"{paper.target_return:g} and {paper.return_multiple:g} in {game}" in words
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +110,10 @@ def test_percentiles_are_the_default_where_no_return_is_positive(tmp_path: Path)
         "0.0 (percentile 90)",
         "0.5 (percentile 100)",
     ]
+    for name in ("return_multiples", "return_percentiles", "target_returns"):
+        empty: dict[str, Any] = {name: []}
+        with pytest.raises(InputError, match=f"`{name}` must have at least 1 number"):
+            evaluate_runs([tmp_path / "losing"], play, show_progress=False, **empty)
     scores = EvaluationScores.from_evaluation(evaluation)
     read = EvaluationScores.from_json(json.loads(json.dumps(scores.to_json())))
     assert read == scores

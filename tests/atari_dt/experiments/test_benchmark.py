@@ -10,9 +10,15 @@ import numpy as np
 import pytest
 
 from atari_dt.config import TrainingConfig
-from atari_dt.experiments.benchmark import benchmark_runs, benchmark_stores, score_rows, table_1
+from atari_dt.experiments.benchmark import (
+    benchmark_runs,
+    benchmark_stores,
+    explain_target_columns,
+    score_rows,
+    table_1,
+)
 from atari_dt.experiments.benchmark_preset import benchmark_preset
-from atari_dt.experiments.results import read_groups
+from atari_dt.experiments.results import format_number, read_groups
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig
 from atari_dt.games.catalogue import find_game
 from atari_dt.model.dataset_info import DatasetInfo
@@ -129,7 +135,21 @@ def test_data_without_a_positive_return_is_played_at_its_largest_return(tmp_path
     )
     (group,) = read_groups(tmp_path / "out", runs)
     assert table_1([group])[1][:3] == ["Pong", "", "105.6"]
+    assert explain_target_columns([group]).endswith(
+        "of its own data (1× in Pong). In Pong, it is percentile 100 of the returns, the largest one, which stands for "
+        "1× where no return is positive."
+    )
     assert [row[2] for row in score_rows([group])[1:2]] == ["-1 (percentile 100)"]
+
+
+def test_a_score_just_below_random_play_is_printed_without_a_sign(tmp_path: Path) -> None:
+    """In Seaquest, 60 points are -0.02% of the way from 68 points to 42,055."""
+    config = RunConfig(tmp_path, *benchmark_preset("quick", find_game("Seaquest")))
+    finish_run(tmp_path, "a", config, [(None, 1450, [60.0, 60.0])], "Seaquest")
+    groups = read_groups(tmp_path, {"a": config})
+    assert table_1(groups)[1][:2] == ["Seaquest", "0.0"]
+    assert score_rows(groups)[1][-1] == "0.0"
+    assert [format_number(value) for value in (-0.05, -0.0501, 0.04, -12.35)] == ["-0.1", "-0.1", "0.0", "-12.3"]
 
 
 def test_errors_name_the_run_of_several_games(tmp_path: Path) -> None:

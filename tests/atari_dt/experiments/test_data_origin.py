@@ -9,7 +9,8 @@ from replay_data.json_fields import Scalar
 from replay_data.recording import Recording
 from replay_data.store_metadata import StoreSource
 
-BY_HERE = "recorded with this project, seed 7"
+STICKY = "made with sticky actions of probability 0.25"
+BY_HERE = f"recorded with this project, {STICKY}, seed 7"
 
 
 def recorded(agent: str, **settings: Scalar) -> StoreSource:
@@ -24,21 +25,20 @@ SOURCES: list[tuple[StoreSource, float | None, str, bool]] = [
     (
         recorded("hub", policy_0="sb3/a", policy_0_digest="z", policy_1="b.zip", num_envs=4),
         0.25,
-        "played by trained agents from the Hugging Face Hub or files, recorded with this project, seed 7: sb3/a, b.zip "
-        "(selection: even)",
+        f"played by trained agents from the Hugging Face Hub or files, {BY_HERE}: sb3/a, b.zip (selection: even)",
         False,
     ),
     (recorded("my.module:make"), 0.25, f"played by a policy of my.module:make, {BY_HERE} (selection: even)", False),
     (
         StoreSource("rl_unplugged", 2, {"method": "all"}),
         0.25,
-        "from RL Unplugged (the experience of the DQN-replay dataset), run 2 (selection: all)",
+        f"from RL Unplugged (the experience of the DQN-replay dataset), {STICKY}, run 2 (selection: all)",
         True,
     ),
     (
         StoreSource("dopamine", 3, {"method": "corrected"}),
         0.25,
-        "from a replay log in the format of the DQN-replay dataset, run 3 (selection: corrected)",
+        f"from a replay log in the format of the DQN-replay dataset, {STICKY}, run 3 (selection: corrected)",
         True,
     ),
     (StoreSource("jat"), 0.0, "from the JAT dataset (expert play), made without sticky actions", False),
@@ -60,7 +60,7 @@ SOURCES: list[tuple[StoreSource, float | None, str, bool]] = [
             "store", selection={"method": "top"}, origin=StoreSource("store", origin=StoreSource("rl_unplugged", 2))
         ),
         0.25,
-        "from RL Unplugged (the experience of the DQN-replay dataset), run 2 (selection: top)",
+        f"from RL Unplugged (the experience of the DQN-replay dataset), {STICKY}, run 2 (selection: top)",
         True,
     ),
 ]
@@ -86,5 +86,5 @@ def test_a_caption_names_the_origin_of_each_game_once() -> None:
     origins = [("Pong", jat, 0.0), ("Breakout", recorded("scripted"), 0.25), ("Qbert", jat, 0.0), ("Pong", jat, 0.0)]
     assert describe_origins(origins) == (
         "Training data of Pong, Qbert: from the JAT dataset (expert play), made without sticky actions; of Breakout: "
-        "played by scripted players, recorded with this project."
+        f"played by scripted players, recorded with this project, {STICKY}."
     )

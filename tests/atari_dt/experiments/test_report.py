@@ -15,13 +15,17 @@ import numpy as np
 import pytest
 
 from atari_dt.experiments.benchmark import score_rows, table_1
+from atari_dt.experiments.benchmark_preset import benchmark_preset, describe_evaluation_deviations
 from atari_dt.experiments.report import COMMANDS_FILE, write_report
 from atari_dt.experiments.results import group_labels, read_groups
 from atari_dt.experiments.run_config import RunConfig
+from atari_dt.games.catalogue import find_game
 from atari_dt.recipes import apply_recipe
 from replay_data import InputError
 from replay_data.store_metadata import StoreSource
 from tests.atari_dt.experiments.finished_runs import REASON, finish_run
+
+STICKY = "made with sticky actions of probability 0.25"
 
 
 class Page(HTMLParser):
@@ -59,6 +63,9 @@ def test_the_report_is_a_single_file_with_everything(benchmark: tuple[Path, dict
     assert "The other columns were obtained with the data listed below and are NOT comparable" in text
     content = (out / "report.html").read_text()
     page = Page(content)
+    numbers, multiples = "90 in Breakout, 2500 in Qbert", "1× in Breakout, 5× in Qbert"
+    assert f"the paper's number ({numbers})" in text
+    assert f"of its own data ({multiples}). Training data" in text
     groups = sorted(read_groups(out, runs), key=lambda group: group.game.name)
     for row in table_1(groups) + score_rows(groups):
         assert row in page.rows
@@ -67,7 +74,7 @@ def test_the_report_is_a_single_file_with_everything(benchmark: tuple[Path, dict
     assert ["Qbert-BC-seed2", "finished", "10", "1", "0", "abacus, 1 thread, float32"] in page.rows
     assert ["context_length", "10", "all"] in page.rows
     assert "10 of 12 runs finished, 1 failed, 1 not finished." in content
-    assert "played by a Q-learning agent, recorded with this project, seed 7 (selection: even)" in content
+    assert f"played by a Q-learning agent, recorded with this project, {STICKY}, seed 7 (selection: even)" in content
     assert "--games 'a&lt;b&gt;*c*'" in content
     assert (
         "<li>Breakout: context_length = 10 (paper: 30), num_layers = 3 (paper: 6), dropout = 0.0 (paper: 0.1), "
@@ -148,7 +155,10 @@ def test_games_outside_the_paper_use_the_scores_of_the_table_of_57_games(tmp_pat
     assert len(table_1(groups)) == 1
     assert score_rows(groups)[1][-1] == f"{100 * 790 / 8293.3:.1f}"
     assert score_rows(groups)[1][5] in write_report(tmp_path)
-    assert "played by scripted players, recorded with this project, seed 3" in (tmp_path / "report.md").read_text()
+    assert (
+        f"played by scripted players, recorded with this project, {STICKY}, seed 3"
+        in (tmp_path / "report.md").read_text()
+    )
 
 
 def test_damaged_results_are_named(tmp_path: Path) -> None:
@@ -185,10 +195,50 @@ def test_data_of_the_dqn_replay_dataset_is_called_comparable(tmp_path: Path) -> 
     assert "NOT" not in text
     assert "(the experience of the DQN-replay dataset)" in (tmp_path / "report.md").read_text()
 
-    caption = "Training data of Breakout: from RL Unplugged (the experience of the DQN-replay dataset)."
+    caption = f"Training data of Breakout: from RL Unplugged (the experience of the DQN-replay dataset), {STICKY}."
     assert text.count(caption) == 2  # of table 1 and of the table of scores
     blocks = (tmp_path / "report.md").read_text().replace("\\", "").split("\n\n")
     assert sum(caption in block for block in blocks) == 4  # and of the figures of scores and learning curves
+
+
+def test_a_shorter_evaluation_is_said_in_captions_and_settings(tmp_path: Path) -> None:
+    """The hand-made episodes have 20 steps."""
+    model, training, evaluation = benchmark_preset("paper", find_game("Pong"))
+    paper = RunConfig(tmp_path, model, training, evaluation)
+    reports = {}
+    for max_steps in (27_000, 21, 20):
+        short = dataclasses.replace(evaluation, max_steps=max_steps, episodes=10 if max_steps == 27_000 else 2)
+        config = dataclasses.replace(paper, evaluation=short)
+        cloning = dataclasses.replace(config, model=dataclasses.replace(model, conditioning="none"))
+        out = tmp_path / str(max_steps)
+        finish_run(out, "a", config, [(None, 20, [1.0, 2.0])], "Pong")
+        finish_run(out, "b", cloning, [(None, None, [1.0])], "Pong")
+        reports[max_steps] = write_report(out)
+        settings = (out / "report.md").read_text().replace("\\", "").partition("differ from the paper's:")[2]
+        changed = f"Pong: episodes = 2 (paper: 10), max_steps = {max_steps} (paper: 27000)\n"
+        assert settings.strip().startswith("- Pong: none" if max_steps == 27_000 else f"- {changed}")
+    cut = "The evaluation CUT 3 of 3 episodes of Pong after 20 steps; the paper's limit is 27,000"
+    assert reports[20].count(cut) == 2  # in the captions of table 1 and of the scores
+    assert "CUT" not in reports[21] + reports[27_000]
+
+
+@pytest.mark.parametrize(
+    ("game", "changes", "described"),
+    [
+        ("Pong", {"return_multiples": (), "return_percentiles": (100,), "evaluation_seed": 3}, ""),
+        ("Asterix", {"return_multiples": (0.5,)}, ""),
+        ("Asterix", {"protocol": "dopamine"}, "protocol = dopamine (paper: original)"),
+        (
+            "Qbert",
+            {"return_multiples": (), "return_percentiles": (100,)},
+            "return_multiples = none (paper: 5), return_percentiles = 100 (paper: none)",
+        ),
+        ("Breakout", {"target_returns": (90, 45.5)}, "target_returns = 90 45.5 (paper: 90)"),
+    ],
+)
+def test_changed_evaluations_are_described(game: str, changes: dict[str, Any], described: str) -> None:
+    evaluation = dataclasses.replace(benchmark_preset("paper", find_game(game))[2], **changes)
+    assert describe_evaluation_deviations(find_game(game), evaluation) == described
 
 
 def test_a_report_needs_runs(tmp_path: Path) -> None:

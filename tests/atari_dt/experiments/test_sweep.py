@@ -229,7 +229,8 @@ def test_settings_that_cannot_work_are_refused(base: RunConfig, tmp_path: Path) 
     with pytest.raises(
         InputError, match=r"no Ray cluster answers at 127\.0\.0\.1:1; start its head node with ray start"
     ):
-        run_sweep({"a": base}, tmp_path, ray_address="127.0.0.1:1")
+        run_sweep({"a": base}, tmp_path / "new" / "out", ray_address="127.0.0.1:1")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_thread_can_connect_to_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
