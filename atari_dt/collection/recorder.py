@@ -52,6 +52,8 @@ from replay_data.storage.regular_files import read_json_file
 
 RECORDING_FORMAT_VERSION = 2  # of recording.json
 
+WAITING = "waiting for the first episodes to end"  # on the progress bar, while no rows are recorded
+
 BYTES_PER_STEP = 250  # upper bound: the compressed frames of every measured game take less
 
 
@@ -171,6 +173,7 @@ def _play(
         ) as bar,
         closing(player.play()) as rollouts,
     ):
+        bar.set_postfix_str(WAITING)
         for rollout in rollouts:
             num_played += rollout.num_steps
             for episode, details in rollout.episodes:
@@ -184,8 +187,8 @@ def _play(
             for name, value in metrics.items():
                 board.add_scalar(name, value, num_played)
             complete = writer.add(rollout.episodes, num_played, player.state)
-            score = f"{np.mean(scores):.1f}" if scores else "-"
-            bar.set_postfix_str(f"score={score}, playing {speed:,.0f} steps/s", refresh=False)
+            state = f"score={np.mean(scores):.1f}" if scores else WAITING
+            bar.set_postfix_str(f"{state}, playing {speed:,.0f} steps/s", refresh=False)
             bar.update(min(writer.add_count, num_steps) - bar.n)
             if complete:
                 break

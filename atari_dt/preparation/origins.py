@@ -12,7 +12,7 @@ from atari_dt.collection.policies.zoo import ZOO_SCORES, zoo_policies
 from atari_dt.collection.recorder import BYTES_PER_STEP, read_recording
 from atari_dt.collection.scripted import ScriptedPlayer
 from atari_dt.config import PQNConfig
-from atari_dt.environment.config import EnvironmentConfig
+from atari_dt.environment.config import FRAME_SKIP, MAX_FRAMES, EnvironmentConfig
 from atari_dt.environment.python_env import action_meanings
 from atari_dt.games.catalogue import Game
 from atari_dt.preparation.options import DataOptions
@@ -65,6 +65,7 @@ class DataOrigin(ABC):
         source_format: Format of the raw data.
         activity: What `make` does, such as ``"recording"``.
         store_steps: Number of steps that a store will have, about.
+        max_store_steps: Number of steps that it can have if too few of its episodes are whole; else ``store_steps``.
         store_steps_per_s: Steps per second that are selected from the raw data and written to a store on 2 CPU cores.
         remark: What else should be said before `make`, as the end of a sentence; empty if there is nothing.
     """
@@ -75,7 +76,7 @@ class DataOrigin(ABC):
 
     def __init__(self, num_steps: int, raw: Path):
         self.num_steps, self.raw = num_steps, raw
-        self.store_steps = num_steps
+        self.store_steps = self.max_store_steps = num_steps
         self.remark = ""
 
     def check(self, game: Game) -> None:
@@ -131,8 +132,14 @@ class RecordedAgent(DataOrigin):
         self._agent, self._device = agent, device
         if agent == "q_learning":  # as `suggest_selection`
             self.store_steps = min(500_000, num_steps // 3)
+            # Of a buffer, at most its first and its last episode are not whole.
+            if (num_steps - self.store_steps) // NUM_BUFFERS >= 2 * (MAX_FRAMES // FRAME_SKIP + PADDING):
+                self.max_store_steps = self.store_steps
+        self.remark = (
+            "; these times leave out the first episodes of a recording, which must end before its first step is counted"
+        )
         if agent == "hub":
-            self.remark = "; the agents, up to 4 a game and 35 MB each, are kept in the Hub's cache"
+            self.remark += "; the agents, up to 4 a game and 35 MB each, are kept in the Hub's cache"
 
     def check(self, game: Game) -> None:
         """Check the length of the recording, the agent, and those of a recording that has begun."""

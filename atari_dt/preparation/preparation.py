@@ -59,8 +59,12 @@ class Preparation:
     def describe(self) -> str:
         """Return what will be made, with sizes and times, as text."""
         costs = [self.origin.cost(game) for game in self.games]
-        store_bytes = self.origin.store_steps * STORE_BYTES_PER_STEP
-        store_seconds = self.origin.store_steps / self.origin.store_steps_per_s
+        steps, max_steps = self.origin.store_steps, self.origin.max_store_steps
+        store_bytes = max_steps * STORE_BYTES_PER_STEP
+        store_size = f"{steps:,} steps, {_format_bytes(store_bytes)}"
+        if max_steps > steps:
+            store_size = f"{steps:,} to {max_steps:,} steps, up to {_format_bytes(store_bytes)}"
+        store_seconds = max_steps / self.origin.store_steps_per_s
         rows = [["game", self.origin.activity, "store", "time on 2 CPU cores"]]
         for game, cost in zip(self.games, costs, strict=True):
             rows.append(
@@ -69,7 +73,7 @@ class Preparation:
                     f"{cost.num_steps:,} steps, up to about {_format_bytes(cost.num_bytes)}"
                     if cost.num_steps
                     else "done",
-                    f"{self.origin.store_steps:,} steps, {_format_bytes(store_bytes)}",
+                    store_size,
                     _format_time(cost, store_seconds),
                 ]
             )
@@ -144,6 +148,11 @@ class Preparation:
         )
         size = f"{len(store):,} steps in {store.num_episodes:,} episodes"
         lines = [f"{path}: {size}, return {store.metadata.mean_return:.1f} on average"]
+        if selection == Selection.of("all") and self.origin.max_store_steps > self.origin.store_steps:
+            lines.append(
+                f"note: {game.name}: the store has all episodes of the recording, not only {self.origin.store_steps:,} "
+                "steps, because a part of it has too few whole episodes"
+            )
         return [*lines, *(f"note: {game.name}: {note}" for note in source.notes)]
 
 
@@ -178,7 +187,7 @@ def plan_stores(data: Path, games: Sequence[Game], options: DataOptions, num_ste
         with _name_game_in_errors(game):
             origin.check(game)
     raw_bytes = _total([origin.cost(game) for game in missing]).num_bytes
-    store_bytes: float = len(missing) * origin.store_steps * STORE_BYTES_PER_STEP
+    store_bytes: float = len(missing) * origin.max_store_steps * STORE_BYTES_PER_STEP
     if raw.is_relative_to(data):
         raw_bytes, store_bytes = 0, raw_bytes + store_bytes
     check_free_space(raw / "data", raw_bytes)

@@ -25,6 +25,7 @@ from atari_dt.environment.rom import rom_sha256
 from atari_dt.rendering.replay_summary import suggest_selection
 from replay_data import InputError
 from replay_data.episode import Episode
+from replay_data.progress import ProgressBar
 from replay_data.sources.dopamine_reader import DopamineLog
 from replay_data.sources.dopamine_sidecar import BufferSidecar
 from replay_data.sources.dopamine_writer import DopamineLogWriter
@@ -238,6 +239,17 @@ def test_interruption_before_the_first_buffer_leaves_nothing(tmp_path: Path) -> 
     with pytest.raises(KeyboardInterrupt, match="nothing was kept"):
         record_breakout(tmp_path, interrupted_after(0))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_bar_says_that_no_episode_has_ended_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first rollout of `NumberedEpisodes` holds no episode, and the second holds one."""
+    shown: list[str] = []
+    monkeypatch.setattr(ProgressBar, "set_postfix_str", lambda _, text, **options: shown.append(text))
+    with pytest.raises(KeyboardInterrupt):
+        record_breakout(tmp_path, interrupted_after(1), show_progress=True)
+    assert shown[0] == "waiting for the first episodes to end"
+    assert shown[1].startswith("waiting for the first episodes to end, playing ")
+    assert shown[2].startswith("score=")
 
 
 def test_errors_leave_complete_buffers_and_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -125,15 +126,42 @@ def test_an_interrupted_selection_is_repeated_from_the_recording(
     assert len(TrajectoryStore.open(tmp_path / "breakout")) > 90
 
 
-def test_a_learning_agent_is_selected_from_evenly(tmp_path: Path, players: type[ShortEpisodes]) -> None:
+def test_a_learning_agent_is_selected_from_evenly(
+    tmp_path: Path, players: type[ShortEpisodes], capsys: pytest.CaptureFixture[str]
+) -> None:
     """A third of the recording, the same number of steps from every buffer."""
     preparation = plan(tmp_path, "Breakout", data_from="q_learning", num_steps=1000, raw_data=tmp_path / "else")
-    assert "333 steps" in preparation.describe()
+    assert "333 to 1,000 steps, up to 7.1 MB" in preparation.describe()
+    assert "the first episodes of a recording" in preparation.describe()
     preparation.make()
+    assert "note:" not in capsys.readouterr().out
     store = TrajectoryStore.open(tmp_path / "breakout")
     assert store.metadata.source.selection == {"method": "even", "num_steps": 300}
     assert store.metadata.source.episodes_per_shard == dict.fromkeys(range(50), 3)
     assert len(read_recording(tmp_path / "else" / "Breakout" / "1")) == 50
+
+
+def test_a_short_recording_of_long_episodes_is_taken_whole(
+    tmp_path: Path, players: type[ShortEpisodes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A buffer of nine rows has at most one whole episode of two steps, which are fewer than its share of three."""
+    preparation = plan(tmp_path, "Breakout", data_from="q_learning", num_steps=450)
+    preparation.make()
+    store = TrajectoryStore.open(tmp_path / "breakout")
+    assert store.metadata.source.selection["method"] == "all"
+    assert 150 < len(store) <= 450
+    note = "note: Breakout: the store has all episodes of the recording, not only 150 steps"
+    assert note in capsys.readouterr().out
+
+
+def test_the_largest_store_must_fit_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store of all 300,000 steps takes 2.1 GB, one of a third of them 0.7 GB, and the recording 75 MB."""
+    usage = SimpleNamespace(free=1_000_000_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match=r"needs 2\.2 GB, but the disk has 1\.0 GB free"):
+        plan(tmp_path, "Breakout", data_from="q_learning", num_steps=300_000)
+    usage.free = 2_300_000_000
+    plan(tmp_path, "Breakout", data_from="q_learning", num_steps=300_000)
 
 
 def test_sizes_and_times_are_said(tmp_path: Path) -> None:
