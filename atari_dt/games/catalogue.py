@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def find_game(name: str) -> Game:
     games = {_letters(game.rom): game for game in _bundled_games()}
     game = games.get(_letters(name))
     if game is None:
-        matches = [games[key] for key in difflib.get_close_matches(_letters(name), games, n=3)]
+        title = re.sub(r"(NoFrameskip|Deterministic)?-v\d+$", "", name)  # of a Gymnasium environment
+        matches = [games[key] for key in difflib.get_close_matches(_letters(title), games, n=3)]
         similar = [match.name for match in matches if _has_implementation(_bundled_path(match))]
         hint = f"did you mean {' or '.join(similar)}?" if similar else "names look like Breakout or MsPacman"
         raise InputError(f"unknown game {name!r}; {hint}")

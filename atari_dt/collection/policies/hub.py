@@ -42,7 +42,8 @@ def download_agent(name: str) -> tuple[str, Path]:
     if match is None:
         raise InputError(
             f"there is no agent {name!r}; give a file of Stable-Baselines3, or a repository on the Hugging Face Hub "
-            "such as sb3/dqn-BreakoutNoFrameskip-v4"
+            "such as sb3/dqn-BreakoutNoFrameskip-v4; for a function of yours, set `agent` to its name, such as "
+            "my_agent:load"
         )
     repo_id, revision = match["repo_id"], match["revision"]
     with translate_hub_errors(name, "read from this machine or"):

@@ -6,6 +6,8 @@ import importlib
 import os
 import re
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from atari_dt.games.catalogue import Game, find_game
 from atari_dt.hardware import find_device
 from replay_data import InputError
 from replay_data.errors import summarize_error
+
+_PROJECT = Path(__file__).parents[2]  # the package atari_dt
 
 
 def load_policies(names: Sequence[str], game: Game, num_actions: int, device: str = "auto") -> list[TrainedPolicy]:
@@ -54,6 +58,11 @@ def load_policies(names: Sequence[str], game: Game, num_actions: int, device: st
 def _check_game(name: str, text: str, game: Game) -> None:
     """Check that the environments whose ids are in a text, such as ``PongNoFrameskip-v4``, are those of a game.
 
+    Args:
+        name: Name of the agent.
+        text: Name of the agent's repository or file.
+        game: The game.
+
     Raises:
         InputError: If one is that of another game.
     """
@@ -64,7 +73,8 @@ def _check_game(name: str, text: str, game: Game) -> None:
             continue
         if other != game:
             raise InputError(
-                f"the agent {name} was trained on {other.name}, not {game.name}; record that game, or use another agent"
+                f"the agent {name} was trained on {other.name}, not {game.name}, by the name {text}; record that game, "
+                "or use another agent"
             )
 
 
@@ -100,6 +110,10 @@ def load_function(name: str, game: Game, num_actions: int) -> TrainedPolicy:
             something else than actions.
     """
     module_name, _, attribute = name.partition(":")
+    if module_name.endswith(".py"):
+        raise InputError(
+            f"{name!r} names a file, not its module; leave out .py, as in {Path(module_name).stem}:{attribute}"
+        )
     if not re.fullmatch(r"\w+(\.\w+)*", module_name) or not attribute.isidentifier():
         raise InputError(f"{name!r} is not the name of a function; names look like package.module:function")
     if os.getcwd() not in sys.path:
@@ -108,7 +122,7 @@ def load_function(name: str, game: Game, num_actions: int) -> TrainedPolicy:
         module = importlib.import_module(module_name)
     except Exception as error:
         raise InputError(
-            f"the module of {name} cannot be imported ({summarize_error(error)}); correct it, or start the command in "
+            f"the module of {name} cannot be imported ({_summarize(error)}); correct it, or start the command in "
             "the directory that holds it"
         ) from error
     make_policy = getattr(module, attribute, None)
@@ -117,7 +131,7 @@ def load_function(name: str, game: Game, num_actions: int) -> TrainedPolicy:
     try:
         policy = make_policy(game.name, num_actions)
     except Exception as error:
-        raise InputError(f"{name} failed ({summarize_error(error)}); correct this function") from error
+        raise InputError(f"{name} failed ({_summarize(error)}); correct this function") from error
     if not callable(policy):
         raise InputError(
             f"{name} returned an object of type {type(policy).__name__}; it must return a policy, which is a function "
@@ -125,6 +139,29 @@ def load_function(name: str, game: Game, num_actions: int) -> TrainedPolicy:
         )
     needs_fire = bool(getattr(policy, "needs_fire", False))
     return TrainedPolicy(name, "", needs_fire, _CheckedPolicy(name, policy, num_actions))
+
+
+def _summarize(error: Exception) -> str:
+    """Return the type and the message of an error, and the line of the user's code where it occurred.
+
+    The user's code is what belongs neither to this project nor to installed packages nor to Python. The message of a
+    SyntaxError names its own line.
+    """
+    summary = summarize_error(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [(Path(frame.filename), frame.lineno) for frame in frames if not _is_library(frame.filename)]
+    if not lines or isinstance(error, SyntaxError):
+        return summary
+    path, line = lines[-1]
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return f"{summary} in {path}, line {line}"
+
+
+def _is_library(filename: str) -> bool:
+    """Return whether a file of code belongs to this project, an installed package or Python, or is none."""
+    directories = [*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")), _PROJECT]
+    return filename.startswith("<") or any(map(Path(filename).is_relative_to, directories))
 
 
 class _CheckedPolicy:
@@ -142,8 +179,11 @@ class _CheckedPolicy:
         try:
             actions = np.asarray(self._policy(observations))
         except Exception as error:
-            raise InputError(f"the policy of {self._name} failed ({summarize_error(error)}); correct it") from error
-        expected = f"{len(observations)} integers from 0 to {self._num_actions - 1}"
+            raise InputError(f"the policy of {self._name} failed ({_summarize(error)}); correct it") from error
+        expected = (
+            f"an array of shape [{len(observations)}] with an integer from 0 to {self._num_actions - 1} for each "
+            "observation"
+        )
         if actions.shape != (len(observations),) or actions.dtype.kind not in "iu":
             raise InputError(
                 f"the policy of {self._name} returned an array of shape {list(actions.shape)} and dtype "

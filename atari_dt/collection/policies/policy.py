@@ -31,8 +31,8 @@ class TrainedPolicy:
     """A policy, and what a recording says about it.
 
     Attributes:
-        name: Where it comes from: a repository such as ``"sb3/dqn-BreakoutNoFrameskip-v4"``, a file, or a function such
-            as ``"package.module:function"``.
+        name: Where it comes from: a repository such as ``"sb3/dqn-BreakoutNoFrameskip-v4"``, a file without its
+            directory, or a function such as ``"package.module:function"``.
         digest: What identifies its content, such as the SHA-256 of its file, so that a resumed recording plays the same
             policy; empty if there is no such thing.
         needs_fire: Whether it was trained with FIRE pressed for it after a reset and a lost life, as agents of

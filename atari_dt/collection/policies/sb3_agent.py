@@ -80,7 +80,7 @@ def read_agent(path: Path, name: str, game: Game, num_actions: int, device: torc
 
     Args:
         path: File of `BaseAlgorithm.save`.
-        name: Name of the policy, for recordings and error messages: the path, or a repository.
+        name: The path, or a repository, for error messages. Recordings have the file's name, or the repository.
         game: The game that the agent shall play.
         num_actions: Size of the game's minimal action set.
         device: Device of the network.
@@ -88,6 +88,7 @@ def read_agent(path: Path, name: str, game: Game, num_actions: int, device: torc
     Raises:
         InputError: If the file is missing or damaged, or its agent is of another algorithm, action set or observation.
     """
+    is_cached = path != Path(name)  # by huggingface_hub, whose file names are links
     try:
         agent = read_zip(path)
         policy = _build_policy(agent, num_actions, device)
@@ -99,10 +100,18 @@ def read_agent(path: Path, name: str, game: Game, num_actions: int, device: torc
             "with CnnPolicy, four stacked frames and the minimal action set"
         ) from error
     except ValueError as error:
-        is_cached = path != Path(name)  # by huggingface_hub, whose file names are links
-        advice = f"delete {path.resolve()} to download it again" if is_cached else "copy it again"
+        if is_cached:
+            advice = f"delete {path.resolve()} to download it again"
+        elif path.suffix == ".zip":
+            advice = "copy it again"
+        else:
+            advice = (
+                "give a zip file that Stable-Baselines3's model.save wrote; for a function of yours, set `agent` to "
+                "its name, such as my_agent:load"
+            )
         raise InputError(f"the agent {name} cannot be read: {error}; {advice}") from error
-    return TrainedPolicy(name, agent.digest, needs_fire=True, choose_actions=policy)
+    recorded_name = name if is_cached else path.name  # a recording is shared, so it names no directories
+    return TrainedPolicy(recorded_name, agent.digest, needs_fire=True, choose_actions=policy)
 
 
 def _build_policy(agent: SavedAgent, num_actions: int, device: torch.device) -> NatureCNNPolicy:

@@ -19,7 +19,17 @@ def test_all_spellings_find_the_same_game(name: str) -> None:
     assert (game.name, game.rom) == ("MsPacman", "ms_pacman")
 
 
-@pytest.mark.parametrize(("typo", "meant"), [("Breakot", "Breakout"), ("qbort", "Qbert"), ("SeaQuests", "Seaquest")])
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [
+        ("Breakot", "Breakout"),
+        ("qbort", "Qbert"),
+        ("SeaQuests", "Seaquest"),
+        ("Breakout-v5", "Breakout"),
+        ("BreakoutNoFrameskip-v4", "Breakout"),
+        ("MsPacmanDeterministic-v4", "MsPacman"),
+    ],
+)
 def test_error_for_unknown_game_suggests_similar_names(typo: str, meant: str) -> None:
     with pytest.raises(InputError, match=f"unknown game '{typo}'; did you mean .*{meant}"):
         find_game(typo)

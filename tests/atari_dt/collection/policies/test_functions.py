@@ -62,6 +62,9 @@ negative = policy([0, 1, 2, 3, -1])
 
 def raising(game, num_actions):
     return lambda observations: 1 / 0
+
+def calling(game, num_actions):
+    return lambda observations: np.argmax(observations, 9)
 """
 
 
@@ -95,14 +98,25 @@ def test_functions_in_the_current_directory_make_policies() -> None:
         ("agents_here:", "'agents_here:' is not the name of a function"),
         ("agents here:f", "'agents here:f' is not the name of a function"),
         ("agents_here:f()", r"'agents_here:f\(\)' is not the name of a function"),
+        (
+            "agents_here.py:Fixed",
+            "'agents_here.py:Fixed' names a file, not its module; leave out .py, as in agents_here:",
+        ),
         ("missing_here:f", r"the module of missing_here:f cannot be imported \(ModuleNotFoundError: No module named "),
-        ("broken_here:f", r"the module of broken_here:f cannot be imported \(ModuleNotFoundError: No module named 'a_"),
+        (
+            "broken_here:f",
+            r"the module of broken_here:f cannot be imported \(ModuleNotFoundError: No module named 'a_missing_module' "
+            r"in broken_here\.py, line 1\); correct it",
+        ),
         ("wrong_here:f", r"the module of wrong_here:f cannot be imported \(SyntaxError: invalid syntax"),
         ("agents_here:f", "agents_here has no function f;"),
         ("agents_here:number", "agents_here has no function number;"),
         ("agents_here:make_nothing", "agents_here:make_nothing returned an object of type NoneType;"),
         ("agents_here:make_too_many", r"agents_here:make_too_many failed \(TypeError: make_too_many\(\) missing 1"),
-        ("agents_here:make_failing", r"agents_here:make_failing failed \(ValueError: no weights\);"),
+        (
+            "agents_here:make_failing",
+            r"agents_here:make_failing failed \(ValueError: no weights in agents_here\.py, line 30\);",
+        ),
     ],
 )
 def test_functions_that_make_no_policy_are_refused(name: str, reason: str) -> None:
@@ -114,16 +128,24 @@ def test_functions_that_make_no_policy_are_refused(name: str, reason: str) -> No
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("floats", r"returned an array of shape \[5\] and dtype float64; it must return 5 integers from 0 to 3"),
-        ("not_numbers", r"returned an array of shape \[5\] and dtype float64; it must return 5 integers"),
-        ("booleans", r"returned an array of shape \[5\] and dtype bool; it must return 5 integers"),
-        ("too_few", r"returned an array of shape \[2\] and dtype int64; it must return 5 integers"),
-        ("columns", r"returned an array of shape \[5, 1\] and dtype int64; it must return 5 integers"),
+        (
+            "floats",
+            r"returned an array of shape \[5\] and dtype float64; it must return an array of shape \[5\] with an "
+            "integer from 0 to 3 for each observation",
+        ),
+        ("not_numbers", r"returned an array of shape \[5\] and dtype float64; it must return an array"),
+        ("booleans", r"returned an array of shape \[5\] and dtype bool; it must return an array"),
+        ("too_few", r"returned an array of shape \[2\] and dtype int64; it must return an array"),
+        ("columns", r"returned an array of shape \[5, 1\] and dtype int64; it must return an array"),
         ("ragged", r"failed \(ValueError: setting an array element with a sequence"),
-        ("nothing", r"returned an array of shape \[\] and dtype object; it must return 5 integers"),
-        ("large", "returned the action 4; it must return 5 integers from 0 to 3"),
-        ("negative", "returned the action -1; it must return 5 integers from 0 to 3"),
-        ("raising", r"failed \(ZeroDivisionError: division by zero\); correct it"),
+        ("nothing", r"returned an array of shape \[\] and dtype object; it must return an array"),
+        ("large", "returned the action 4; it must return an array of shape .*"),
+        ("negative", "returned the action -1; it must return an array of shape .*"),
+        ("raising", r"failed \(ZeroDivisionError: division by zero in agents_here\.py, line 46\); correct it"),
+        (
+            "calling",
+            r"failed \(AxisError: axis 9 is out of bounds for array of dimension 4 in agents_here\.py, line 49\)",
+        ),
     ],
 )
 def test_policies_that_return_no_actions_are_refused(name: str, reason: str) -> None:

@@ -81,7 +81,7 @@ def test_digest_is_that_of_the_file(tmp_path: Path) -> None:
     path = write_agent(tmp_path / "agent.zip")
     policy = load(path)
     assert policy.digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert (policy.name, policy.needs_fire) == (str(path), True)
+    assert (policy.name, policy.needs_fire) == ("agent.zip", True)  # a shared recording names no directory
 
 
 def test_compressed_files_and_files_without_data_are_read(tmp_path: Path) -> None:
@@ -240,6 +240,12 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(InputError, match=rf"{name}\.zip cannot be read: {reason}"):
             load(tmp_path / f"{name}.zip")
+    for name, content in (("my_agent.py", b"import torch"), ("Breakout.pt", (tmp_path / "other.zip").read_bytes())):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(
+            InputError, match=rf"{name} cannot be read: .*; give a zip file that .*'s model\.save wrote;"
+        ):
+            load(tmp_path / name)
     (tmp_path / "directory.zip").mkdir()
     os.mkfifo(tmp_path / "pipe.zip")
     for name, reason in {
@@ -269,7 +275,7 @@ def test_bombs_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_names_of_other_games_are_refused(tmp_path: Path) -> None:
     for name in ("ppo-PongNoFrameskip-v4", "Pong-v5", "ALE-Pong-v5_1", "dqn_PongDeterministic-v4"):
-        with pytest.raises(InputError, match="was trained on Pong, not Breakout"):
+        with pytest.raises(InputError, match=rf"was trained on Pong, not Breakout, by the name {name}\.zip; record"):
             load(write_agent(tmp_path / f"{name}.zip"))
     for name in ("dqn-BreakoutNoFrameskip-v4", "breakout-v5", "model-v2", "ALE-Breakout-v5"):
         assert load(write_agent(tmp_path / f"{name}.zip")).digest
