@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import shlex
@@ -72,6 +73,12 @@ def format_command(script: str, *arguments: str | Path) -> str:
     """
     words = [f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in arguments]
     return shlex.join(["python", f"scripts/{script}", *words])
+
+
+def unused_path(path: Path) -> Path:
+    """Return a path to suggest for output: ``path``, or the first of ``path-2``, ``path-3``, … that does not exist."""
+    candidates = (path if index == 1 else path.with_name(f"{path.name}-{index}") for index in itertools.count(1))
+    return next(candidate for candidate in candidates if not os.path.lexists(candidate))
 
 
 def with_flags(message: str) -> str:

@@ -4,12 +4,13 @@ from atari_dt.interrupts import exit_on_interrupt
 
 exit_on_interrupt(__name__)
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from atari_dt.command_line import format_command
+from atari_dt.command_line import format_command, unused_path
 from atari_dt.command_line import run as run_command
 from replay_data import InputError
 from replay_data.selection.methods import Selection, SelectionMethod
@@ -18,6 +19,8 @@ from replay_data.store_metadata import StoreSource
 
 if TYPE_CHECKING:
     from replay_data.trajectory_store import TrajectoryStore
+
+_MAX_RANGES = 4  # of shards in a line
 
 
 def main(
@@ -100,7 +103,8 @@ def main(
         print(f"note:   {', '.join(meanings[action] for action in unseen)} never occurs; is this {store.game}?")
     if store.metadata.source.verified is False:
         print("note:   checksums of frames were not compared, which would take longer; --verify compares them")
-    print(f"next:   {format_command('train.py', '--data', out, '--out', f'runs/{store.game.lower()}')}")
+    trained = unused_path(Path("runs", out.absolute().name))
+    print(f"next:   {format_command('train.py', '--data', out, '--out', trained)}")
 
 
 def _build_from_run(
@@ -116,7 +120,7 @@ def _build_from_run(
     """Build a store from a recorded run, and print what it holds."""
     from atari_dt.environment.python_env import action_meanings
     from atari_dt.games.catalogue import find_game
-    from replay_data.selection.build import build_store, format_ranges
+    from replay_data.selection.build import build_store
 
     catalogued = find_game(game)
     meanings = action_meanings(catalogued)
@@ -132,11 +136,14 @@ def _build_from_run(
         verify=verify,
     )
     shards = "buffers" if source == "dopamine" else "shards"
-    used = format_ranges(store.metadata.source.episodes_per_shard)
-    _print_summary(store, f"{shards} {used}")
+    _print_summary(
+        store,
+        "" if recorded_run.num_shards == 1 else _name_shards(store.metadata.source.episodes_per_shard, shards),
+    )
     if recorded_run.missing:
-        missing = format_ranges(recorded_run.missing)
-        print(f"note:   {path} lacks {shards} {missing} of the run's {recorded_run.num_shards}")
+        print(
+            f"note:   {path} lacks {_name_shards(recorded_run.missing, shards)} of the run's {recorded_run.num_shards}"
+        )
     for note in recorded_run.notes:
         print(f"note:   {note}")
     if num_uncertain := store.metadata.source.num_uncertain_ends:
@@ -165,9 +172,18 @@ def _select_from_store(
     return store
 
 
+def _name_shards(indices: Collection[int], noun: str) -> str:
+    """Return shards as text, such as ``buffers 0-3, 7``, or their number if they are scattered."""
+    from replay_data.selection.build import format_ranges
+
+    ranges = format_ranges(indices)
+    return f"{len(indices)} {noun}" if ranges.count(",") >= _MAX_RANGES else f"{noun} {ranges}"
+
+
 def _print_summary(store: "TrajectoryStore", origin: str) -> None:
     metadata = store.metadata
-    print(f"{store.path}: {len(store):,} steps in {store.num_episodes} episodes of {origin}")
+    episodes = f"{store.num_episodes} episodes{origin and f' of {origin}'}"
+    print(f"{store.path}: {len(store):,} steps in {episodes}")
     print(f"return: {metadata.mean_return:.1f} on average, {metadata.max_return:g} at most")
 
 

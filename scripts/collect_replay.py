@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from atari_dt.command_line import format_command
+from atari_dt.command_line import format_command, unused_path
 from atari_dt.command_line import run as run_command
 from atari_dt.config import DEFAULT_EPSILONS, PQNConfig
 from replay_data import InputError
@@ -71,8 +71,10 @@ def main(
     # PyTorch, which reads this variable.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from atari_dt.collection.agents import record_agent
+    from atari_dt.collection.recorder import read_recording
     from atari_dt.environment.config import EnvironmentConfig
     from atari_dt.games.catalogue import find_game
+    from replay_data.sources.dopamine_format import NUM_BUFFERS, PADDING
 
     played_game = find_game(game)
     defaults = dataclasses.asdict(_LearningOptions())
@@ -80,6 +82,8 @@ def main(
     others = [f"`{name}`" for name in changed if name not in ("num_envs", "device")]
     if others and agent != "q_learning":
         raise InputError(f"some options apply to q_learning only; leave them out: {', '.join(others)}")
+    directory = out / played_game.name / str(run)
+    was_complete = len(read_recording(directory)) == NUM_BUFFERS
     buffers = record_agent(
         played_game,
         agent,
@@ -103,9 +107,9 @@ def main(
         replay_table,
         suggest_selection,
     )
-    from replay_data.sources.dopamine_format import PADDING
 
-    directory = out / played_game.name / str(run)
+    if was_complete:
+        print(f"note:   {directory} was complete already; nothing was recorded")
     size, bytes_per_row = disk_usage(directory / "replay_logs", buffers)
     atomic_write(directory / "returns.png", replay_figure(played_game, buffers))
     print(replay_table(buffers))
@@ -128,7 +132,8 @@ def main(
     if selection.method == "even":
         options += ["--num-steps", str(selection.num_steps)]
     source = "--source", "dopamine", "--path", out
-    command = format_command("build_dataset.py", *source, *options, "--out", f"data/{played_game.name.lower()}")
+    store = unused_path(Path("data", played_game.name.lower()))
+    command = format_command("build_dataset.py", *source, *options, "--out", store)
     print(f"next:   {command}")
 
 

@@ -7,7 +7,7 @@ exit_on_interrupt(__name__)
 from pathlib import Path
 from typing import Literal
 
-from atari_dt.command_line import format_command
+from atari_dt.command_line import format_command, unused_path
 from atari_dt.command_line import run as run_command
 from replay_data import InputError
 from replay_data.sources.rl_unplugged import BASE_URL
@@ -67,7 +67,8 @@ def main(
         num_bytes, options = summary.bytes_downloaded, ["--run", str(run)]
     print(f"downloaded: {num_bytes / 1e6:,.1f} MB")
     options = ["--source", source, "--path", out, "--game", name, *options, "--selection", "all"]
-    print(f"next:       {format_command('build_dataset.py', *options, '--out', f'data/{name.lower()}')}")
+    store = unused_path(Path("data", name.lower()))
+    print(f"next:       {format_command('build_dataset.py', *options, '--out', store)}")
 
 
 if __name__ == "__main__":

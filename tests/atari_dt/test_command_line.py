@@ -43,6 +43,14 @@ def test_parameters_that_an_error_names_are_printed_as_options(capsys: pytest.Ca
     assert capsys.readouterr().err == "error: --num-steps must be at least 1, not 0; see --seed\n"
 
 
+def test_a_suggested_path_does_not_exist(tmp_path: Path) -> None:
+    suggested = []
+    for _ in range(3):
+        suggested.append(command_line.unused_path(tmp_path / "v1.0").name)
+        (tmp_path / suggested[-1]).symlink_to("nowhere")
+    assert suggested == ["v1.0", "v1.0-2", "v1.0-3"]
+
+
 def test_a_suggested_command_is_split_by_the_shell_into_its_arguments() -> None:
     paths = [Path("sp ace/it's $HOME"), Path("-out"), Path("runs/plain")]
     command = command_line.format_command("evaluate.py", *paths, "--target-returns", "-7.5")

@@ -63,6 +63,26 @@ def test_build_dataset_counts_uncertain_episode_ends(
     assert "note:   number of uncertain episode ends: 2; only black frames" in capsys.readouterr().out
 
 
+def test_build_dataset_counts_scattered_buffers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The log lacks every third buffer. The next command names a directory that does not exist yet."""
+    write_log(tmp_path / "log", [random_episode(np.random.default_rng(0), 17)] * 15, 20)
+    for file in (tmp_path / "log").rglob("*_ckpt.*"):
+        if int(file.name.split(".")[1]) % 3 == 2:
+            file.unlink()
+    (tmp_path / "runs" / "store").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    options = "--source dopamine --path log --selection all --out store"
+    assert call(monkeypatch, "build_dataset.py", *options.split()) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "store: 85 steps in 5 episodes of 5 buffers",
+        "return: 3.0 on average, 3 at most",
+        "note:   log lacks 39 buffers of the run's 50",
+        "next:   python scripts/train.py --data store --out runs/store-2",
+    ]
+
+
 def test_build_dataset_selects_from_a_store_and_says_what_it_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,7 +98,7 @@ def test_build_dataset_selects_from_a_store_and_says_what_it_takes(
         assert f"disk:   {own_bytes / 1e6:.1f} MB" in printed
         assert (f"the frames ({frame_bytes / 1e6:.1f} MB) are a link to those of" in printed) == (name == "linked")
         assert ("--verify compares them" in printed) == (name == "copied")
-        assert f"--data {tmp_path / name} --out runs/pong" in printed
+        assert f"--data {tmp_path / name} --out runs/{name}\n" in printed
 
 
 @pytest.mark.parametrize(
@@ -87,7 +107,8 @@ def test_build_dataset_selects_from_a_store_and_says_what_it_takes(
         ("--source dopamine --path {tmp}/nowhere --out {tmp}/new", "no directory {tmp}/nowhere"),
         ("--source dopamine --path {log} --game Pong --out {tmp}/new", "no Pong in {log}; it holds Br"),
         ("--source dopamine --path {log} --game Brekout --out {tmp}/new", "did you mean Breakout"),
-        ("--source dopamine --path {log} --run 2 --out {tmp}/new", "no 2 in {log}/Breakout; it holds 1"),
+        ("--source dopamine --path {log} --run 2 --out {tmp}/new", "run 2 in {log}/Breakout; set --run to 1"),
+        ("--source jat --path {log} --out {tmp}/new", "{log} holds a Dopamine log; set --source to dopamine"),
         ("--source rl_unplugged --path {log} --out {tmp}/new", "it holds a Dopamine log, which --source dop"),
         ("--source dopamine --path {log} --out {store}", "{store} exists already"),
         ("--source dopamine --path {log} --out {tmp}/new", "of 500,000 steps in the buffers"),
@@ -104,9 +125,14 @@ def test_build_dataset_selects_from_a_store_and_says_what_it_takes(
         ),
         ("--source store --path {store} --selection all --run 1 --out {tmp}/new", "--run has no effect on --source s"),
         ("--source store --path {pong} --game breakout --selection all --out {tmp}/new", "holds Pong, not Breakout"),
-        ("--source store --path {store} --out {tmp}/new", "use --selection even, top, return_range or all"),
+        ("--source store --path {store} --out {tmp}/new", "--selection corrected (the default) visits buffers, and a"),
+        ("--source dopamine --path {store} --out {tmp}/new", "{store} is a trajectory store; set --source to store"),
         ("--source store --path {pong} --selection all --out {pong}/new", "{pong}/new lies in the store at {pong}"),
-        ("--source store --path {log} --selection all --out {tmp}/new", "{log} is not a trajectory store"),
+        (
+            "--source store --path {log} --selection all --out {tmp}/new",
+            "{log} is not a trajectory store; it holds a recording: build a store from it with "
+            "scripts/build_dataset.py, --source dopamine and --path {log}",
+        ),
     ],
 )
 def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str) -> None:

@@ -27,6 +27,7 @@ def test_collect_replay_sums_up_what_it_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its table against the log's own episodes; the command that it names next; and once more when it is complete."""
+    monkeypatch.chdir(tmp_path)
     small = ("--num-envs", 4, "--steps-per-update", 32, "--minibatch-size", 64, "--epochs", 1, "--max-steps", 15)
     command = ("--out", tmp_path / "own", "--num-steps", 3000, "--device", "cpu", "--precision", "fp32", *small)
     assert call(monkeypatch, "collect_replay.py", *command) == 0
@@ -56,10 +57,14 @@ def test_collect_replay_sums_up_what_it_recorded(
     assert store.metadata.source.recording is not None
     assert store.metadata.source.recording.settings["precision"] == "fp32"
     assert following[following.index("--selection") + 1] == "even"
+    assert following[-2:] == ["--out", "data/breakout"]
     assert len(store) >= 1000
     capsys.readouterr()
+    (tmp_path / "data" / "breakout").mkdir(parents=True)
     assert call(monkeypatch, "collect_replay.py", *command, "--resume") == 0
-    assert capsys.readouterr().out == printed
+    note, *others = capsys.readouterr().out.splitlines()
+    assert note == f"note:   {log.parent} was complete already; nothing was recorded"
+    assert others == printed.replace("--out data/breakout\n", "--out data/breakout-2\n").splitlines()
 
 
 AGENT = """

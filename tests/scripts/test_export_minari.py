@@ -38,7 +38,9 @@ def test_a_store_goes_to_minari_and_comes_back(
 
     options = f"--source minari --path {tmp_path / 'datasets'} --selection all --out {tmp_path / 'again'}"
     assert call(monkeypatch, "build_dataset.py", *options.split()) == 0
-    assert "checksum" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "checksum" not in printed
+    assert "again: 11 steps in 2 episodes\n" in printed  # of the only shard
     again = TrajectoryStore.open(tmp_path / "again")
     assert again.digest == store.digest
     assert again.metadata.sticky_actions == 0.25
