@@ -37,24 +37,27 @@ def selection_jobs(
         chosen = _choose_of_shards(shards, selection, num_workers, bar)
     for index, shard in shards.items():
         if selection.method == "even":
-            episodes = partial(_first_episodes, index, shard, math.ceil(selection.num_steps / len(shards)))
+            episodes = partial(_first_episodes, index, shard, selection.num_steps, len(shards))
         else:
             episodes = partial(shard.episodes, chosen and chosen[index])
         if chosen is None or chosen[index]:
             yield Job(index, partial(tag_episodes, index, episodes))
 
 
-def _first_episodes(index: int, shard: Shard, num_steps: int) -> Iterator[Episode]:
-    """Yield the first episodes of a shard until they have ``num_steps`` steps."""
+def _first_episodes(index: int, shard: Shard, num_steps: int, num_shards: int) -> Iterator[Episode]:
+    """Yield the first episodes of a shard until they have its share of ``num_steps`` steps."""
+    share = math.ceil(num_steps / num_shards)
     steps = 0
     for episode in shard.episodes():
         yield episode
         steps += len(episode)
-        if steps >= num_steps:
+        if steps >= share:
             return
+    # Other shards may hold even fewer steps. Only reading all of them would tell.
+    lower = f"lower `num_steps` to at most {steps * num_shards:,}, or " if steps else ""
     raise InputError(
         f"buffer or shard {index} of the run holds {steps:,} steps of whole episodes, less than its share of "
-        f"{num_steps:,}; lower `num_steps`, or take all episodes with `selection` all"
+        f"{share:,}; {lower}take all episodes with `selection` all"
     )
 
 

@@ -45,6 +45,18 @@ def test_even_takes_the_same_share_of_every_shard(tmp_path: Path) -> None:
         build(tmp_path / "more", open_shards(), "even", num_steps=6000)
 
 
+def test_even_says_how_many_steps_short_shards_have(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        write_shard(tmp_path / "Breakout" / shard_name(1, index, 3), [random_episode(rng, steps) for steps in (5, 4)])
+    with pytest.raises(InputError, match=r"than its share of 10; lower `num_steps` to at most 27, or take all epi"):
+        build(tmp_path / "more", open_shards(tmp_path), "even", num_steps=28)
+    assert len(build(tmp_path / "most", open_shards(tmp_path), "even", num_steps=27)) == 27
+    write_log(tmp_path / "log", [random_episode(rng, steps) for steps in (5, 50, 5)], 20)  # 1 is in an episode
+    with pytest.raises(InputError, match=r"buffer .* 1 .* holds 0 steps .*, less than its share of 1; take all epi"):
+        build(tmp_path / "none", open_log(tmp_path / "log"), "even", num_steps=1)
+
+
 def test_top_takes_the_best_by_return(tmp_path: Path) -> None:
     returns = [float(episode.rewards.sum()) for episode in truth()]
 
