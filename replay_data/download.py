@@ -21,7 +21,7 @@ from typing import Any
 
 from replay_data.errors import InputError, ReplayFormatError
 from replay_data.progress import ProgressBar
-from replay_data.sources.rl_unplugged import BASE_URL, notes_on_run, open_shard, shard_name
+from replay_data.sources.rl_unplugged import BASE_URL, GAMES, notes_on_run, open_shard, shard_name
 from replay_data.sources.rl_unplugged_record import MAX_RECORD_BYTES, read_episodes
 from replay_data.sources.tfrecord import read_records, write_record
 from replay_data.storage.atomic import name_file_in_errors, sync
@@ -84,7 +84,7 @@ def download_run(
         show_progress: Whether to show a progress bar and notes.
 
     Raises:
-        InputError: If the source refuses, cannot be reached, or serves no byte ranges.
+        InputError: If the source lacks the game, refuses, cannot be reached, or serves no byte ranges.
         ReplayFormatError: If a shard is damaged.
     """
     for name, value in (("num_steps", num_steps), ("num_connections", num_connections)):
@@ -127,7 +127,7 @@ def check_run(game: str, run: int, *, base_url: str = BASE_URL) -> None:
     """Check that a source has a run of a game, by downloading one byte; the arguments are those of `download_run`.
 
     Raises:
-        InputError: If the source refuses or cannot be reached.
+        InputError: If the source lacks the game, refuses or cannot be reached.
     """
     with ProgressBar(disable=True) as bar:
         _count_shards(RangeClient(_game_address(base_url, game), 1, bar), run)
@@ -137,10 +137,12 @@ def _game_address(base_url: str, game: str) -> str:
     """Return the address of a game's directory.
 
     Raises:
-        InputError: If ``base_url`` is not an address.
+        InputError: If ``base_url`` is not an address, or that of the public data, which lacks the game.
     """
     if not base_url.startswith(("http://", "https://")):
         raise InputError(f"`base_url` must begin with https:// or http://, unlike {base_url}")
+    if base_url.startswith(BASE_URL) and game not in GAMES:
+        raise InputError(f"RL Unplugged has no {game}; it has the {len(GAMES)} games {', '.join(GAMES)}")
     return f"{base_url.rstrip('/')}/{game}"
 
 

@@ -26,6 +26,8 @@ from replay_data.sources.dopamine_format import (
     find_element,
 )
 
+_MAX_LISTED = 8  # runs in an error message
+
 
 class DopamineLog:
     """One run of a game, recorded as a Dopamine replay log; a `replay_data.episode.EpisodeSource`.
@@ -124,10 +126,23 @@ class DopamineLog:
 def _find_log(path: Path, game: str, run: int) -> Path:
     """Return the directory of a run's log in either layout."""
     directory = path / game / str(run)
-    has_other_layout = directory.is_dir() and any(map(_elements_of_d4rl_atari, directory.iterdir()))
-    if has_other_layout and not (directory / "replay_logs").exists():
+    if _has_layout_of_d4rl_atari(directory) and not (directory / "replay_logs").exists():
         return directory
-    return find_directory(path, game, str(run), "replay_logs")
+    if (path / game).is_dir() and not directory.exists():
+        others = [each for each in (path / game).iterdir() if each.name.isdecimal() and each.name.isascii()]
+        runs = sorted(
+            int(each.name) for each in others if (each / "replay_logs").is_dir() or _has_layout_of_d4rl_atari(each)
+        )
+        if runs:
+            listed = ", ".join(map(str, runs[:_MAX_LISTED])) + (" …" if len(runs) > _MAX_LISTED else "")
+            choice = f"one of {listed}" if len(runs) > 1 else listed
+            raise ReplayFormatError(f"there is no run {run} in {path / game}; set `run` to {choice}")
+    return find_directory(path, game, str(run), "replay_logs", source="dopamine")
+
+
+def _has_layout_of_d4rl_atari(run: Path) -> bool:
+    """Return whether the directory of a run holds a buffer in d4rl-atari's layout."""
+    return run.is_dir() and any(map(_elements_of_d4rl_atari, run.iterdir()))
 
 
 def _elements_of_d4rl_atari(buffer: Path) -> set[str]:

@@ -97,7 +97,7 @@ class JatRun:
     def __init__(self, path: Path, game: str, run: int, num_actions: int):
         if run != 1:
             raise ReplayFormatError(f"the JAT dataset has one run of each game; set `run` to 1, not {run}")
-        self.directory = find_directory(path, directory_name(game))
+        self.directory = find_directory(path, directory_name(game), source="jat")
         files = {name: file for file in self.directory.iterdir() if (name := ShardName.parse(file.name))}
         if not files:
             raise ReplayFormatError(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from replay_data.errors import ReplayFormatError
+from replay_data.sources.directories import refuse_other_formats
 
 METADATA_FILE = "metadata.json"
 
@@ -45,6 +46,7 @@ def find_data_directory(path: Path, game: str) -> Path:
         listed = _list([f"{path / name}" for name in matching])
         raise ReplayFormatError(f"{path} holds several datasets of {game}; set `path` to one of them: {listed}")
     if not names:
+        refuse_other_formats(path, "minari")
         raise ReplayFormatError(f"{path} holds no Minari dataset; {download}")
     raise ReplayFormatError(
         f"{path} holds no dataset with {game} in its name but {_list(names)}; set `path` to the dataset's own directory"

@@ -48,6 +48,16 @@ from replay_data.storage.gzip_streams import open_gzip
 BASE_URL = "https://storage.googleapis.com/rl_unplugged/atari_episodes_ordered"
 """Address of the public data, a directory for each game."""
 
+_GAMES = """
+Alien Amidar Assault Asterix Atlantis BankHeist BattleZone BeamRider Boxing Breakout Carnival Centipede ChopperCommand
+CrazyClimber DemonAttack DoubleDunk Enduro FishingDerby Freeway Frostbite Gopher Gravitar Hero IceHockey Jamesbond
+Kangaroo Krull KungFuMaster MsPacman NameThisGame Phoenix Pong Pooyan Qbert Riverraid RoadRunner Robotank Seaquest
+SpaceInvaders StarGunner TimePilot UpNDown VideoPinball WizardOfWor YarsRevenge Zaxxon
+"""
+
+GAMES = tuple(_GAMES.split())
+"""The 46 games of the public data, as TFDS lists them (`rl_unplugged/atari_utils.py`)."""
+
 _ADVICE = "download or copy it again"
 
 _TRANSITIONS_ADVICE = "download the episodes of the same run with scripts/download_replay.py"
@@ -94,7 +104,7 @@ class RLUnpluggedRun:
 
     def __init__(self, path: Path, game: str, run: int, num_actions: int):
         self.notes = notes_on_run(game, run)
-        self.directory = find_directory(path, game)
+        self.directory = find_directory(path, game, source="rl_unplugged")
         files: dict[int, Path] = {}
         totals: set[int] = set()
         runs: set[int] = set()

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from atari_dt.games.catalogue import find_game
 from replay_data import InputError, ReplayFormatError
-from replay_data.download import DownloadSummary, download_run
+from replay_data.download import DownloadSummary, check_run, download_run
 from replay_data.sources import tfrecord
-from replay_data.sources.rl_unplugged import BASE_URL, RLUnpluggedRun, shard_name
+from replay_data.sources.rl_unplugged import BASE_URL, GAMES, RLUnpluggedRun, shard_name
 from replay_data.sources.tfrecord import Example, read_records, write_record
 from replay_data.storage import http_ranges
 from replay_data.storage.gzip_streams import create_gzip, open_gzip
@@ -255,6 +256,19 @@ def test_a_run_reported_as_corrupt_is_named_before_the_download(
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
     assert len(lines) == notes
     assert all("Asterix run 1 may be corrupt" in line and "batch_rl/issues/28" in line for line in lines)
+
+
+def test_games_that_the_public_data_lacks_are_refused_without_a_request(tmp_path: Path) -> None:
+    assert len(set(GAMES)) == 46
+    assert [find_game(game).name for game in GAMES] == list(GAMES)
+    for game in ("Galaxian", "MontezumaRevenge"):  # MontezumaRevenge is among the 60 games of the DQN-replay dataset
+        with pytest.raises(InputError, match=f"RL Unplugged has no {game}; it has the 46 games Alien, .*, Zaxxon$"):
+            check_run(game, 1)
+        with pytest.raises(InputError, match=f"RL Unplugged has no {game}"):
+            download_run(game, 1, 9, tmp_path / "new", base_url=f"{BASE_URL}/", show_progress=False)
+        with serving(tmp_path) as server, pytest.raises(InputError, match="answers 404"):  # a mirror may have more
+            check_run(game, 1, base_url=server.url)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_source_whose_record_has_no_end_is_refused_early(tmp_path: Path) -> None:

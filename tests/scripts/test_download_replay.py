@@ -83,6 +83,7 @@ def test_a_download_that_finds_the_disk_full_says_so(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ("--game Breakot --out {tmp}/new", "unknown game 'Breakot'"),
+        ("--game Galaxian --out {tmp}/new", "RL Unplugged has no Galaxian; it has the 46 games Alien, Amidar, Ass"),
         ("--num-steps 0 --out {tmp}/new", "--num-steps must be at least 1, not 0"),
         ("--base-url http://127.0.0.1:9/x --out {tmp}/new", "http://127.0.0.1:9/x/Breakout/run_1-00000"),
         ("--run 6 --out {tmp}/new", "--run must be from 1 to 5, not 6"),

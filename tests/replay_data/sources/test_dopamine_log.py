@@ -279,7 +279,13 @@ def test_missing_directories_and_files_are_named(tmp_path: Path) -> None:
     (directory / "$store$_action_ckpt.3.gz").touch()
     with pytest.raises(ReplayFormatError, match=r"\$store\$_observation_ckpt\.3\.gz is missing"):
         read(tmp_path)
-    with pytest.raises(ReplayFormatError, match=r"no 2 in .*; it holds 1"):
+    with pytest.raises(ReplayFormatError, match=rf"there is no run 2 in {tmp_path / 'Breakout'}; set `run` to 1$"):
+        DopamineLog(tmp_path, "Breakout", 2, 4)
+    (tmp_path / "Breakout" / "12" / "replay_logs").mkdir(parents=True)
+    (tmp_path / "Breakout" / "3" / "0").mkdir(parents=True)  # in d4rl-atari's layout
+    (tmp_path / "Breakout" / "3" / "0" / "observation.gz").touch()
+    (tmp_path / "Breakout" / "4").mkdir()
+    with pytest.raises(ReplayFormatError, match=r"no run 2 in .*; set `run` to one of 1, 3, 12$"):
         DopamineLog(tmp_path, "Breakout", 2, 4)
     (tmp_path / "Breakout" / "2").touch()
     with pytest.raises(ReplayFormatError, match="2 is a file, not a directory"):
