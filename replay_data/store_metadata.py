@@ -32,6 +32,7 @@ from replay_data.json_fields import (
     read_scalars,
 )
 from replay_data.recording import Recording, check_game_name, read_action_meanings
+from replay_data.sources.directories import recognize
 from replay_data.storage.regular_files import read_json_file
 
 FORMAT_VERSION = 2
@@ -270,12 +271,16 @@ def read_metadata(path: Path) -> StoreMetadata:
         InputError: If there is no store, its metadata is damaged, or it has an unknown format version.
     """
     if not path.is_dir():
-        raise InputError(f"no trajectory store at {path}; make one with scripts/collect_replay.py or build_dataset.py")
+        raise InputError(f"no trajectory store at {path}; make one with scripts/build_dataset.py")
     file = path / "metadata.json"
     if not os.path.lexists(file):
+        for found in recognize(path):
+            raise InputError(
+                f"{path} is not a trajectory store; it holds a recording: build a store from it with "
+                f"scripts/build_dataset.py, `source` {found.source} and `path` {found.path}"
+            )
         raise InputError(
-            f"{path} is not a trajectory store (it has no metadata.json); make one with scripts/collect_replay.py or "
-            "build_dataset.py"
+            f"{path} is not a trajectory store (it has no metadata.json); make one with scripts/build_dataset.py"
         )
     try:
         content = read_json_file(file)

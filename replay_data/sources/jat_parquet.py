@@ -116,7 +116,7 @@ def import_parquet() -> Any:
     except ImportError as error:
         raise InputError(
             f"the JAT dataset is read with pyarrow, which cannot be imported ({summarize_error(error)}); install it: "
-            'pip install "atari-dt[jat]"'
+            "pip install pyarrow"
         ) from error
     return parquet
 

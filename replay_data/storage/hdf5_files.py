@@ -22,7 +22,7 @@ def import_h5py() -> Any:
     except ImportError as error:
         raise InputError(
             f"Minari datasets need h5py, which cannot be imported ({summarize_error(error)}); with Python 3.11 or "
-            'newer, install it with pip install "atari-dt[minari]"'
+            'newer, install it with pip install "minari[hdf5]"'
         ) from error
     return h5py
 

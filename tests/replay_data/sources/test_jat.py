@@ -229,7 +229,5 @@ def test_a_damaged_record_of_a_download_is_refused(tmp_path: Path, change: dict[
 def test_a_shard_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_jat(tmp_path / NAME, [steps_of(rows()[0], slice(9))])
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(
-        InputError, match=r'pyarrow, which cannot be imported .*; install it: pip install "atari-dt\[jat'
-    ):
+    with pytest.raises(InputError, match=r"pyarrow, which cannot be imported .*; install it: pip install pyarrow$"):
         JatShard(file, 4).count()

@@ -358,7 +358,7 @@ def test_the_dataset_of_a_game_is_found(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     store = write_random_store(tmp_path / "store", [3])
     for path, game, message in (
-        (store.path, "Pong", f"{store.path} holds no Minari dataset; minari download"),
+        (store.path, "Pong", f"{store.path} is a trajectory store; set `source` to store"),
         (tmp_path, "Pong", f"holds several datasets of Pong; set `path` to one of them: {expert}, {mine}"),
         (
             tmp_path / "atari",
@@ -380,7 +380,7 @@ def test_a_missing_h5py_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(
         InputError,
-        match=r'Minari datasets need h5py, which .* imported \(.*\); .* with pip install "atari-dt\[minari\]"$',
+        match=r'Minari datasets need h5py, which .* imported \(.*\); .* with pip install "minari\[hdf5\]"$',
     ):
         read(path)
 
