@@ -96,7 +96,11 @@ def _check_request(store: TrajectoryStore, out: Path, selection: Selection, game
     """Check that the store can be selected from as requested."""
     path, source = store.path, store.metadata.source
     if selection.method in ("original", "corrected"):
-        raise InputError("a store has no buffers to visit; use `selection` even, top, return_range or all")
+        default = " (the default)" if selection.method == "corrected" else ""
+        raise InputError(
+            f"`selection` {selection.method}{default} visits buffers, and a store has none; use `selection` even, top, "
+            "return_range or all"
+        )
     if selection.num_buffers is not None:
         raise InputError("`num_buffers` counts the files of a recorded run, and a store has none; leave it out")
     if game not in (None, store.game):

@@ -292,8 +292,13 @@ def test_an_interruption_keeps_only_the_old_store(
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("corrected", {}, "a store has no buffers to visit; use `selection` even, top, return_range or all"),
-        ("original", {}, "a store has no buffers to visit"),
+        (
+            "corrected",
+            {},
+            r"`selection` corrected \(the default\) visits buffers, and a store has none; use `selection` even, top, "
+            "return_range or all",
+        ),
+        ("original", {}, "`selection` original visits buffers, and a store has none; use"),
         ("top", {"num_buffers": 3}, "`num_buffers` counts the files of a recorded run"),
         ("even", {"num_steps": 15}, "holds 14 steps, less than 15; lower `num_steps`, or take all episodes"),
         ("return_range", {"min_return": 99}, "no episode has a return of at least 99; the returns of the 2 episodes"),
