@@ -199,6 +199,8 @@ def latest_checkpoint(path: str | os.PathLike[str]) -> Path:
         return path
     checkpoints = [checkpoint for checkpoint in find_checkpoints(path) if (checkpoint / "model.safetensors").is_file()]
     if not checkpoints:
+        if find_checkpoints(path / "training"):
+            raise InputError(f"{path} is a run of a sweep or benchmark; give its training run, {path / 'training'}")
         raise InputError(
             f"no run with a checkpoint at {path} ({path / 'checkpoints'} holds no update-…); "
             "give a run directory of scripts/train.py, or train a model first"

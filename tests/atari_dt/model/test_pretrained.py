@@ -206,6 +206,11 @@ def test_latest_checkpoint_is_the_newest_complete_one(tmp_path: Path) -> None:
     newest = tmp_path / "checkpoints" / "update-00000100"
     assert latest_checkpoint(tmp_path) == newest
     assert latest_checkpoint(newest) == newest
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "checkpoints").rename(tmp_path / "sweep" / "checkpoints")
+    (tmp_path / "sweep").rename(tmp_path / "training")
+    with pytest.raises(InputError, match=f"is a run of a sweep or benchmark; give its .*, {tmp_path / 'training'}$"):
+        latest_checkpoint(tmp_path)
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
