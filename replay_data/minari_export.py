@@ -25,6 +25,7 @@ import numpy.typing as npt
 from replay_data.episode import FRAME_SHAPE, LEAD_IN, STACK
 from replay_data.errors import InputError
 from replay_data.progress import ProgressBar
+from replay_data.recording import Recording
 from replay_data.sources.minari_directories import DATA_FILE, METADATA_FILE
 from replay_data.sources.minari_metadata import DATA_FORMAT, RECORDING, REWARD_CLIPPING
 from replay_data.storage.atomic import atomic_directory, atomic_write, sync
@@ -56,7 +57,7 @@ class DatasetDescription:
         author: Name of the author.
         author_email: Address of the author.
         license: Name of the license, such as ``"CC-BY-4.0"``.
-        algorithm_name: Name of the player; by default that of the recording.
+        algorithm_name: Name of the player; by default that of the recording, or the names of its trained policies.
         description: Text in Markdown; by default, how the episodes were recorded, selected and exported.
     """
 
@@ -269,7 +270,7 @@ def _metadata(
         "author": None if description.author is None else [description.author],
         "author_email": None if description.author_email is None else [description.author_email],
         "license": description.license,
-        "algorithm_name": description.algorithm_name or (None if recording is None else recording.agent),
+        "algorithm_name": description.algorithm_name or (None if recording is None else _name_players(recording)),
         "description": description.description or _describe(store, stack),
         "requirements": None if env_spec is None else ["ale-py", "gymnasium>=1.0"],
         REWARD_CLIPPING: store.raw_rewards is None and store.metadata.reward_clipping,
@@ -278,20 +279,27 @@ def _metadata(
     return {name: value for name, value in content.items() if value is not None}
 
 
+def _name_players(recording: Recording) -> str:
+    """Return the names of the trained policies that were recorded, or of another player."""
+    return ", ".join(recording.policies) or recording.agent
+
+
 def _describe(store: TrajectoryStore, stack: bool) -> str:
     """Return a description of the dataset in sentences."""
     metadata, source = store.metadata, store.metadata.source.first_origin
     recording = source.recording
     sticky = "unknown" if metadata.sticky_actions is None else f"{metadata.sticky_actions:g}"
     rewards = "unclipped" if store.raw_rewards is not None or not metadata.reward_clipping else "clipped to [-1, 1]"
-    run = "" if source.run is None else f", run {source.run}"
+    if recording is not None:
+        origin = f"played by {_name_players(recording)}, recorded by atari-dt"
+    else:
+        origin = source.format if source.run is None else f"{source.format}, run {source.run}"
     selections = [each.selection.items() for each in metadata.source.origins if each.selection]
     selection = ", then ".join(", ".join(f"{name} {value}" for name, value in options) for options in selections)
     return " ".join(
         [
             f"{metadata.game}, {store.num_episodes:,} episodes, exported by atari-dt from a trajectory store.",
-            f"Origin: {source.format}{run}{f'; selection: {selection}' if selection else ''}.",
-            *([] if recording is None else [f"Recorded by atari-dt; player: {recording.agent}."]),
+            f"Origin: {origin}{f'; selection: {selection}' if selection else ''}.",
             "An observation holds the last four gray frames, oldest first, zeros before the start."
             if stack
             else "An observation is a single gray frame; four of them make a state.",

@@ -50,6 +50,17 @@ class Recording:
     settings: Mapping[str, Scalar] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """Names of the trained policies that played in turn, settings ``policy_0`` and so on; empty for other players.
+
+        Each is a file's name, a repository with its commit, or a function.
+        """
+        names: list[str] = []
+        while (name := self.settings.get(f"policy_{len(names)}")) is not None:
+            names.append(str(name))
+        return tuple(names)
+
     def flat(self) -> dict[str, object]:
         """Return all fields by name, with the settings beside the other fields."""
         fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "settings"}

@@ -40,7 +40,7 @@ def main(
         author: Name of the author.
         author_email: Address of the author.
         license: Name of the license, such as CC-BY-4.0.
-        algorithm_name: Name of the player; by default that of the recording.
+        algorithm_name: Name of the player; by default that of the recording, or the names of its trained agents.
         description: Text about the dataset, in Markdown; by default, its origin, selection, observations and rewards.
         datasets_path: Directory where Minari keeps its datasets; by default the environment variable
             MINARI_DATASETS_PATH or ~/.minari/datasets.

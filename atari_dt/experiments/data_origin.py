@@ -55,7 +55,7 @@ def describe_source(source: StoreSource, sticky_actions: float | None) -> str:
     first = source.first_origin
     details = []
     if first.recording is not None:
-        policies = ", ".join(_policy_names(first.recording))
+        policies = ", ".join(first.recording.policies)
         details = [f"seed {first.recording.seed}" + (f": {policies}" if policies else "")]
     elif first.format == "scripted":
         details = [f"seed {first.details.get('seed')}"]
@@ -82,14 +82,6 @@ def describe_origins(origins: Iterable[tuple[str, StoreSource, float | None]]) -
 def _describe_player(recording: Recording | None) -> str:
     agent = "scripted" if recording is None else recording.agent
     return _PLAYERS.get(agent, f"a policy of {agent}")
-
-
-def _policy_names(recording: Recording) -> list[str]:
-    """Return the names of the trained agents that were recorded, which its settings have as ``policy_0`` and so on."""
-    names: list[str] = []
-    while (name := recording.settings.get(f"policy_{len(names)}")) is not None:
-        names.append(str(name))
-    return names
 
 
 def _describe_sticky_actions(sticky_actions: float | None) -> str:

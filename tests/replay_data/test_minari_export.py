@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import resource
@@ -35,7 +36,9 @@ from tests.replay_data.recordings import build, random_episode
 RECORDING = Recording("scripted", "Breakout", 27, 3, 0.25, 108_000, ACTION_MEANINGS, "a" * 64, {"num_envs": 4})
 
 
-def write_store(path: Path, raw_rewards: bool = True, method: str = "all") -> TrajectoryStore:
+def write_store(
+    path: Path, raw_rewards: bool = True, method: str = "all", recording: Recording | None = RECORDING
+) -> TrajectoryStore:
     """Write a store of three episodes, of which the second was truncated."""
     rng = np.random.default_rng(0)
     with StoreWriter(
@@ -44,7 +47,7 @@ def write_store(path: Path, raw_rewards: bool = True, method: str = "all") -> Tr
         action_meanings=ACTION_MEANINGS,
         reward_clipping=True,
         sticky_actions=0.25,
-        source=StoreSource("dopamine", 1, {"method": method}, RECORDING),
+        source=StoreSource("dopamine", 1, {"method": method}, recording),
     ) as writer:
         for index, length in enumerate((7, 1, 19)):
             episode = random_episode(rng, length)
@@ -99,7 +102,8 @@ def test_an_exported_store_is_what_minari_and_this_project_read(
 def test_the_description_says_what_a_stranger_needs(tmp_path: Path) -> None:
     path = export(write_store(tmp_path / "store", raw_rewards=False), tmp_path)
     text = json.loads((path / "data/metadata.json").read_text())["description"]
-    for part in ("dopamine, run 1", "method all", "player: scripted", "actions: 0.25", "clipped to", "NOOP, FIRE"):
+    assert "Origin: played by scripted, recorded by atari-dt; selection: method all." in text
+    for part in ("actions: 0.25", "clipped to", "NOOP, FIRE"):
         assert part in text
 
 
@@ -111,8 +115,24 @@ def test_an_export_of_selected_episodes_says_who_played_them(tmp_path: Path) -> 
     assert metadata.recording == RECORDING
     assert metadata.texts["algorithm_name"] == "scripted"
     text = json.loads((path / "data/metadata.json").read_text())["description"]
-    assert "Origin: dopamine, run 1; selection: method all, then method top, top_episode_percent 10." in text
-    assert "Recorded by atari-dt; player: scripted." in text
+    selection = "selection: method all, then method top, top_episode_percent 10."
+    assert f"Origin: played by scripted, recorded by atari-dt; {selection}" in text
+
+
+def test_an_export_names_the_trained_policies_that_played(tmp_path: Path) -> None:
+    settings = {"policy_0": "sb3/dqn@0123", "policy_0_sha256": "ab", "policy_1": "best.zip", "num_envs": 4}
+    recording = dataclasses.replace(RECORDING, agent="hub", settings=settings)
+    path = export(write_store(tmp_path / "store", recording=recording), tmp_path)
+    metadata = json.loads((path / "data/metadata.json").read_text())
+    assert metadata["algorithm_name"] == "sb3/dqn@0123, best.zip"
+    assert "Origin: played by sb3/dqn@0123, best.zip, recorded by atari-dt; selection" in metadata["description"]
+
+
+def test_an_export_of_other_data_names_its_source(tmp_path: Path) -> None:
+    path = export(write_store(tmp_path / "store", recording=None), tmp_path)
+    metadata = json.loads((path / "data/metadata.json").read_text())
+    assert "algorithm_name" not in metadata
+    assert "Origin: dopamine, run 1; selection: method all." in metadata["description"]
 
 
 def test_observations_are_compressed_and_memory_is_bounded(tmp_path: Path) -> None:
