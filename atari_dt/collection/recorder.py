@@ -218,12 +218,32 @@ def _check_recording(directory: Path, recording: Recording, resume: bool) -> Non
             f"{directory} is not a recording that can be resumed: {path.name} is missing or damaged "
             f"({summarize_error(error)}); choose another `out` or `run`"
         ) from error
+    if saved.agent == recording.agent and (changes := _describe_policy_changes(saved, recording)):
+        raise InputError(f"{directory} was recorded with other `policies`: {changes}; resume it with the same ones")
     if differences := describe_differences(saved.flat(), recording.flat(), ignore=("versions", *ARITHMETIC_SETTINGS)):
         raise InputError(f"{directory} was recorded with other settings: {differences}; resume it with the same ones")
     if _has_buffers(directory) and not list_checkpoints(directory):
         raise InputError(
             f"{directory} has no checkpoint to resume from; its buffers can be used, but the recording cannot continue"
         )
+
+
+def _describe_policy_changes(saved: Recording, current: Recording) -> str:
+    """Return how the trained policies of a resumed recording differ from those so far; empty if they do not."""
+
+    def digests(recording: Recording) -> dict[str, list[Scalar | None]]:
+        found: dict[str, list[Scalar | None]] = {}
+        for index, name in enumerate(recording.policies):
+            found.setdefault(name, []).append(recording.settings.get(f"policy_{index}_sha256"))
+        return found
+
+    before, after = digests(saved), digests(current)
+    if before == after:
+        return "" if saved.policies == current.policies else "their order has changed"
+    changes = [f"{name} is missing" for name in before if name not in after]
+    changes += [f"{name} is new" for name in after if name not in before]
+    changes += [f"{name} has changed" for name in after if before.get(name, after[name]) != after[name]]
+    return ", ".join(changes)
 
 
 @contextmanager

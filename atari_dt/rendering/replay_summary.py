@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from atari_dt.games.catalogue import Game
@@ -18,6 +21,8 @@ from replay_data.sources.dopamine_sidecar import BufferSidecar
 _TABLE_LINES = 10
 
 _WINDOW = 100  # episodes in the moving average
+
+_MARKERS = "o^sDv"  # of trained policies
 
 
 def replay_table(buffers: Sequence[BufferSidecar]) -> str:
@@ -50,8 +55,8 @@ def policy_table(buffers: Sequence[BufferSidecar]) -> str:
     if not scores:
         return ""
     epsilons, policies = (sorted(set(values)) for values in zip(*scores, strict=True))
-    settings = buffers[0].recording.settings
-    lines = [f"policy {policy}: {settings.get(f'policy_{policy}')}" for policy in policies]
+    names = buffers[0].recording.policies
+    lines = [f"policy {policy}: {name}" for policy, name in enumerate(names) if policy in policies]
     lines.append(f"{'epsilon':>8} {'episodes':>9} " + " ".join(f"{f'policy {policy}':>9}" for policy in policies))
     for epsilon in epsilons:
         of_policies = [scores.get((epsilon, policy), []) for policy in policies]
@@ -63,38 +68,85 @@ def policy_table(buffers: Sequence[BufferSidecar]) -> str:
 def replay_figure(game: Game, buffers: Sequence[BufferSidecar]) -> bytes:
     """Plot the score of every episode, and a moving average, over the steps played by its end; return a PNG file.
 
-    If the player did not count the steps of all environments, the figure counts those of the recording. Episodes of
-    trained policies have the color of their epsilon.
+    If the player did not count the steps of all environments, the figure counts those of the recording. Each of several
+    trained policies has a color and a marker of its own, which fade with epsilon. The color of a single one is epsilon.
     """
     episodes = [episode for buffer in buffers for episode in buffer.episodes]
     scores = np.array([episode.score for episode in episodes])
     recorded = np.cumsum([episode.steps for episode in episodes])
     is_counted = any("played" in episode.details for episode in episodes)
     played = [episode.details.get("played", steps) for episode, steps in zip(episodes, recorded, strict=True)]
-    million_steps = np.array(played) / 1e6
+    unit, unit_steps = _step_unit(max(played, default=0))
+    steps = np.array(played) / unit_steps
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    if episodes and all("epsilon" in episode.details for episode in episodes):
-        epsilons = [episode.details["epsilon"] for episode in episodes]
-        points = axes.scatter(million_steps, scores, 4, epsilons, vmin=0, vmax=1, label="episode")
-        figure.colorbar(points, label="epsilon")
+    names = buffers[0].recording.policies
+    if episodes and all({"epsilon", "policy"} <= episode.details.keys() for episode in episodes):
+        epsilons = np.array([episode.details["epsilon"] for episode in episodes])
+        policies = np.array([episode.details["policy"] for episode in episodes])
+        if len(names) > 1:
+            figure.set_figheight(4.4 + 0.2 * len(names))  # for the legend below the axes
+            for policy, name in enumerate(names):
+                _plot_policy(axes, policy, name, steps, scores, epsilons, policies == policy)
+        else:
+            points = axes.scatter(steps, scores, 4, epsilons, vmin=0, vmax=1, label="episode")
+            figure.colorbar(points, label="epsilon")
     else:
-        axes.plot(million_steps, scores, ".", color="tab:blue", markersize=2, alpha=0.25, label="episode")
+        axes.plot(steps, scores, ".", color="tab:blue", markersize=2, alpha=0.25, label="episode")
     if len(scores) >= _WINDOW:
         means = np.convolve(scores, np.full(_WINDOW, 1 / _WINDOW), mode="valid")
-        axes.plot(million_steps[_WINDOW - 1 :], means, color="tab:blue", label=f"mean of {_WINDOW} episodes")
+        color = "black" if len(names) > 1 else "tab:blue"
+        axes.plot(steps[_WINDOW - 1 :], means, color=color, label=f"mean of {_WINDOW} episodes")
     if game.random_and_human is not None:
         for name, score, style in zip(("random policy", "human"), game.random_and_human, (":", "--"), strict=True):
             axes.axhline(score, color="gray", linestyle=style, linewidth=1, label=f"{name} ({score:g})")
     recording = buffers[0].recording
     axes.set(
-        xlabel="million steps played, all environments together" if is_counted else "million steps recorded",
+        xlabel=f"{unit} played, all environments together" if is_counted else f"{unit} recorded",
         ylabel="score (game points)",
     )
     axes.set_title(f"{game.name}, {recording.agent}, seed {recording.seed}", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    if len(names) > 1:
+        title = "the paler, the more random actions (epsilon)"
+        figure.legend(loc="outside lower left", frameon=False, fontsize=8, title=title, title_fontsize=8)
+    else:
+        axes.legend(frameon=False, fontsize=8)
     return to_png(figure)
+
+
+def _step_unit(num_steps: float) -> tuple[str, float]:
+    """Return the unit of an axis of steps, and its number of steps."""
+    if num_steps < 10_000:
+        return "steps", 1
+    return ("thousand steps", 1e3) if num_steps < 1e6 else ("million steps", 1e6)
+
+
+def _plot_policy(
+    axes: Axes,
+    policy: int,
+    name: str,
+    steps: npt.NDArray[np.float64],
+    scores: npt.NDArray[np.float64],
+    epsilons: npt.NDArray[np.float64],
+    played: npt.NDArray[np.bool_],
+) -> None:
+    """Plot the episodes that a trained policy played: solid for its own play, pale for random play.
+
+    Args:
+        axes: Axes to draw on.
+        policy: Index of the policy.
+        name: Name of the policy.
+        steps: Place of each episode on the axis, for all policies.
+        scores: Score of each episode.
+        epsilons: Probability of a random action in each episode.
+        played: Whether the policy played each episode.
+    """
+    color, marker = f"C{policy % 10}", _MARKERS[policy % len(_MARKERS)]
+    opacities = 1 - 0.8 * epsilons[played]
+    axes.scatter(steps[played], scores[played], 9, color, marker, alpha=opacities, linewidths=0)
+    short_name = re.sub(r"@([0-9a-f]{7})[0-9a-f]{33}$", r"@\1", name).replace("$", r"\$")  # no mathematics
+    axes.scatter([], [], 12, color, marker, linewidths=0, label=f"policy {policy}: {short_name}")
 
 
 def suggest_selection(buffers: Sequence[BufferSidecar]) -> Selection | None:

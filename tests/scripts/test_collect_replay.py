@@ -113,10 +113,19 @@ def test_trained_agents_play_in_turn(
     assert recording.settings["policy_1"] == "right.zip"
     assert recording.settings["policy_1_sha256"] == hashlib.sha256(Path("right.zip").read_bytes()).hexdigest()
 
-    write_agent(tmp_path / "fire.zip", weights)
-    capsys.readouterr()
-    assert call(monkeypatch, "collect_replay.py", *command, "--resume") == 1
-    assert "was recorded with other settings: policy_0_sha256 (was " in capsys.readouterr().err
+    write_agent(tmp_path / "other.zip", weights)
+    for policies, changes in (
+        (("right.zip", "fire.zip"), "their order has changed"),
+        (("fire.zip", "other.zip"), "right.zip is missing, other.zip is new"),
+        (("fire.zip", "right.zip"), "fire.zip has changed"),
+    ):
+        if changes == "fire.zip has changed":
+            write_agent(tmp_path / "fire.zip", weights)
+        names = iter(policies)
+        changed = [next(names) if word in ("fire.zip", "right.zip") else word for word in command]
+        capsys.readouterr()
+        assert call(monkeypatch, "collect_replay.py", *changed, "--resume") == 1
+        assert f"was recorded with other --policies: {changes}; resume it with" in capsys.readouterr().err
 
 
 def test_a_function_makes_a_policy(

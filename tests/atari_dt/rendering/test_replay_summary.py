@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+import dataclasses
+from typing import Any
 
+import numpy as np
+import pytest
+
+from atari_dt.games.catalogue import find_game
+from atari_dt.rendering import replay_summary
+from atari_dt.rendering.figures import to_png
 from atari_dt.rendering.replay_summary import policy_table, suggest_selection
 from replay_data.selection.methods import Selection
 from replay_data.sources.dopamine_sidecar import BufferSidecar, RecordedEpisode
@@ -27,12 +34,45 @@ def test_scores_of_trained_policies_are_listed_by_epsilon() -> None:
         sidecar_of(RecordedEpisode(9, 7, 1.0, score, {"policy": policy, "epsilon": epsilon, "env_index": 0}))
         for policy, epsilon, score in played
     ]
+    names = {"policy_0": "a.zip", "policy_1": "b.zip"}
+    recording = dataclasses.replace(buffers[0].recording, settings=names)
+    buffers[0] = dataclasses.replace(buffers[0], recording=recording)
+    assert policy_table(buffers).splitlines()[:2] == ["policy 0: a.zip", "policy 1: b.zip"]
     assert [line.split() for line in policy_table(buffers).splitlines()[2:]] == [
         ["epsilon", "episodes", "policy", "0", "policy", "1"],
         ["0", "1", "30.0", "-"],
         ["0.5", "3", "10.0", "3.5"],
     ]
     assert policy_table([sidecar((12, 10))]) == ""
+
+
+@pytest.mark.parametrize(("steps", "unit"), [(100, "steps"), (8_000, "thousand steps"), (600_000, "million steps")])
+def test_trained_policies_can_be_told_apart_in_the_figure(
+    steps: int, unit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay_summary, "to_png", lambda figure: figure)
+    names = [f"sb3/dqn@{'0123456789' * 4}", "best$1$.zip", "_other.zip"]
+    recording = dataclasses.replace(
+        recording_of("Breakout", ["NOOP"]), settings={f"policy_{index}": name for index, name in enumerate(names)}
+    )
+    episodes = [
+        RecordedEpisode(9, steps, 0.0, 10.0 * policy, {"policy": policy, "epsilon": epsilon, "env_index": 0})
+        for epsilon in (0.0, 1.0)
+        for policy in range(3)
+    ]
+    buffer = dataclasses.replace(sidecar_of(*episodes), recording=recording)
+    figure: Any = replay_summary.replay_figure(find_game("Breakout"), [buffer])
+    axes, (legend,) = figure.axes[0], figure.legends
+    assert axes.get_xlabel() == f"{unit} recorded"
+    labels = [text.get_text().replace("\\$", "$") for text in legend.get_texts()]
+    assert labels[:3] == ["policy 0: sb3/dqn@0123456", "policy 1: best$1$.zip", "policy 2: _other.zip"]
+    points = [each for each in axes.collections if len(each.get_offsets())]
+    assert [each.get_offsets()[:, 1].tolist() for each in points] == [[0, 0], [10, 10], [20, 20]]
+    assert len({tuple(each.get_facecolors()[0]) for each in points}) == 3
+    for each in points:
+        own, at_random = each.get_facecolors()[:, 3]
+        assert 0 < at_random < own == 1
+    assert len(to_png(figure)) > 10_000  # and its texts are no mathematics
 
 
 def test_an_episode_counts_for_the_buffer_that_it_begins_in() -> None:
