@@ -210,12 +210,12 @@ def explain_target_columns(groups: Sequence[RunGroup]) -> str:
         if target.return_percentile == 100
     }
     text = (
-        f"DT, paper's target: the target return is the paper's number ({numbers}). DT, paper's multiple: it is the "
-        f"multiple of the largest return in the data that the paper's number was of its own data ({multiples})."
+        f"DT, paper's target: under the paper's target return ({numbers}). DT, paper's multiple: under a multiple of "
+        f"the largest return in the data ({multiples}), the same as the paper's target return is of its own data's."
     )
     if by_percentile:
         text += (
-            f" In {', '.join(by_percentile)}, it is percentile 100 of the returns, the largest one, which stands for "
+            f" In {', '.join(by_percentile)}, that is percentile 100 of the returns, the largest one, which stands for "
             "1× where no return is positive."
         )
     return text

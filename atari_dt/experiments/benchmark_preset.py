@@ -23,7 +23,8 @@ def describe_evaluation_deviations(game: Game, evaluation: EvaluationConfig) -> 
     """
     paper = benchmark_preset("paper", game)[2]
     targets = ("return_multiples", "target_returns", "return_percentiles")
-    if paper.return_multiples == (1,) and (evaluation.return_multiples, evaluation.return_percentiles) == ((), (100,)):
+    stands_for_multiple = not evaluation.return_multiples and list(evaluation.return_percentiles) == [100]
+    if stands_for_multiple and list(paper.return_multiples) == [1]:
         evaluation = dataclasses.replace(evaluation, return_multiples=(1,), return_percentiles=())
     return ", ".join(
         f"{name} = {_format(value)} (paper: {_format(getattr(paper, name))})"
