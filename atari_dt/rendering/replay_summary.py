@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from atari_dt.games.catalogue import Game
@@ -143,10 +144,11 @@ def _plot_policy(
         played: Whether the policy played each episode.
     """
     color, marker = f"C{policy % 10}", _MARKERS[policy % len(_MARKERS)]
-    opacities = 1 - 0.8 * epsilons[played]
-    axes.scatter(steps[played], scores[played], 9, color, marker, alpha=opacities, linewidths=0)
+    colors = np.tile(to_rgba(color), (int(played.sum()), 1))
+    colors[:, 3] = 1 - 0.8 * epsilons[played]
+    axes.scatter(steps[played], scores[played], s=9, c=colors, marker=marker, linewidths=0)
     short_name = re.sub(r"@([0-9a-f]{7})[0-9a-f]{33}$", r"@\1", name).replace("$", r"\$")  # no mathematics
-    axes.scatter([], [], 12, color, marker, linewidths=0, label=f"policy {policy}: {short_name}")
+    axes.scatter([], [], s=12, c=color, marker=marker, linewidths=0, label=f"policy {policy}: {short_name}")
 
 
 def suggest_selection(buffers: Sequence[BufferSidecar]) -> Selection | None:

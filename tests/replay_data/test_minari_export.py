@@ -21,6 +21,7 @@ if sys.version_info < (3, 11):
 import minari
 
 from replay_data import InputError, StoreWriter, TrajectoryStore
+from replay_data.json_fields import Scalar
 from replay_data.minari_export import DatasetDescription, export_to_minari
 from replay_data.progress import ProgressBar
 from replay_data.recording import Recording
@@ -120,7 +121,12 @@ def test_an_export_of_selected_episodes_says_who_played_them(tmp_path: Path) -> 
 
 
 def test_an_export_names_the_trained_policies_that_played(tmp_path: Path) -> None:
-    settings = {"policy_0": "sb3/dqn@0123", "policy_0_sha256": "ab", "policy_1": "best.zip", "num_envs": 4}
+    settings: dict[str, Scalar] = {
+        "policy_0": "sb3/dqn@0123",
+        "policy_0_sha256": "ab",
+        "policy_1": "best.zip",
+        "num_envs": 4,
+    }
     recording = dataclasses.replace(RECORDING, agent="hub", settings=settings)
     path = export(write_store(tmp_path / "store", recording=recording), tmp_path)
     metadata = json.loads((path / "data/metadata.json").read_text())

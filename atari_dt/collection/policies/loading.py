@@ -160,8 +160,8 @@ def _summarize(error: Exception) -> str:
 
 def _is_library(filename: str) -> bool:
     """Return whether a file of code belongs to this project, an installed package or Python, or is none."""
-    directories = [*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")), _PROJECT]
-    return filename.startswith("<") or any(map(Path(filename).is_relative_to, directories))
+    installed = (Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    return filename.startswith("<") or any(Path(filename).is_relative_to(each) for each in (_PROJECT, *installed))
 
 
 class _CheckedPolicy:
