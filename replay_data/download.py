@@ -90,7 +90,7 @@ def download_run(
     for name, value in (("num_steps", num_steps), ("num_connections", num_connections)):
         if value < 1:
             raise InputError(f"`{name}` must be at least 1, not {value}")
-    address = _game_address(base_url, game)
+    address = game_address(base_url, game)
     directory = out / game
     if show_progress:
         for note in notes_on_run(game, run):
@@ -130,11 +130,11 @@ def check_run(game: str, run: int, *, base_url: str = BASE_URL) -> None:
         InputError: If the source lacks the game, refuses or cannot be reached.
     """
     with ProgressBar(disable=True) as bar:
-        _count_shards(RangeClient(_game_address(base_url, game), 1, bar), run)
+        _count_shards(RangeClient(game_address(base_url, game), 1, bar), run)
 
 
-def _game_address(base_url: str, game: str) -> str:
-    """Return the address of a game's directory.
+def game_address(base_url: str, game: str) -> str:
+    """Return the address of a game's directory, without asking the network whether it exists.
 
     Raises:
         InputError: If ``base_url`` is not an address, or that of the public data, which lacks the game.

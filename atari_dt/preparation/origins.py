@@ -18,7 +18,7 @@ from atari_dt.games.catalogue import Game
 from atari_dt.preparation.options import DataOptions
 from atari_dt.rendering.replay_summary import suggest_selection
 from replay_data import InputError
-from replay_data.download import check_run, download_run
+from replay_data.download import check_run, download_run, game_address
 from replay_data.hub_download import download_jat
 from replay_data.selection.methods import Selection
 from replay_data.sources import SourceFormat
@@ -214,6 +214,11 @@ class RLUnpluggedDownload(DataOrigin):
     def __init__(self, num_steps: int, raw: Path, base_url: str):
         super().__init__(num_steps, raw)
         self._base_url = base_url
+
+    def check(self, game: Game) -> None:
+        """Check the address, and that the public data has the game."""
+        super().check(game)
+        game_address(self._base_url, game.name)
 
     def connect(self, game: Game) -> None:
         """Find the files of the game."""

@@ -255,6 +255,10 @@ def test_existing_stores_are_used_and_their_origin_is_said(tmp_path: Path, playe
         ({"data_from": "rl_unplugged", "num_steps": 0}, "^Breakout: `data_steps` must be at least 1, not 0$"),
         ({"games": ["Seaquest"]}, "^Seaquest: there is no scripted policy for Seaquest, only for Breakout and Pong$"),
         ({"games": ["Pong", "Tennis"], "data_from": "hub"}, r"^Tennis: .* no agents of Tennis .*, only of Asteroids, "),
+        (
+            {"games": ["Pong", "Skiing"], "data_from": "rl_unplugged"},
+            "^Skiing: RL Unplugged has no Skiing; it has the 46",
+        ),
         ({"games": ["Pong", "Carnival"], "data_from": "jat"}, "^Carnival: the JAT dataset has no Carnival"),
         ({"num_steps": 10**12}, "needs 7[0-9]*.* GB, but the disk has .* GB free"),
     ],
