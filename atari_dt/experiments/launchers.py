@@ -67,9 +67,7 @@ class RayLauncher:
         try:
             import ray
         except ImportError as error:
-            raise InputError(
-                'Ray is not installed; install it on every node with: pip install "atari-dt[cluster]"'
-            ) from error
+            raise InputError("Ray is not installed; install it on every node with: pip install ray") from error
         try:
             host, _, port = address.removeprefix("ray://").rpartition(":")
             if port.isdecimal():  # fail at once; Ray itself retries for a long time

@@ -233,6 +233,12 @@ def test_settings_that_cannot_work_are_refused(base: RunConfig, tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_missing_ray_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match="install it on every node with: pip install ray$"):
+        RayLauncher("auto")
+
+
 def test_a_thread_can_connect_to_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python sets signal handlers in the main thread only, and so does Ray."""
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda **_: None, nodes=list))
