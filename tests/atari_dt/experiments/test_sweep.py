@@ -235,7 +235,7 @@ def test_settings_that_cannot_work_are_refused(base: RunConfig, tmp_path: Path) 
 
 def test_a_missing_ray_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match="install it on every node with: pip install ray$"):
+    with pytest.raises(InputError, match=r"install it on every node with: pip install ray$"):
         RayLauncher("auto")
 
 
