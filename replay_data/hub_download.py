@@ -18,7 +18,7 @@ from replay_data.sources.jat import JatShard, hash_file
 from replay_data.sources.jat_files import REPOSITORY, JatDownload, ShardName, directory_name
 from replay_data.sources.jat_parquet import import_parquet
 from replay_data.storage.atomic import name_file_in_errors
-from replay_data.storage.hub_errors import translate_hub_errors
+from replay_data.storage.hub_errors import foreign_answer_error, translate_hub_errors
 from replay_data.storage.locks import exclusive_lock
 
 _TIMEOUT = 30.0  # seconds for an answer about the repository
@@ -104,11 +104,8 @@ def _list_files(directory_name: str, revision: str | None) -> tuple[JatDownload,
                 name = entry.path.removeprefix(f"{directory_name}/")
                 if ShardName.parse(name) and (lfs := getattr(entry, "lfs", None)):  # a folder has no such attribute
                     sha256[name], sizes[name] = lfs.sha256, lfs.size
-    except (ValueError, AttributeError, KeyError, TypeError) as error:  # not the JSON that the Hub sends
-        raise InputError(
-            f"the answer about {REPOSITORY} does not come from the Hugging Face Hub; check the network, which may want "
-            "you to log in"
-        ) from error
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise foreign_answer_error(REPOSITORY) from error
     if not sha256:
         raise InputError(
             f"{directory_name} of {REPOSITORY} on the Hugging Face Hub has no file of the form "

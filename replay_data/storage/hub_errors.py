@@ -17,6 +17,14 @@ _REASONS = {
 """What the most frequent errors of the Hub's library mean."""
 
 
+def foreign_answer_error(repo_id: str) -> InputError:
+    """Return the error to raise where an answer about a repository is not the JSON that the Hub sends."""
+    return InputError(
+        f"the answer about {repo_id} does not come from the Hugging Face Hub; check the network, which may want you to "
+        "log in"
+    )
+
+
 @contextmanager
 def translate_hub_errors(repo_id: str, action: str) -> Iterator[None]:
     """Turn network and repository errors of the Hub's library into an InputError.

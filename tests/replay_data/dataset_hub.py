@@ -1,19 +1,16 @@
-"""A dataset of a local Hugging Face Hub, for huggingface_hub's own code to download."""
+"""A dataset on a local Hugging Face Hub."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from unittest import mock
 
-from huggingface_hub import constants
+from tests.local_hub import HubHandler, serve_hub
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -50,21 +47,14 @@ def serve_dataset(hub: DatasetHub, cache: Path) -> Iterator[None]:
     """Serve a dataset, and let huggingface_hub use this Hub, with its cache in ``cache``."""
     api, files = f"/api/datasets/{hub.repository}", f"/datasets/{hub.repository}/resolve/"
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def do_GET(self) -> None:
+    class Handler(HubHandler):
+        def answer_path(self, path: str) -> None:
             hub.num_requests += 1
-            path = self.path.partition("?")[0]
             if hub.portal:
-                self.answer(200, b"<html>Welcome</html>", {})
+                self.answer(200, b"<html>Welcome</html>")
             elif match := re.fullmatch(f"{api}(?:/revision/([^/]+))?", path):
                 content = {"id": hub.repository, "sha": match[1] or hub.revision}
-                self.answer(200, json.dumps(content).encode(), {})
+                self.answer(200, json.dumps(content).encode())
             elif match := re.fullmatch(f"{api}/tree/([^/]+)/(.+)", path):
                 self.list_directory(match[2])
             elif match := re.fullmatch(f"{files}([^/]+)/(.+)", path):
@@ -86,43 +76,14 @@ def serve_dataset(hub: DatasetHub, cache: Path) -> Iterator[None]:
             self.answer(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
 
         def send_file(self, revision: str, file: Path) -> None:
-            content = file.read_bytes()
-            digest = hashlib.sha256(content).hexdigest()
-            headers = {"ETag": f'"{digest}"', "X-Repo-Commit": revision, "X-Linked-Size": str(len(content))}
-            span = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-            start = int(span[1]) if span else 0
-            if span:
-                headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             if self.command == "GET":
-                hub.downloads.append((file.name, start))
+                hub.downloads.append((file.name, self.offset or 0))
+            content = sent = file.read_bytes()
             if file.name in hub.altered:
-                content = bytes([content[0] ^ 1]) + content[1:]
+                sent = bytes([sent[0] ^ 1]) + sent[1:]
             if file.name in hub.cut_off:
-                content = content[:-1]
-            self.answer(206 if span else 200, content[start:], headers, hub.break_after.get(file.name))
+                sent = sent[:-1]
+            self.answer_file(content, revision, hub.break_after.get(file.name), sent)
 
-        def answer(self, status: int, body: bytes, headers: dict[str, str], stop: int | None = None) -> None:
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body[:stop])
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    try:
-        with mock.patch.multiple(
-            constants,
-            ENDPOINT=endpoint,
-            HUGGINGFACE_CO_URL_TEMPLATE=endpoint + "/{repo_id}/resolve/{revision}/{filename}",
-            HF_HUB_CACHE=str(cache),
-            HF_HUB_OFFLINE=False,
-        ):
-            yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serve_hub(Handler, cache):
+        yield

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from atari_dt.collection.policies.sb3_zip import MAX_ZIP_BYTES
 from atari_dt.model.weights import list_names
 from replay_data import InputError
-from replay_data.storage.hub_errors import translate_hub_errors
+from replay_data.storage.hub_errors import foreign_answer_error, translate_hub_errors
 
 _METRICS = "train_eval_metrics.zip"  # RL Baselines3 Zoo puts it beside the agent
 
@@ -74,10 +74,7 @@ def _list_files(repo_id: str, revision: str | None) -> dict[str, int]:
     try:
         info = HfApi().model_info(repo_id, revision=revision, timeout=_TIMEOUT, files_metadata=True)
     except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise InputError(
-            f"the answer about {repo_id} does not come from the Hugging Face Hub; check the network, which may want "
-            "you to log in"
-        ) from error
+        raise foreign_answer_error(repo_id) from error
     return {file.rfilename: file.size or 0 for file in info.siblings or ()}
 
 

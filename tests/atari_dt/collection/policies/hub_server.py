@@ -1,19 +1,15 @@
-"""A small Hugging Face Hub on this machine, for huggingface_hub's own code to talk to."""
+"""Agents on a local Hugging Face Hub."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from unittest import mock
 
-from huggingface_hub import constants
+from tests.local_hub import HubHandler, serve_hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -45,16 +41,9 @@ class Hub:
 def serve(hub: Hub, cache: Path) -> Iterator[None]:
     """Serve a Hub, and let huggingface_hub use it, with its cache in ``cache``."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def do_GET(self) -> None:
+    class Handler(HubHandler):
+        def answer_path(self, path: str) -> None:
             hub.requests.append(f"{self.command} {self.path}")
-            path = self.path.partition("?")[0]
             if hub.portal:
                 self.answer(200, b"<html>Welcome</html>")
             elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
@@ -79,36 +68,9 @@ def serve(hub: Hub, cache: Path) -> Iterator[None]:
             if repository in hub.gated:
                 self.answer(403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted."})
                 return
-            content = hub.repositories[repository][name]
+            hub.offsets.append(self.offset or 0)
             commit = hub.commits[-1] if revision == "main" else revision
-            headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit}
-            start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-            offset = int(start[1]) if start else 0
-            hub.offsets.append(offset)
-            self.answer(206 if start else 200, content[offset:], headers)
+            self.answer_file(hub.repositories[repository][name], commit, stop=hub.break_after)
 
-        def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body[: hub.break_after] if "ETag" in (headers or {}) else body)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    try:
-        with mock.patch.multiple(
-            constants,
-            ENDPOINT=endpoint,
-            HUGGINGFACE_CO_URL_TEMPLATE=endpoint + "/{repo_id}/resolve/{revision}/{filename}",
-            HF_HUB_CACHE=str(cache),
-            HF_HUB_OFFLINE=False,
-        ):
-            yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serve_hub(Handler, cache):
+        yield
