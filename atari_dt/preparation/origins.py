@@ -30,7 +30,7 @@ RUN = 1
 """Index of the recording or of the downloaded run."""
 
 STEPS_PER_S = {"q_learning": 600.0, "scripted": 3200.0, "hub": 1500.0}
-"""Steps per second that each agent is recorded with on 2 CPU cores (docs/benchmarks.md)."""
+"""Steps per second that each agent is recorded with on 2 CPU cores (docs/benchmarks.md): about, for hub."""
 
 RL_UNPLUGGED_BYTES_PER_STEP = 3000
 """Bytes of a step, or fewer: OpenCV's PNGs of a frame have 500 in Pong, 700 in Breakout and 2,800 in Qbert."""
