@@ -203,16 +203,16 @@ def test_a_failed_write_leaves_nothing(run: Path, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("early", [True, False])
 @pytest.mark.parametrize(
-    "command",
+    ("command", "signal_number", "early"),
     [
-        "collect_replay.py --agent scripted",
-        "collect_replay.py --num-envs 4",
+        ("collect_replay.py --agent scripted", signal.SIGINT, True),
+        ("collect_replay.py --agent scripted", signal.SIGTERM, False),
+        ("collect_replay.py --num-envs 4", signal.SIGTERM, True),
+        ("collect_replay.py --num-envs 4", signal.SIGINT, False),
     ],
 )
 def test_an_interruption_leaves_nothing(
-    tmp_path: Path, signal_number: signal.Signals, early: bool, command: str
+    tmp_path: Path, command: str, signal_number: signal.Signals, early: bool
 ) -> None:
     assert_interruption_leaves_nothing(command, tmp_path, signal_number, early)
