@@ -210,8 +210,8 @@ def explain_target_columns(groups: Sequence[RunGroup]) -> str:
         if target.return_percentile == 100
     }
     text = (
-        f"DT, paper's target: under the paper's target return ({numbers}). DT, paper's multiple: under a multiple of "
-        f"the largest return in the data ({multiples}), the same as the paper's target return is of its own data's."
+        f"DT, paper's target: under the paper's target return ({numbers}). DT, paper's multiple: under the largest "
+        f"return in the data, times the factor with which the paper chose its target returns ({multiples})."
     )
     if by_percentile:
         text += (

@@ -136,7 +136,7 @@ def test_data_without_a_positive_return_is_played_at_its_largest_return(tmp_path
     (group,) = read_groups(tmp_path / "out", runs)
     assert table_1([group])[1][:3] == ["Pong", "", "105.6"]
     assert explain_target_columns([group]).endswith(
-        "(1× in Pong), the same as the paper's target return is of its own data's. In Pong, that is percentile 100 of "
+        "(1× in Pong). In Pong, that is percentile 100 of "
         "the returns, the largest one, which stands for 1× where no return is positive."
     )
     assert [row[2] for row in score_rows([group])[1:2]] == ["-1 (percentile 100)"]

@@ -218,9 +218,9 @@ def test_a_shorter_evaluation_is_said_in_captions_and_settings(tmp_path: Path) -
         settings = (out / "report.md").read_text().replace("\\", "").partition("differ from the paper's:")[2]
         changed = f"Pong: episodes = 2 (paper: 10), max_steps = {max_steps} (paper: 27000)\n"
         assert settings.strip().startswith("- Pong: none" if max_steps == 27_000 else f"- {changed}")
-    cut = "The evaluation CUT 3 of 3 episodes of Pong after 20 steps; the paper's limit is 27,000"
-    assert reports[20].count(cut) == 2  # in the captions of table 1 and of the scores
-    assert "CUT" not in reports[21] + reports[27_000]
+    truncated = "The evaluation truncated 3 of 3 episodes of Pong after 20 steps; the paper's limit is 27,000"
+    assert reports[20].count(truncated) == 2  # in the captions of table 1 and of the scores
+    assert "truncated" not in reports[21] + reports[27_000]
 
 
 @pytest.mark.parametrize(
