@@ -273,8 +273,8 @@ def describe_time_limits(groups: Iterable[RunGroup]) -> str:
     if not parts:
         return ""
     return (
-        f" The evaluation truncated {', '.join(parts)}; the paper's limit is {PAPER_EVALUATION.max_steps:,}, so scores of "
-        "truncated episodes are NOT comparable with the published ones."
+        f" The evaluation truncated {', '.join(parts)}; the paper's limit is {PAPER_EVALUATION.max_steps:,}, so "
+        "scores of truncated episodes are NOT comparable with the published ones."
     )
 
 
