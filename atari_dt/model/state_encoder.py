@@ -52,15 +52,17 @@ class StateEncoder(nn.Module):
         if states.is_floating_point():
             x = F.conv2d(states.flatten(0, -4) / 255, weight, self.conv1.bias, stride=4)
             return self._encode_features(x).view(*states.shape[:-3], -1)
-        # Rearrange four pixels of a row as one 32-bit word, and convert them to floats afterwards.
-        words = _unstack_frames(states).contiguous().view(torch.int32)
-        blocks = rearrange(words, "b t (y dy) x -> b t y x dy", dy=4).contiguous().view(torch.uint8)
-        blocks = blocks.to(self._dtype(states.device))
+        frames, dtype = _unstack_frames(states), self._dtype(states.device)
         if states.device.type == "cpu":
+            # Rearrange four pixels of a row as one 32-bit word, and convert them to floats afterwards.
+            words = frames.contiguous().view(torch.int32)
+            blocks = rearrange(words, "b t (y dy) x -> b t y x dy", dy=4).contiguous().view(torch.uint8).to(dtype)
             weight = rearrange(weight, "o f (ky dy) (kx dx) -> o (dy dx) f ky kx", dy=4, dx=4) / 255
             x = F.conv3d(rearrange(blocks, "b t y x c -> b c t y x"), weight, self.conv1.bias)
             x = rearrange(x, "b c k y x -> (b k) c y x")
         else:
+            # No words here: `torch.compile` reorders dimensions on a GPU, and then cannot view words as bytes.
+            blocks = rearrange(frames, "b t (y dy) (x dx) -> b t y x (dy dx)", dy=4, dx=4).to(dtype)
             stacks = rearrange(blocks.unfold(1, 4, 1), "b k y x c f -> (b k) y x (f c)")
             weight = rearrange(weight, "o f (ky dy) (kx dx) -> o (f dy dx) ky kx", dy=4, dx=4) / 255
             x = F.conv2d(rearrange(stacks, "n y x c -> n c y x"), weight, self.conv1.bias)
