@@ -52,7 +52,7 @@ class Contestant:
         context = multiprocessing.get_context("spawn")
         self._connection, self._child_connection = context.Pipe()
         arguments = make_updates, device, self._child_connection
-        self._process = context.Process(target=serve, args=arguments, daemon=True)
+        self._process = context.Process(target=serve, args=arguments)  # a daemon could not have the original's workers
 
     def __enter__(self) -> Contestant:
         with defer_signals():  # the process never hears them; this one ends it
@@ -163,7 +163,13 @@ def original_updates(
     while True:
         # The original settings, except on a CPU, where the four workers would take the cores from the network.
         loader = DataLoader(
-            dataset, shuffle=True, pin_memory=cuda, batch_size=batch_size, num_workers=4 if cuda else 0, drop_last=True
+            dataset,
+            shuffle=True,
+            pin_memory=cuda,
+            batch_size=batch_size,
+            num_workers=4 if cuda else 0,
+            multiprocessing_context="fork" if cuda else None,  # its class, which `exec` made, cannot be pickled
+            drop_last=True,
         )
         for batch in loader:
             states, actions, returns_to_go, timesteps = (tensor.to(device) for tensor in batch)
