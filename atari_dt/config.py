@@ -17,6 +17,8 @@ from replay_data.json_fields import read_dataclass
 
 Conditioning = Literal["return", "none"]
 
+MethodName = Literal["dt", "bc", "qrdqn", "cql", "rem"]
+
 PositionEncoding = Literal["learned", "rotary"]
 
 TimestepEncoding = Literal["window_start", "per_step", "none"]
@@ -35,7 +37,11 @@ MAX_ROTARY_CONTEXT = 27_000
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Architecture of the Decision Transformer (Chen et al. 2021, appendix A)."""
+    """Architecture of the Decision Transformer, and of behavior cloning (Chen et al. 2021, appendix A).
+
+    `atari_dt.method_config` has the configs of the other methods, and says what ``method``, ``label``, ``title``,
+    ``source``, ``conditioned`` and ``cacheable`` mean, which all of them have.
+    """
 
     context_length: int = 30
     """K, the number of steps in a context."""
@@ -96,9 +102,40 @@ class ModelConfig:
         )
 
     @property
+    def conditioned(self) -> bool:
+        """Whether the model reads returns-to-go."""
+        return self.conditioning == "return"
+
+    @property
+    def source(self) -> str:
+        """Publication of the method."""
+        return "Chen et al., NeurIPS 2021"
+
+    @property
+    def method(self) -> MethodName:
+        """Name of the method."""
+        return "dt" if self.conditioned else "bc"
+
+    @property
+    def label(self) -> str:
+        """Short name of the method for tables."""
+        return "DT" if self.conditioned else "BC"
+
+    @property
+    def title(self) -> str:
+        """Name of the method in a text."""
+        return "Decision Transformer" if self.conditioned else "behavior cloning"
+
+    def describe_sizes(self, batch_size: int) -> str:
+        """Return the settings that decide how much memory a training takes, for an error message."""
+        return (
+            f"`batch_size` ({batch_size}), `context_length` ({self.context_length}) or `embed_dim` ({self.embed_dim})"
+        )
+
+    @property
     def tokens_per_step(self) -> int:
         """Number of tokens of a step: return-to-go, state and action, or state and action."""
-        return 3 if self.conditioning == "return" else 2
+        return 3 if self.conditioned else 2
 
     @property
     def cacheable(self) -> bool:
@@ -122,26 +159,31 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Settings of a training run (Chen et al. 2021, appendix A).
+    """Settings of a training run. The defaults are those of the Decision Transformer (Chen et al. 2021, appendix A).
 
-    The learning rate of an update follows from ``learning_rate`` and either ``warmup_tokens`` and ``final_tokens`` or
-    ``warmup_fraction``; `atari_dt.training.optimizer` computes it.
+    The learning rate of an update follows from ``learning_rate``, ``schedule`` and either ``warmup_tokens`` and
+    ``final_tokens`` or ``warmup_fraction``; `atari_dt.training.optimizer` computes it.
     """
 
     epochs: int = 5
-    """Passes over the dataset; each step of it starts one context per epoch."""
+    """Passes over the dataset; each step of it starts one context, or is one transition, per epoch."""
     max_updates: int | None = None
     """Largest number of updates; training stops after it even if epochs remain."""
     batch_size: int = 128
-    """Contexts per update, summed over all processes."""
+    """Contexts or transitions per update, summed over all processes."""
     learning_rate: float = 6e-4
-    """Peak learning rate: reached after the linear warm-up, followed by a cosine decay to 10%."""
+    """Peak learning rate."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate of an update. `cosine`: a linear warm-up to the peak, then a cosine decay to 10% of it; `constant`:
+    the peak, without a warm-up."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's decay rates of the running averages of the gradient and of its square."""
+    adam_eps: float = 1e-8
+    """AdamW's epsilon, the term added to the denominator of a step."""
     weight_decay: float = 0.1
     """AdamW's weight decay, on the weights of linear and convolution layers only."""
-    grad_norm_clip: float = 1.0
-    """Largest global norm of the gradient; larger gradients are scaled down."""
+    grad_norm_clip: float | None = 1.0
+    """Largest global norm of the gradient; larger gradients are scaled down. `None` never scales them."""
     warmup_tokens: int = 512 * 20
     """Tokens of the linear warm-up; an update has batch_size · K tokens."""
     final_tokens: int | None = None
@@ -176,8 +218,17 @@ class TrainingConfig:
         for name in ("max_updates", "final_tokens"):
             value = getattr(self, name)
             _check(value is None or value >= 1, f"`{name}` must be at least 1, not {value}")
-        for name in ("learning_rate", "grad_norm_clip"):
-            _check(0 < getattr(self, name) < math.inf, f"`{name}` must be positive, not {getattr(self, name)}")
+        for name in ("learning_rate", "adam_eps", "grad_norm_clip"):
+            value = getattr(self, name)
+            _check(value is None or 0 < value < math.inf, f"`{name}` must be positive, not {value}")
+        _check(
+            self.schedule in ("cosine", "constant"),
+            f"`schedule` must be 'cosine' or 'constant', not {self.schedule!r}",
+        )
+        _check(
+            self.schedule == "cosine" or (self.warmup_fraction is None and self.final_tokens is None),
+            "`warmup_fraction` and `final_tokens` have no effect with a constant `schedule`; leave them out",
+        )
         _check(
             self.warmup_fraction is None or 0 < self.warmup_fraction < 1,
             f"`warmup_fraction` must be above 0 and less than 1, not {self.warmup_fraction}",

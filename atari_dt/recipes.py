@@ -10,12 +10,15 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.method_config import MethodConfig
 from replay_data import InputError
 
 RecipeName = Literal["paper", "fast"]
+
+Config = TypeVar("Config", bound=MethodConfig)
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,18 @@ INGREDIENTS = {
 """The ingredients of the fast recipe, by name."""
 
 
-def apply_recipe(recipe: str, model: ModelConfig, training: TrainingConfig) -> tuple[ModelConfig, TrainingConfig]:
+def apply_recipe(recipe: str, model: Config, training: TrainingConfig) -> tuple[Config, TrainingConfig]:
     """Return configs with the ingredients of a recipe.
 
     Args:
         recipe: ``paper`` or ``fast``, with any number of ingredients added or left out, such as
             ``paper+encoder_norm`` or ``fast-rotary``.
-        model: Config of the network under the paper's recipe.
+        model: Config of the method under the paper's recipe. Ingredients are of the Decision Transformer and behavior
+            cloning; other methods have only the paper's recipe.
         training: Config of the training under the paper's recipe.
 
     Raises:
-        InputError: If the recipe or an ingredient does not exist.
+        InputError: If the recipe or an ingredient does not exist, or the method does not have it.
     """
     base, *changes = re.split(r"(?=[+-])", recipe)
     if base not in ("paper", "fast"):
@@ -63,6 +67,8 @@ def apply_recipe(recipe: str, model: ModelConfig, training: TrainingConfig) -> t
         if name not in INGREDIENTS:
             raise InputError(f"there is no ingredient {name!r}; choose from {', '.join(INGREDIENTS)}")
         (names.add if change[0] == "+" else names.discard)(name)
+    if names and not isinstance(model, ModelConfig):
+        raise InputError(f"`recipe` must be 'paper' for {model.label}, not {recipe!r}")
     for name, ingredient in INGREDIENTS.items():
         if name in names:
             model = dataclasses.replace(model, **ingredient.model)

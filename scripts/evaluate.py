@@ -12,7 +12,7 @@ import tyro
 
 from atari_dt.command_line import run
 from atari_dt.evaluation.play_config import PlayConfig
-from atari_dt.evaluation.protocol import PROTOCOLS, ProtocolName
+from atari_dt.policies.protocol import PROTOCOLS, ProtocolName
 from replay_data import TrajectoryStore
 from replay_data.storage.paths import check_new_directory
 

@@ -12,8 +12,8 @@ import tyro
 
 from atari_dt.command_line import run
 from atari_dt.evaluation.play_config import PlayConfig
-from atari_dt.evaluation.protocol import PROTOCOLS, ProtocolName
 from atari_dt.interpretation.visualization_config import VisualizationConfig
+from atari_dt.policies.protocol import PROTOCOLS, ProtocolName
 
 
 @dataclass(frozen=True)

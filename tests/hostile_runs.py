@@ -20,10 +20,12 @@ from atari_dt.evaluation.scores import EvaluationScores, read_scores
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig, read_run_config
 from atari_dt.experiments.run_result import RunFailure, read_costs, read_failure, read_result
 from atari_dt.games.catalogue import find_game
+from atari_dt.hardware import set_up_compute
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.training.checkpoint import GeneratorState, read_checkpoint, save_checkpoint
+from atari_dt.training.distributed import ProcessGroup
+from atari_dt.training.learner import Learner
 from atari_dt.training.metrics import read_metrics
-from atari_dt.training.optimizer import make_optimizer
 from atari_dt.training.training_run import Hardware, TrainingRun, read_training_run
 from replay_data.episode import Episode
 from tests.atari_dt.collection.policies.saved_agents import write_agent
@@ -83,11 +85,10 @@ def build_run(directory: Path) -> None:
         hardware=Hardware("abacus", 2, None),
     )
     (training / "config.json").write_text(json.dumps(run.to_json()))
-    model = tiny_model()
-    optimizer = make_optimizer(model, TRAINING)
-    sum(parameter.sum() for parameter in model.parameters()).backward()  # type: ignore[union-attr]
-    optimizer.step()
-    save_checkpoint(training, 1, model, optimizer, [GeneratorState.current(torch.device("cpu"))], 2, 8)
+    learner = tiny_learner()
+    sum(parameter.sum() for parameter in learner.model.parameters()).backward()  # type: ignore[union-attr]
+    learner.optimizer.step()
+    save_checkpoint(training, 1, learner, [GeneratorState.current(torch.device("cpu"))], 2, 8)
     evaluation = EvaluationConfig(return_multiples=(1.0,), target_returns=(3.0,))
     config = RunConfig(Path("data"), CONFIG, TRAINING, evaluation)
     finish_run(directory / "sweep", "run", config, [(1.0, 6.0, (1.0, 2.0)), (None, 3.0, (0.0, 4.0))])
@@ -106,10 +107,11 @@ def build_run(directory: Path) -> None:
     RecorderCheckpoint(1, 158, episodes, 200, ".partial-x", b"state").write(directory)
 
 
-@cache
-def model_and_optimizer() -> tuple[DecisionTransformer, torch.optim.Optimizer]:
-    model = tiny_model()
-    return model, make_optimizer(model, TRAINING)
+def tiny_learner() -> Learner:
+    return Learner(tiny_model(), TRAINING, set_up_compute("cpu", "fp32", "off", 0), ProcessGroup())
+
+
+cached_learner = cache(tiny_learner)
 
 
 def read_run(directory: Path, path: Path) -> dict[str, Any]:
@@ -117,11 +119,11 @@ def read_run(directory: Path, path: Path) -> dict[str, Any]:
     training, run = directory / "training", directory / "sweep" / "run"
     if "checkpoints" in path.relative_to(directory).parts:
         if path.is_relative_to(training):
-            model, optimizer = model_and_optimizer()
-            checkpoint = read_checkpoint(training / "checkpoints" / "update-00000002", model)
-            checkpoint.restore(model, optimizer, seed=0, rank=0)
-            sum(parameter.sum() for parameter in model.parameters()).backward()  # type: ignore[union-attr]
-            optimizer.step()
+            learner = cached_learner()
+            checkpoint = read_checkpoint(training / "checkpoints" / "update-00000002", learner.model)
+            checkpoint.restore(learner, seed=0, rank=0)
+            sum(parameter.sum() for parameter in learner.model.parameters()).backward()  # type: ignore[union-attr]
+            learner.optimizer.step()
             assert (checkpoint.update, checkpoint.tokens) >= (0, 0)
             return {"weights": [weights.sum().item() for weights in checkpoint.weights.values()]}
         recorded = RecorderCheckpoint.read(directory)

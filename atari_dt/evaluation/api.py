@@ -3,17 +3,19 @@
 from atari_dt.evaluation.evaluator import evaluate, evaluate_policy, evaluate_random
 from atari_dt.evaluation.gymnasium_policy import GymnasiumPolicy, load_policy
 from atari_dt.evaluation.play_config import PlayConfig
-from atari_dt.evaluation.policy import DecisionTransformerPolicy, RandomPolicy
-from atari_dt.evaluation.protocol import PROTOCOLS, EvaluationProtocol
 from atari_dt.evaluation.results import EvaluatedEpisode, Evaluation, EvaluationResult
 from atari_dt.evaluation.run_evaluation import evaluate_runs
-from atari_dt.evaluation.sampling import Sampling
 from atari_dt.evaluation.scores import EvaluationScores, read_scores
-from atari_dt.evaluation.target_returns import compute_target_returns, require_dataset
+from atari_dt.evaluation.target_returns import compute_target_returns
+from atari_dt.policies.decision_transformer import DecisionTransformerPolicy
+from atari_dt.policies.epsilon_greedy import EpsilonGreedyPolicy, RandomPolicy
+from atari_dt.policies.protocol import PROTOCOLS, EvaluationProtocol
+from atari_dt.policies.sampling import Sampling
 
 __all__ = [
     "PROTOCOLS",
     "DecisionTransformerPolicy",
+    "EpsilonGreedyPolicy",
     "EvaluatedEpisode",
     "Evaluation",
     "EvaluationProtocol",
@@ -30,5 +32,4 @@ __all__ = [
     "evaluate_runs",
     "load_policy",
     "read_scores",
-    "require_dataset",
 ]

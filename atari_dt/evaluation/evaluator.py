@@ -15,13 +15,14 @@ import numpy as np
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.vector_env import VectorEnv, make_vector_env
 from atari_dt.evaluation.play_config import PlayConfig
-from atari_dt.evaluation.policy import DecisionTransformerPolicy, Policy, RandomPolicy
-from atari_dt.evaluation.predictors import Floats, Ints
 from atari_dt.evaluation.results import EvaluatedEpisode, EvaluationResult
-from atari_dt.evaluation.target_returns import check_target_returns, require_dataset
+from atari_dt.evaluation.target_returns import check_target_returns
 from atari_dt.games.catalogue import find_game
+from atari_dt.methods.registry import find_method
 from atari_dt.model.dataset_info import DatasetInfo
-from atari_dt.model.decision_transformer import DecisionTransformer
+from atari_dt.model.pretrained import PretrainedModel
+from atari_dt.policies.epsilon_greedy import RandomPolicy
+from atari_dt.policies.policy import Floats, Ints, Policy
 from replay_data import InputError
 from replay_data.progress import ProgressBar
 from replay_data.storage.processes import available_cores
@@ -32,7 +33,7 @@ _SECONDS_BETWEEN_REFRESHES = 0.5
 
 
 def evaluate(
-    model: DecisionTransformer,
+    model: PretrainedModel,
     target_returns: Sequence[float],
     play: PlayConfig | None = None,
     *,
@@ -59,9 +60,9 @@ def evaluate(
     """
     play = play or PlayConfig()
     _check_arguments(target_returns, num_envs)
-    dataset = require_dataset(model)
+    dataset = model.require_dataset()
     num_envs = min(num_envs, play.episodes * len(target_returns))
-    policy = DecisionTransformerPolicy(model.eval(), num_envs, play.protocol, play.sampling)
+    policy = find_method(model.config).make_policy(model.eval(), num_envs, play.protocol, play.sampling)
     env = make_dataset_env(dataset, num_envs, play.environment(dataset))
     return evaluate_policy(
         policy, env, target_returns, play.episodes, dataset.reward_clipping, play.seed, show_progress

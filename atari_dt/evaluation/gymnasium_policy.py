@@ -12,15 +12,14 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.spaces import Discrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from atari_dt.evaluation.policy import DecisionTransformerPolicy
-from atari_dt.evaluation.predictors import Floats, Ints
-from atari_dt.evaluation.protocol import EvaluationProtocol
-from atari_dt.evaluation.sampling import Sampling
-from atari_dt.evaluation.target_returns import check_target_returns, compute_target_returns, require_dataset
+from atari_dt.evaluation.target_returns import check_target_returns, compute_target_returns
 from atari_dt.hardware import find_device
+from atari_dt.methods.registry import find_method, load_model
 from atari_dt.model.dataset_info import DatasetInfo
-from atari_dt.model.decision_transformer import DecisionTransformer
-from atari_dt.model.pretrained import latest_checkpoint
+from atari_dt.model.pretrained import PretrainedModel, latest_checkpoint
+from atari_dt.policies.policy import Floats, Ints, Policy
+from atari_dt.policies.protocol import EvaluationProtocol
+from atari_dt.policies.sampling import Sampling
 from replay_data.errors import InputError
 
 
@@ -39,21 +38,21 @@ class GymnasiumPolicy:
 
     def __init__(
         self,
-        model: DecisionTransformer,
+        model: PretrainedModel,
         target_return: float,
         protocol: EvaluationProtocol | None = None,
         sampling: Sampling | None = None,
     ):
         check_target_returns([target_return])
         self._model = model
-        self._protocol, self._sampling = protocol, sampling
+        self._protocol, self._sampling = protocol or EvaluationProtocol(), sampling or Sampling()
         self.target_return = target_return
-        self._policy: DecisionTransformerPolicy | None = None
+        self._policy: Policy | None = None
 
     @property
     def dataset(self) -> DatasetInfo:
         """Training data of the model: its game, action meanings and largest return."""
-        return require_dataset(self._model)
+        return self._model.require_dataset()
 
     @property
     def returns_to_go(self) -> Floats:
@@ -84,7 +83,8 @@ class GymnasiumPolicy:
         _check_actions(envs, self.dataset.action_meanings)
         # AtariVectorEnv shares one metadata among all its instances; each instance has its own autoreset_mode.
         mode = getattr(envs.unwrapped, "autoreset_mode", envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
-        self._policy = DecisionTransformerPolicy(self._model, envs.num_envs, self._protocol, self._sampling)
+        method = find_method(self._model.config)
+        self._policy = method.make_policy(self._model, envs.num_envs, self._protocol, self._sampling)
         self._env_indices = np.arange(envs.num_envs)
         self._seeds = np.random.default_rng(seed)
         self._starts_next_step = mode == AutoresetMode.NEXT_STEP
@@ -125,7 +125,7 @@ class GymnasiumPolicy:
         policy.start(starting_envs, target_returns, self._seeds.integers(2**31, size=len(starting_envs)))
         return policy.act(self._env_indices, np.ascontiguousarray(states), rewards)
 
-    def _require_policy(self) -> DecisionTransformerPolicy:
+    def _require_policy(self) -> Policy:
         """Return the policy that `reset` made."""
         if self._policy is None:
             raise ValueError("call reset with the environments first")
@@ -192,11 +192,8 @@ def load_policy(
         InputError: If the run or device does not exist, the model does not know its dataset, or the dataset's largest
             return has no such multiple.
     """
-    model = DecisionTransformer.from_pretrained(latest_checkpoint(run_directory)).to(find_device(device))
-    dataset = require_dataset(model)
+    model = load_model(latest_checkpoint(run_directory)).to(find_device(device))
+    dataset = model.require_dataset()
     if target_return is None:
-        if model.config.conditioning == "none":
-            target_return = 0.0  # behavior cloning does not read it
-        else:
-            (target_return,) = compute_target_returns(dataset, [return_multiple])
+        target_return = compute_target_returns(dataset, [return_multiple])[0] if model.config.conditioned else 0.0
     return GymnasiumPolicy(model, target_return, protocol, sampling)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.rom import Rom
-from atari_dt.evaluation.protocol import EvaluationProtocol
-from atari_dt.evaluation.sampling import Sampling
 from atari_dt.games.catalogue import find_game
 from atari_dt.model.dataset_info import DatasetInfo
+from atari_dt.policies.protocol import EvaluationProtocol
+from atari_dt.policies.sampling import Sampling
 from replay_data import InputError
 
 

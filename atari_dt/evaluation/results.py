@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.rom import rom_sha256
-from atari_dt.evaluation.protocol import EvaluationProtocol
-from atari_dt.evaluation.sampling import Sampling
 from atari_dt.games.catalogue import Game, find_game
 from atari_dt.model.dataset_info import DatasetInfo
+from atari_dt.policies.protocol import EvaluationProtocol
+from atari_dt.policies.sampling import Sampling
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,11 @@ from atari_dt.evaluation.target_returns import (
     default_percentiles,
     lacks_positive_return,
     look_up_percentiles,
-    require_dataset,
     returns_source,
 )
 from atari_dt.hardware import find_device, keep_freed_memory, translate_out_of_memory
+from atari_dt.methods.registry import load_model
 from atari_dt.model.dataset_info import DatasetInfo
-from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.model.pretrained import latest_checkpoint
 from replay_data import InputError, TrajectoryStore
 
@@ -55,7 +54,7 @@ def evaluate_runs(
 
     Raises:
         InputError: If a run, ROM or device does not exist, the runs differ in game, sticky actions, reward clipping,
-            conditioning or use of a cache, or a model cannot be played under this protocol.
+            method or use of a cache, or a model cannot be played under this protocol.
     """
     play = play or PlayConfig()
     device = find_device(play.device)
@@ -64,31 +63,31 @@ def evaluate_runs(
     if not run_directories:
         raise InputError("no run was given; give the directory of at least one run")
     checkpoints = [latest_checkpoint(directory) for directory in run_directories]
-    models = [DecisionTransformer.from_pretrained(path).to(device) for path in checkpoints]
-    datasets = [require_dataset(model) for model in models]
+    models = [load_model(path).to(device) for path in checkpoints]
+    datasets = [model.require_dataset() for model in models]
     settings = {
         (
             dataset.game,
             dataset.sticky_actions,
             dataset.reward_clipping,
-            model.config.conditioning,
+            model.config.method,
             play.protocol.uses_cache(model.config),
         )
         for dataset, model in zip(datasets, models, strict=True)
     }
     if len(settings) > 1:
         raise InputError(
-            "these runs differ in their game, sticky actions, reward clipping, conditioning or use of a cache; "
+            "these runs differ in their game, sticky actions, reward clipping, method or use of a cache; "
             "evaluate runs together only if they differ in nothing but their seed"
         )
     play = dataclasses.replace(play, protocol=play.protocol.resolved(datasets[0], models[0].config))
-    conditioned = models[0].config.conditioning == "return"
+    conditioned = models[0].config.conditioned
     if conditioned:
         targets = _resolve_targets(datasets, return_multiples, return_percentiles, target_returns, data)
     elif return_multiples or return_percentiles or target_returns or data:
         raise InputError(
-            "behavior cloning has no target return; leave `return_multiples`, `return_percentiles`, `target_returns` "
-            "and `data` out"
+            f"{models[0].config.title} has no target return; leave `return_multiples`, `return_percentiles`, "
+            "`target_returns` and `data` out"
         )
     else:
         targets = _Targets((None,), (None,), [[0.0] for _ in models])

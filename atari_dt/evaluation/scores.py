@@ -16,13 +16,13 @@ from typing import Any
 import ale_py
 import torch
 
-from atari_dt.evaluation.protocol import EvaluationProtocol
 from atari_dt.evaluation.results import Evaluation, EvaluationResult
-from atari_dt.evaluation.sampling import Sampling
 from atari_dt.evaluation.score_statistics import RandomScores, ScoreStatistics, TargetSummary
 from atari_dt.games.published_scores import PaperScores
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.reported_evaluation import ReportedEvaluation
+from atari_dt.policies.protocol import EvaluationProtocol
+from atari_dt.policies.sampling import Sampling
 from replay_data.errors import InputError, summarize_error
 from replay_data.json_fields import (
     convert,

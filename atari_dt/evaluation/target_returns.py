@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from atari_dt.model.dataset_info import DatasetInfo
 from replay_data import InputError, TrajectoryStore
 
-if TYPE_CHECKING:  # configs of runs import this module and need no PyTorch
-    from atari_dt.model.decision_transformer import DecisionTransformer
-
 DEFAULT_PERCENTILES = (50, 90, 100)
 """Percentiles that are played by default where the data has no positive return: an average, a good and the best
 episode."""
-
-
-def require_dataset(model: DecisionTransformer) -> DatasetInfo:
-    """Return the training data of a model.
-
-    Raises:
-        InputError: If the model does not know its dataset.
-    """
-    if model.dataset is None:
-        raise InputError("this model does not know the dataset it was trained on, so there is no game to play")
-    return model.dataset
 
 
 def is_target_return(value: float) -> bool:

@@ -10,7 +10,6 @@ from typing import Any
 
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.evaluation.play_config import PlayConfig
-from atari_dt.evaluation.protocol import PROTOCOLS, ProtocolName
 from atari_dt.evaluation.target_returns import (
     check_percentiles,
     check_target_returns,
@@ -20,6 +19,7 @@ from atari_dt.evaluation.target_returns import (
     look_up_percentiles,
 )
 from atari_dt.model.dataset_info import DatasetInfo
+from atari_dt.policies.protocol import PROTOCOLS, ProtocolName
 from replay_data import InputError
 from replay_data.errors import summarize_error
 from replay_data.json_fields import read_dataclass, read_field, read_format_version

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
-from atari_dt.config import ARITHMETIC_SETTINGS, ModelConfig, TrainingConfig
+from atari_dt.config import ARITHMETIC_SETTINGS, MethodName, ModelConfig, TrainingConfig
 from atari_dt.games.catalogue import find_game
+from atari_dt.method_config import VALUE_TRAINING, MethodConfig, default_config
 from replay_data import InputError
 
 
 @dataclass(frozen=True)
 class GamePreset:
-    """Default settings for training on a game.
+    """Default settings for training a Decision Transformer or behavior cloning on a game.
 
     Attributes:
         model: Architecture of the network.
@@ -53,17 +55,31 @@ def find_preset(game: str) -> GamePreset:
     return PRESETS.get(rom, GamePreset())
 
 
-def describe_deviations(game: str, model: ModelConfig, training: TrainingConfig | None) -> str:
-    """Return a description of the settings that differ from the paper's, or an empty string.
+def default_settings(method: MethodName, game: str) -> tuple[MethodConfig, TrainingConfig]:
+    """Return the default configs of a method and of its training on a game.
+
+    Args:
+        method: Name of the method.
+        game: Name of the game, as in `find_preset`.
+    """
+    config = default_config(method)
+    if not isinstance(config, ModelConfig):
+        return config, VALUE_TRAINING
+    preset = find_preset(game)
+    return dataclasses.replace(preset.model, conditioning=config.conditioning), preset.training
+
+
+def describe_deviations(game: str, config: MethodConfig, training: TrainingConfig | None) -> str:
+    """Return a description of the settings that differ from those of the paper's authors, or an empty string.
 
     Args:
         game: Name of the game, as in `find_preset`.
-        model: Config of the network.
+        config: Config of the method.
         training: Config of the training; None if unknown.
     """
-    preset = find_preset(game)
-    paper = vars(preset.model) | vars(preset.training)
-    settings = vars(model) | (vars(training) if training is not None else {})
+    paper_config, paper_training = default_settings(config.method, game)
+    paper = vars(paper_config) | vars(paper_training)
+    settings = vars(config) | (vars(training) if training is not None else {})
     ignored = _NOT_COMPARED | ({"epochs"} if settings.get("max_updates") is not None else set())
     return ", ".join(
         f"{name} = {_format(value)} (paper: {_format(paper[name])})"

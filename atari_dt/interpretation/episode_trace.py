@@ -9,13 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from atari_dt.batches.contexts import ContextBatch
 from atari_dt.environment.config import FRAME_SKIP, EnvironmentConfig
 from atari_dt.evaluation.results import EvaluationResult
-from atari_dt.evaluation.target_returns import require_dataset
 from atari_dt.games.catalogue import Game, find_game
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.decision_transformer import DecisionTransformer
-from atari_dt.training.batches import ContextBatch
 
 Floats = npt.NDArray[np.float32]
 
@@ -99,7 +98,7 @@ class TracedEvaluation:
     @property
     def dataset(self) -> DatasetInfo:
         """Dataset the model was trained on."""
-        return require_dataset(self.model)
+        return self.model.require_dataset()
 
     @property
     def game(self) -> Game:

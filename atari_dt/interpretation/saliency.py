@@ -10,9 +10,9 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from atari_dt.batches.contexts import ContextBatch
 from atari_dt.interpretation.visualization_config import check_patch
 from atari_dt.model.decision_transformer import DecisionTransformer
-from atari_dt.training.batches import ContextBatch
 from replay_data.episode import LEAD_IN, STACK
 
 FRAME_SIZE = 84  # pixels along a side

@@ -14,20 +14,19 @@ import torch
 from atari_dt.config import Conditioning
 from atari_dt.evaluation.evaluator import evaluate_policy, make_dataset_env
 from atari_dt.evaluation.play_config import PlayConfig
-from atari_dt.evaluation.policy import DecisionTransformerPolicy
-from atari_dt.evaluation.protocol import EvaluationProtocol
-from atari_dt.evaluation.sampling import Sampling
 from atari_dt.evaluation.target_returns import (
     check_target_returns,
     compute_target_returns,
     look_up_percentiles,
-    require_dataset,
 )
 from atari_dt.hardware import find_device, translate_out_of_memory
 from atari_dt.interpretation.attention import attention_from, attention_rollout, by_step_and_token_type, query_positions
 from atari_dt.interpretation.episode_trace import EpisodeTrace, Floats, Ints, TracedEvaluation
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.model.pretrained import latest_checkpoint
+from atari_dt.policies.decision_transformer import DecisionTransformerPolicy
+from atari_dt.policies.protocol import EvaluationProtocol
+from atari_dt.policies.sampling import Sampling
 from atari_dt.rendering.video import Pixels, screens
 from replay_data import InputError
 
@@ -67,7 +66,7 @@ def trace_episodes(
     device = find_device(play.device)
     checkpoint = latest_checkpoint(run_directory)
     model = DecisionTransformer.from_pretrained(checkpoint).to(device)
-    dataset = require_dataset(model)
+    dataset = model.require_dataset()
     if play.max_steps < model.config.context_length:
         raise InputError(f"`max_steps` must be at least {model.config.context_length}, the model's context length")
     target_returns, played_index = _traced_target_returns(model, return_multiple, return_percentile, target_return)
@@ -207,7 +206,7 @@ def _traced_target_returns(
     target_return: float | None,
 ) -> tuple[Floats, int]:
     """Return the traced target returns, ascending, and the index of the played one."""
-    dataset = require_dataset(model)
+    dataset = model.require_dataset()
     num_given = sum(given is not None for given in (return_multiple, return_percentile, target_return))
     if model.config.conditioning == "none":
         if num_given:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.method_config import MethodConfig, read_method_config
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.reported_evaluation import ReportedEvaluation
 from replay_data.json_fields import check_range, read_count, read_field, read_object
@@ -22,18 +23,18 @@ class CheckpointConfig:
     config nor evaluations.
 
     Attributes:
-        model: Architecture of the network.
+        model: Config of the method and its network.
         num_actions: Size of the game's action set.
-        max_timestep: Largest timestep with its own embedding.
+        max_timestep: Largest timestep with its own embedding; None for a network that reads no timesteps.
         dataset: Summary of the training data; None if unknown.
         training: Settings the weights were trained with; None if unknown. Settings that did not exist yet when the
             checkpoint was written have their default values.
         evaluations: Reported scores, one entry per target return; empty if the model was not evaluated.
     """
 
-    model: ModelConfig
+    model: MethodConfig
     num_actions: int
-    max_timestep: int
+    max_timestep: int | None
     dataset: DatasetInfo | None = None
     training: TrainingConfig | None = None
     evaluations: tuple[ReportedEvaluation, ...] = ()
@@ -44,7 +45,7 @@ class CheckpointConfig:
             "format_version": CHECKPOINT_FORMAT,
             "model": self.model.to_json(),
             "num_actions": self.num_actions,
-            "max_timestep": self.max_timestep,
+            **({} if self.max_timestep is None else {"max_timestep": self.max_timestep}),
             "dataset": self.dataset and self.dataset.to_json(),
             "training": self.training and self.training.to_json(),
             "evaluations": [evaluation.to_json() for evaluation in self.evaluations],
@@ -62,11 +63,13 @@ class CheckpointConfig:
         evaluations = content.get("evaluations", [])
         if not isinstance(evaluations, list):
             raise TypeError("evaluations is not a list")
-        read_field(content["model"], "num_heads", int)  # the weights show every other size that has a default value
+        model = read_method_config(content["model"])
+        if isinstance(model, ModelConfig):
+            read_field(content["model"], "num_heads", int)  # the weights show every other size that has a default
         config = cls(
-            model=ModelConfig.from_json(content["model"]),
+            model=model,
             num_actions=check_range("num_actions", read_field(content, "num_actions", int), 1, MAX_ACTIONS),
-            max_timestep=read_count(content, "max_timestep"),
+            max_timestep=read_count(content, "max_timestep") if isinstance(model, ModelConfig) else None,
             dataset=None if dataset is None else DatasetInfo.from_json(dataset),
             training=None if training is None else TrainingConfig.from_json(training),
             evaluations=tuple(map(ReportedEvaluation.from_json, evaluations)),

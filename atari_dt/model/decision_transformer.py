@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -9,11 +12,14 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atari_dt.config import ModelConfig
+from atari_dt.config import Conditioning, ModelConfig
+from atari_dt.model.checkpoint_config import CheckpointConfig
 from atari_dt.model.key_value_cache import KeyValueCache, new_positions
+from atari_dt.model.original_checkpoint import read_original_weights
 from atari_dt.model.pretrained import PretrainedModel
 from atari_dt.model.state_encoder import StateEncoder
 from atari_dt.model.transformer import Dropout, Transformer, init_weights, select
+from atari_dt.model.weights import Shapes, network_shapes
 
 
 class DecisionTransformerOutput(NamedTuple):
@@ -44,12 +50,17 @@ class DecisionTransformer(PretrainedModel):
         max_timestep: Largest timestep with its own embedding; later timesteps share it.
     """
 
+    config: ModelConfig
+    config_types = (ModelConfig,)
+    max_timestep: int
+
     def __init__(self, config: ModelConfig, num_actions: int, max_timestep: int):
-        super().__init__(config, num_actions, max_timestep)
+        super().__init__(config, num_actions)
+        self.max_timestep = max_timestep
         dim = config.embed_dim
         self.state_encoder = StateEncoder(config)
         self.action_embedding = nn.Embedding(num_actions, dim)
-        if config.conditioning == "return":
+        if config.conditioned:
             self.return_embedding = nn.Linear(1, dim)
         rotary = config.position_encoding == "rotary"
         if not rotary:
@@ -62,6 +73,46 @@ class DecisionTransformer(PretrainedModel):
         self.head = nn.Linear(dim, num_actions, bias=False)
         init_weights(self.head)
         nn.init.normal_(self.action_embedding.weight, std=0.02)
+
+    @classmethod
+    def from_config(cls, config: CheckpointConfig) -> DecisionTransformer:
+        """Return the untrained network that a checkpoint's ``config.json`` describes."""
+        assert isinstance(config.model, ModelConfig)
+        assert config.max_timestep is not None
+        return cls(config.model, config.num_actions, config.max_timestep)
+
+    @classmethod
+    def shapes(cls, config: CheckpointConfig, num_tensors: int) -> Shapes:
+        """Return the shape of each tensor of the state dict; see `network_shapes`."""
+        assert isinstance(config.model, ModelConfig)
+
+        def build(each: ModelConfig) -> DecisionTransformer:
+            return cls.from_config(dataclasses.replace(config, model=each))
+
+        return network_shapes(build, config.model, num_tensors)
+
+    @classmethod
+    def from_original_checkpoint(
+        cls, path: str | os.PathLike[str], num_heads: int = 8, conditioning: Conditioning = "return"
+    ) -> DecisionTransformer:
+        """Load weights of the original code; the model is on the CPU and in evaluation mode.
+
+        The logits equal those of the original network. The checkpoint does not describe its training data.
+
+        Args:
+            path: File of ``torch.save`` or safetensors; see `read_original_weights`.
+            num_heads: Number of attention heads, which the file does not contain; 8 in the paper.
+            conditioning: ``"return"`` for ``model_type="reward_conditioned"``, ``"none"`` for ``"naive"``.
+
+        Raises:
+            InputError: If the file is damaged, holds something else, or its shapes or values are impossible.
+        """
+        original = read_original_weights(Path(path), num_heads, conditioning)
+        config = CheckpointConfig(original.config, original.num_actions, original.max_timestep)
+        weights = original.convert(cls.shapes(config, len(original.tensors)))
+        model = cls.from_config(config)
+        model.load_state_dict(weights)
+        return model.eval()
 
     def forward(
         self,
@@ -129,7 +180,7 @@ class DecisionTransformer(PretrainedModel):
         if actions.shape[1] == steps - 1:  # pad for the rearrangement; the padding is removed below
             action_tokens = F.pad(action_tokens, (0, 0, 0, 1))
         tokens_by_type = [state_tokens, action_tokens]
-        if self.config.conditioning == "return":
+        if self.config.conditioned:
             if returns_to_go is None:
                 raise ValueError("a return-conditioned model needs returns_to_go")
             tokens_by_type.insert(0, self._embed_returns(returns_to_go))
@@ -184,7 +235,7 @@ class DecisionTransformer(PretrainedModel):
             Action logits, float32 ``[M, num_actions]``.
         """
         tokens = [torch.tanh(self.action_embedding(previous_actions)), state_tokens]
-        if self.config.conditioning == "return":
+        if self.config.conditioned:
             tokens.insert(1, self._embed_returns(returns_to_go))
         new_tokens = cache.new_tokens(rows, steps[: len(rows)])
         positions = new_positions(steps, self.config.tokens_per_step)

@@ -14,12 +14,12 @@ from atari_dt.model.reported_evaluation import ReportedEvaluation
 _TEMPLATE = """
 # {title}
 
-{model_name} (Chen et al., NeurIPS 2021). It reads four stacked 84×84 frames per step and was trained with atari-dt.
+{title} ({source}). The model reads four stacked 84×84 frames per step and was trained with atari-dt.
 
 ```python
-from atari_dt.model import DecisionTransformer
+from atari_dt.methods import load_model
 
-model = DecisionTransformer.from_pretrained("{repo_id}")
+model = load_model("{repo_id}")
 ```
 
 ## Scores
@@ -46,7 +46,7 @@ def make_model_card(config: CheckpointConfig, repo_id: str) -> ModelCard:
         repo_id: Repository on the Hub, such as ``"user/name"``.
     """
     game = config.dataset.game if config.dataset else "an unknown Atari game"
-    method = "A Decision Transformer" if config.model.conditioning == "return" else "Behavior cloning"
+    title = config.model.title[0].upper() + config.model.title[1:]
     results = [
         EvalResult(
             task_type="reinforcement-learning",
@@ -73,8 +73,8 @@ def make_model_card(config: CheckpointConfig, repo_id: str) -> ModelCard:
     deviations = describe_deviations(config.dataset.game if config.dataset else "", config.model, config.training)
     settings = {**vars(config.model), **(vars(config.training) if config.training else {})}
     content = _TEMPLATE.format(
-        title=f"{method.removeprefix('A ')} for {game}",
-        model_name=f"{method} for {game}",
+        title=f"{title} for {game}",
+        source=config.model.source,
         repo_id=repo_id,
         scores=_make_table(("target return", "score, mean ± standard deviation", "episodes"), rows)
         if rows

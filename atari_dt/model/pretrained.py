@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+from abc import abstractmethod
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from safetensors.torch import save
 from torch import nn
 
-from atari_dt.config import Conditioning, ModelConfig, TrainingConfig
+from atari_dt.config import TrainingConfig
+from atari_dt.method_config import MethodConfig
 from atari_dt.model.checkpoint_config import CHECKPOINT_FORMAT, CheckpointConfig
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.loading import load_safetensors_file
 from atari_dt.model.model_card import make_model_card
-from atari_dt.model.original_checkpoint import read_original_weights
 from atari_dt.model.reported_evaluation import ReportedEvaluation
-from atari_dt.model.weights import NonFiniteWeightsError, Shapes, check_weights, network_shapes
+from atari_dt.model.weights import NonFiniteWeightsError, Shapes, check_weights
 from replay_data import InputError
 from replay_data.errors import summarize_error
 from replay_data.json_fields import read_field
@@ -35,21 +36,24 @@ class PretrainedModel(nn.Module, ModelHubMixin):
     """Base class of networks with checkpoints.
 
     Args:
-        config: Architecture of the network.
+        config: Config of the method and its network.
         num_actions: Size of the game's action set.
-        max_timestep: Largest timestep with its own embedding.
 
     Attributes:
+        config_types: Types of the configs that the network is built from.
+        max_timestep: Largest timestep with its own embedding; None for a network that reads no timesteps.
         dataset: Summary of the training data; None for an untrained model.
         training_config: Settings the weights were trained with; None if unknown.
         evaluations: Scores that the model card reports, one entry per target return.
     """
 
-    def __init__(self, config: ModelConfig, num_actions: int, max_timestep: int):
+    config_types: ClassVar[tuple[type[MethodConfig], ...]]
+    max_timestep: int | None = None
+
+    def __init__(self, config: MethodConfig, num_actions: int):
         super().__init__()
         self.config = config
         self.num_actions = num_actions
-        self.max_timestep = max_timestep
         self.dataset: DatasetInfo | None = None
         self.training_config: TrainingConfig | None = None
         self.evaluations: tuple[ReportedEvaluation, ...] = ()
@@ -60,6 +64,34 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         return CheckpointConfig(
             self.config, self.num_actions, self.max_timestep, self.dataset, self.training_config, self.evaluations
         )
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls: type[Model], config: CheckpointConfig) -> Model:
+        """Return the untrained network that a checkpoint's ``config.json`` describes."""
+
+    @classmethod
+    @abstractmethod
+    def shapes(cls, config: CheckpointConfig, num_tensors: int) -> Shapes:
+        """Return the shape of each tensor of the state dict, without allocating them.
+
+        Args:
+            config: Content of ``config.json``, whose sizes may be absurd.
+            num_tensors: Number of tensors of the weights at hand.
+
+        Raises:
+            ValueError: If the network does not fit such weights, or its sizes are impossible.
+        """
+
+    def require_dataset(self) -> DatasetInfo:
+        """Return the summary of the training data.
+
+        Raises:
+            InputError: If the model does not know its dataset.
+        """
+        if self.dataset is None:
+            raise InputError("this model does not know the dataset it was trained on, so there is no game to play")
+        return self.dataset
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **hub: Any) -> str | None:
         """Write a checkpoint directory with ``config.json``, ``model.safetensors`` and a model card, atomically.
@@ -120,72 +152,72 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         Raises:
             InputError: If there is no checkpoint, its format version is unknown, or its files do not match.
         """
-        path = pretrained_model_name_or_path
-        if Path(path).is_dir() or not isinstance(path, str):
-            if any(not (Path(path) / name).is_file() for name in CHECKPOINT_FILES):
-                raise InputError(f"{path} is not a checkpoint; it needs config.json and model.safetensors")
-            return cls._read(Path(path))
-        with translate_hub_errors(path, "read from this machine or"):
-            return cls._read(Path(snapshot_download(path, allow_patterns=list(CHECKPOINT_FILES), **hub)))
-
-    @classmethod
-    def _read(cls: type[Model], path: Path) -> Model:
-        """Load the checkpoint directory ``path``."""
+        path = find_checkpoint_files(pretrained_model_name_or_path, **hub)
+        config = read_checkpoint_config(path)
+        if not isinstance(config.model, cls.config_types):
+            raise InputError(
+                f"{path} is a checkpoint of {config.model.title}, not of a {cls.__name__}; load it with "
+                "atari_dt.methods.load_model"
+            )
         try:
-            content = read_json_file(path / "config.json")
-            version = read_field(content, "format_version", int)
-            if version in (1, CHECKPOINT_FORMAT):
-                config = CheckpointConfig.from_json(content)
-                weights = load_safetensors_file(path / "model.safetensors")
-                shapes = cls._shapes(config.model, config.num_actions, config.max_timestep, len(weights))
-                check_weights(weights, shapes)
-                model = cls(config.model, config.num_actions, config.max_timestep)
-                model.dataset, model.training_config = config.dataset, config.training
-                model.evaluations = config.evaluations
-                model.load_state_dict(weights)
-                return model.eval()
+            weights = load_safetensors_file(path / "model.safetensors")
+            check_weights(weights, cls.shapes(config, len(weights)))
         except NonFiniteWeightsError as error:
             raise InputError(
                 f"the weights of the checkpoint {path} are not finite: {error}; use a checkpoint from before the "
                 "training diverged"
             ) from error
         except (InputError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"the checkpoint {path} is damaged or from another project ({summarize_error(error)}); "
-                "copy it again or use another checkpoint"
-            ) from error
-        raise InputError(
-            f"{path} has checkpoint format {version}, but this version of the code reads 1 to {CHECKPOINT_FORMAT}; "
-            "train again, or use the version of the code that wrote it"
-        )
-
-    @classmethod
-    def from_original_checkpoint(
-        cls: type[Model], path: str | os.PathLike[str], num_heads: int = 8, conditioning: Conditioning = "return"
-    ) -> Model:
-        """Load weights of the original code; the model is on the CPU and in evaluation mode.
-
-        The logits equal those of the original network. The checkpoint does not describe its training data.
-
-        Args:
-            path: File of ``torch.save`` or safetensors; see `read_original_weights`.
-            num_heads: Number of attention heads, which the file does not contain; 8 in the paper.
-            conditioning: ``"return"`` for ``model_type="reward_conditioned"``, ``"none"`` for ``"naive"``.
-
-        Raises:
-            InputError: If the file is damaged, holds something else, or its shapes or values are impossible.
-        """
-        original = read_original_weights(Path(path), num_heads, conditioning)
-        sizes = original.config, original.num_actions, original.max_timestep
-        weights = original.convert(cls._shapes(*sizes, len(original.tensors)))
-        model = cls(*sizes)
+            raise _damage_error(path, error) from error
+        model = cls.from_config(config)
+        model.dataset, model.training_config = config.dataset, config.training
+        model.evaluations = config.evaluations
         model.load_state_dict(weights)
         return model.eval()
 
-    @classmethod
-    def _shapes(cls, config: ModelConfig, num_actions: int, max_timestep: int, num_tensors: int) -> Shapes:
-        """Return the shapes of a network's state dict; see `network_shapes`."""
-        return network_shapes(lambda each: cls(each, num_actions, max_timestep), config, num_tensors)
+
+def find_checkpoint_files(path: str | os.PathLike[str], **hub: Any) -> Path:
+    """Return the directory that holds the files of a checkpoint, downloading them if they are on the Hub.
+
+    Args:
+        path: Checkpoint directory, or name of a repository on the Hugging Face Hub.
+        hub: Options of ``huggingface_hub.snapshot_download``.
+
+    Raises:
+        InputError: If there is no checkpoint, or the Hub cannot be read.
+    """
+    if Path(path).is_dir() or not isinstance(path, str):
+        if any(not (Path(path) / name).is_file() for name in CHECKPOINT_FILES):
+            raise InputError(f"{path} is not a checkpoint; it needs config.json and model.safetensors")
+        return Path(path)
+    with translate_hub_errors(path, "read from this machine or"):
+        return Path(snapshot_download(path, allow_patterns=list(CHECKPOINT_FILES), **hub))
+
+
+def read_checkpoint_config(path: Path) -> CheckpointConfig:
+    """Read the ``config.json`` of a checkpoint directory.
+
+    Raises:
+        InputError: If its format version is unknown, or it is malformed.
+    """
+    try:
+        content = read_json_file(path / "config.json")
+        version = read_field(content, "format_version", int)
+        if version in (1, CHECKPOINT_FORMAT):
+            return CheckpointConfig.from_json(content)
+    except (InputError, ValueError, KeyError, TypeError) as error:
+        raise _damage_error(path, error) from error
+    raise InputError(
+        f"{path} has checkpoint format {version}, but this version of the code reads 1 to {CHECKPOINT_FORMAT}; "
+        "train again, or use the version of the code that wrote it"
+    )
+
+
+def _damage_error(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"the checkpoint {path} is damaged or from another project ({summarize_error(error)}); "
+        "copy it again or use another checkpoint"
+    )
 
 
 def latest_checkpoint(path: str | os.PathLike[str]) -> Path:

@@ -124,12 +124,7 @@ def network_shapes(build: Callable[[ModelConfig], nn.Module], config: ModelConfi
     Raises:
         ValueError: If the network does not fit such weights, or its sizes are impossible.
     """
-    try:
-        with torch.device("meta"), _NoInitialization():
-            network = build(dataclasses.replace(config, num_layers=1))
-    except (RuntimeError, TypeError, OverflowError) as error:
-        raise ValueError("a network of these sizes is impossible") from error
-    one_block = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    one_block = build_on_meta(lambda: build(dataclasses.replace(config, num_layers=1)))
     if config.num_layers > len(one_block) + num_tensors:
         raise ValueError(f"the network has {config.num_layers:,} layers, but there are only {num_tensors:,} tensors")
     return {
@@ -138,6 +133,20 @@ def network_shapes(build: Callable[[ModelConfig], nn.Module], config: ModelConfi
         for name, shape in one_block.items()
         if layer == 0 or _BLOCK in name
     }
+
+
+def build_on_meta(build: Callable[[], nn.Module]) -> Shapes:
+    """Return the shape of each tensor of a network's state dict; the network is built on the meta device.
+
+    Raises:
+        ValueError: If its sizes are impossible.
+    """
+    try:
+        with torch.device("meta"), _NoInitialization():
+            network = build()
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise ValueError("a network of these sizes is impossible") from error
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 class _NoInitialization(TorchFunctionMode):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor
 
 from atari_dt.config import ARITHMETIC_SETTINGS
-from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.model.loading import LOADING_ERRORS, load_torch_file
-from atari_dt.model.pretrained import find_checkpoints
+from atari_dt.model.pretrained import PretrainedModel, find_checkpoints
 from atari_dt.model.weights import load_optimizer
+from atari_dt.training.learner import Learner
 from replay_data import InputError
 from replay_data.errors import summarize_error
 from replay_data.json_fields import read_count
@@ -60,6 +61,7 @@ class Checkpoint:
         tokens: Number of tokens trained on, which is also the position in the learning-rate schedule.
         weights: State dict of the model.
         optimizer: State dict of the optimizer.
+        objective: What `Objective.carried_state` returned; empty for most methods and in checkpoints of early versions.
         generators: States of the random generators, one per process, in the order of ranks.
     """
 
@@ -68,32 +70,33 @@ class Checkpoint:
     tokens: int
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]
+    objective: Mapping[str, Any]
     generators: list[GeneratorState]
 
-    def restore(self, model: DecisionTransformer, optimizer: torch.optim.Optimizer, seed: int, rank: int) -> None:
-        """Load the checkpoint into a model and its optimizer, and restore the random generators of this process.
+    def restore(self, learner: Learner, seed: int, rank: int) -> None:
+        """Load the checkpoint into a learner, and restore the random generators of this process.
 
         A generator that the checkpoint does not hold is seeded anew: that of a process that the run did not have
         before, or of a GPU if the run was on a CPU.
 
         Args:
-            model: Model.
-            optimizer: Its optimizer.
+            learner: Learner of the run.
             seed: Seed of the run.
             rank: Rank of this process.
 
         Raises:
-            InputError: If the checkpoint does not fit the model.
+            InputError: If the checkpoint does not fit the learner.
         """
         # The update is part of the seed, so that no masks of dropout repeat if a run changes its processes twice.
         torch.manual_seed(int(np.random.SeedSequence([seed, rank, self.update]).generate_state(1)[0]))
         try:
-            model.load_state_dict(self.weights)
-            load_optimizer(optimizer, self.optimizer)
-            if not optimizer.state:
+            learner.model.load_state_dict(self.weights)
+            load_optimizer(learner.optimizer, self.optimizer)
+            if not learner.optimizer.state:
                 raise ValueError("it holds no state of the optimizer")
+            learner.objective.restore(self.objective)
             if rank < len(self.generators):
-                self.generators[rank].restore(next(model.parameters()).device)
+                self.generators[rank].restore(next(learner.model.parameters()).device)
         except LOADING_ERRORS as error:
             raise _damage_error(self.path, error) from error
 
@@ -101,22 +104,20 @@ class Checkpoint:
 def save_checkpoint(
     directory: Path,
     num_kept: int,
-    model: DecisionTransformer,
-    optimizer: torch.optim.Optimizer,
+    learner: Learner,
     generators: list[GeneratorState],
     update: int,
     tokens: int,
 ) -> None:
     """Write ``checkpoints/update-…`` atomically, and remove all but the last ``num_kept`` checkpoints.
 
-    A checkpoint holds the model (see `DecisionTransformer.save_pretrained`) and, in ``training_state.pt``, the other
+    A checkpoint holds the model (see `PretrainedModel.save_pretrained`) and, in ``training_state.pt``, the other
     fields of `Checkpoint`.
 
     Args:
         directory: Directory of the run.
         num_kept: Number of checkpoints to keep.
-        model: Model.
-        optimizer: Its optimizer.
+        learner: Learner of the run.
         generators: States of the random generators, one per process, in the order of ranks.
         update: Number of updates made.
         tokens: Number of tokens trained on.
@@ -127,11 +128,12 @@ def save_checkpoint(
     state = {
         "update": update,
         "tokens": tokens,
-        "optimizer": optimizer.state_dict(),
+        "optimizer": learner.optimizer.state_dict(),
+        "objective": dict(learner.objective.carried_state()),
         "generators": [vars(generator) for generator in generators],
     }
     with atomic_directory(directory / "checkpoints" / f"update-{update:08d}") as path:
-        model.write_files(path)
+        learner.model.write_files(path)
         torch.save(state, path / _STATE_FILE)
     for old in find_checkpoints(directory)[:-num_kept]:
         hidden = old.with_name(f".{old.name}.removed")
@@ -139,14 +141,14 @@ def save_checkpoint(
         shutil.rmtree(hidden)
 
 
-def read_checkpoint(path: Path, model: DecisionTransformer) -> Checkpoint:
+def read_checkpoint(path: Path, model: PretrainedModel) -> Checkpoint:
     """Read a checkpoint that `save_checkpoint` wrote, and check that the run of ``model`` saved it.
 
     Raises:
         InputError: If the checkpoint is damaged, or belongs to another run.
     """
     try:
-        saved = DecisionTransformer.from_pretrained(path)
+        saved = type(model).from_pretrained(path)
         state = _read_state(path / _STATE_FILE, sum(tensor.nbytes for tensor in saved.state_dict().values()))
         if _experiment(saved) != _experiment(model):
             raise ValueError("it belongs to another run")
@@ -159,6 +161,7 @@ def read_checkpoint(path: Path, model: DecisionTransformer) -> Checkpoint:
             tokens=read_count(state, "tokens"),
             weights=saved.state_dict(),
             optimizer=state["optimizer"],
+            objective=state.get("objective", {}),
             generators=[GeneratorState(generator["cpu"], generator["cuda"]) for generator in state["generators"]],
         )
     except LOADING_ERRORS as error:
@@ -170,18 +173,18 @@ def _read_state(path: Path, model_bytes: int) -> Any:
 
     Args:
         path: The file.
-        model_bytes: Size of the model's weights. AdamW's state is twice as large.
+        model_bytes: Size of the model's weights. AdamW's state is twice as large, and a target network as large.
 
     Raises:
         InputError, OSError, ValueError: If it cannot be read.
     """
     try:
-        return load_torch_file(path, 3 * model_bytes + _MAX_GENERATOR_BYTES)
+        return load_torch_file(path, 4 * model_bytes + _MAX_GENERATOR_BYTES)
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
 
 
-def _experiment(model: DecisionTransformer) -> tuple[object, ...]:
+def _experiment(model: PretrainedModel) -> tuple[object, ...]:
     """Return the settings and the data of a model's run."""
     training = dict(vars(model.training_config)) if model.training_config else {}
     for name in ARITHMETIC_SETTINGS:

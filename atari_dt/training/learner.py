@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -9,10 +11,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
-from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.config import TrainingConfig
 from atari_dt.hardware import Compute, autocast
-from atari_dt.model.decision_transformer import DecisionTransformer
-from atari_dt.training.batches import ContextBatch
+from atari_dt.method_config import MethodConfig
+from atari_dt.methods.registry import find_method
+from atari_dt.model.checkpoint_config import CheckpointConfig
+from atari_dt.model.pretrained import PretrainedModel
 from atari_dt.training.distributed import ProcessGroup
 from atari_dt.training.optimizer import make_optimizer
 
@@ -28,19 +32,24 @@ class Learner:
 
     Attributes:
         model: Model.
+        objective: Objective that trains the model.
         optimizer: Optimizer of the model.
+        metrics: Names of the values that `update` returns, fields of `MetricsLine`.
     """
 
-    def __init__(self, model: DecisionTransformer, config: TrainingConfig, compute: Compute, group: ProcessGroup):
-        self.model = model.train()
+    def __init__(self, model: PretrainedModel, config: TrainingConfig, compute: Compute, group: ProcessGroup):
+        self.model = model
+        self.objective = find_method(model.config).make_objective(model, config.seed).train()
         self.optimizer = make_optimizer(model, config)
-        self._compute, self._group, self._grad_norm_clip = compute, group, config.grad_norm_clip
-        network: nn.Module = model
+        self.metrics = (*self.objective.metrics, "grad_norm")
+        self._compute, self._group = compute, group
+        self._grad_norm_clip = torch.inf if config.grad_norm_clip is None else config.grad_norm_clip
+        network: nn.Module = self.objective
         if compute.compiled:
             # einops registers a tensor type at its first use, and the compiled code depends on the registered types.
             for tensor in (next(model.parameters()), torch.zeros(1)):
                 rearrange(tensor, "... -> ...")
-            network = torch.compile(model, dynamic=False, fullgraph=True)  # type: ignore[assignment]
+            network = torch.compile(self.objective, dynamic=False, fullgraph=True)  # type: ignore[assignment]
         if group.size > 1:
             network = DistributedDataParallel(
                 network,
@@ -49,63 +58,55 @@ class Learner:
             )
         self._network = network
 
-    def update(self, batch: ContextBatch, learning_rate: float, weight: float = 1.0) -> Tensor:
+    def update(self, batch: Any, update: int, learning_rate: float, weight: float = 1.0) -> Tensor:
         """Make one update.
 
         Args:
-            batch: Contexts of this process.
+            batch: Batch of this process.
+            update: Number of updates made before.
             learning_rate: Learning rate of the update.
-            weight: Fraction of the update's steps that are in ``batch``, padding excluded; see `ProcessGroup.weight`.
+            weight: Fraction of the update's actions that are in ``batch``, padding excluded; see
+                `ProcessGroup.weight`.
 
         Returns:
-            float32 ``[3]`` on the device: mean cross-entropy and action accuracy, both times ``weight``, so that their
-            sums over the processes are those of the update; and the norm of the gradient before clipping, which is the
-            same in all processes.
+            float32 ``[len(metrics)]`` on the device: the metrics of the objective times ``weight``, so that their sums
+            over the processes are those of the update; and the norm of the gradient before clipping, which is the same
+            in all processes.
         """
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = learning_rate
-        loss, accuracy = self._forward(self._network, batch)
-        loss = loss * weight
+        self.objective.prepare(update)
+        with autocast(self._compute.device, self._compute.dtype):
+            values = self._network(batch)
+        values = values * weight
         self.optimizer.zero_grad()
         # The gradients are averaged over the processes, but the loss of the update is the sum of their losses.
-        (loss * self._group.size).backward()
+        (values[0] * self._group.size).backward()
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._grad_norm_clip)
         self.optimizer.step()
-        return torch.stack([loss.detach(), accuracy * weight, grad_norm])
+        return torch.cat([values.detach(), grad_norm[None]])
 
     @torch.no_grad()
-    def validate(self, batch: ContextBatch) -> Tensor:
-        """Return mean cross-entropy and action accuracy of a batch, float32 ``[2]`` on the device, without dropout."""
-        self.model.eval()
-        values = torch.stack(self._forward(self.model, batch))
-        self.model.train()
-        return values
-
-    def _forward(self, network: nn.Module, batch: ContextBatch) -> tuple[Tensor, Tensor]:
-        """Return mean cross-entropy and action accuracy of a batch, both scalars on the device."""
+    def validate(self, batch: Any) -> Tensor:
+        """Return validation loss and action accuracy of a batch, float32 ``[2]`` on the device, without dropout."""
+        self.objective.eval()
         with autocast(self._compute.device, self._compute.dtype):
-            output = network(
-                batch.states,
-                batch.actions,
-                batch.returns_to_go,
-                batch.timesteps,
-                batch.attention_mask,
-                targets=batch.actions,
-            )
-        correct = (output.action_logits.detach().argmax(-1) == batch.actions) & batch.attention_mask
-        return output.loss, correct.sum() / batch.attention_mask.sum()
+            values = self.objective(batch)
+        self.objective.train()
+        names = self.objective.metrics
+        return torch.stack(
+            [values[names.index(self.objective.validation_loss)], values[names.index("action_accuracy")]]
+        )
 
 
-def flops_per_context(config: ModelConfig, num_actions: int) -> int:
-    """Return the floating-point operations of an update per context of K steps, forward and backward.
+def flops_per_window(config: MethodConfig, num_actions: int) -> int:
+    """Return the floating-point operations of an update per context or transition, forward and backward.
 
     As usual, a multiplication and an addition count as two operations, attention counts in full although half of it is
     masked, and element-wise operations do not count.
     """
-    steps = config.context_length
+    method = find_method(config)
     with FakeTensorMode(), FlopCounterMode(display=False) as counter:  # shapes without values
-        model = DecisionTransformer(config, num_actions, max_timestep=0)
-        states = torch.zeros(1, steps, 4, 84, 84, dtype=torch.uint8)
-        indices = torch.zeros(1, steps, dtype=torch.int64)
-        model(states, indices, torch.zeros(1, steps), indices, targets=indices).loss.backward()
+        model = method.network.from_config(CheckpointConfig(config, num_actions, max_timestep=0))
+        method.make_objective(model, seed=0)(method.example_batch(config))[0].backward()
     return int(counter.get_total_flops())

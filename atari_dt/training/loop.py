@@ -6,19 +6,23 @@ import dataclasses
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from atari_dt.config import ModelConfig, TrainingConfig, describe_differences
+from atari_dt.batches.loader import BatchLoader
+from atari_dt.batches.sampler import BatchSampler
+from atari_dt.config import TrainingConfig, describe_differences
 from atari_dt.hardware import Compute, set_up_compute, translate_compile_errors, translate_out_of_memory
 from atari_dt.interrupts import EndedByTorchrun
+from atari_dt.method_config import MethodConfig
+from atari_dt.methods.registry import find_method
 from atari_dt.model.dataset_info import DatasetInfo
-from atari_dt.model.decision_transformer import DecisionTransformer
-from atari_dt.training.batches import ContextLoader, ContextSampler
+from atari_dt.model.pretrained import PretrainedModel
 from atari_dt.training.checkpoint import GeneratorState, read_checkpoint, save_checkpoint
 from atari_dt.training.distributed import ProcessGroup, ProcessLostError, SharedError, process_group
 from atari_dt.training.interruption import Interruption, TrainingStopped
-from atari_dt.training.learner import Learner, flops_per_context
+from atari_dt.training.learner import Learner, flops_per_window
 from atari_dt.training.metrics import MetricsLine, MetricsLogger
 from atari_dt.training.optimizer import learning_rate_multiplier, schedule_tokens
 from atari_dt.training.run_directory import (
@@ -38,11 +42,11 @@ from replay_data.progress import ProgressBar
 def train(
     store: TrajectoryStore,
     out: Path,
-    model_config: ModelConfig,
+    method_config: MethodConfig,
     config: TrainingConfig,
     resume: bool = False,
     show_progress: bool = True,
-) -> DecisionTransformer:
+) -> PretrainedModel:
     """Train a model on a store.
 
     The run writes into ``out``: ``config.json`` (see `TrainingRun`), ``metrics.jsonl`` (see `MetricsLine`), the same
@@ -56,8 +60,8 @@ def train(
     Args:
         store: Data.
         out: Directory of the run, which must not exist unless ``resume`` is set.
-        model_config: Config of the network.
-        config: Config of the training; ``batch_size`` counts the contexts of all processes together.
+        method_config: Config of the method and its network.
+        config: Config of the training; ``batch_size`` counts the windows of all processes together.
         resume: Whether to continue from the last checkpoint in ``out``, if there is one. On a CPU, one or two processes
             on one machine get the same weights, bit for bit, as a run that never stopped; three or more add gradients
             in an order that depends on when each process started. The precision, the device, the number of processes,
@@ -79,7 +83,7 @@ def train(
         KeyboardInterrupt: On Ctrl-C or SIGTERM before the first update.
     """
     try:
-        return _train_in_group(store, out, model_config, config, resume, show_progress)
+        return _train_in_group(store, out, method_config, config, resume, show_progress)
     except (ProcessLostError, EndedByTorchrun) as error:
         checkpoint = find_checkpoint(out)
         update = "the last checkpoint, if there is one"
@@ -91,11 +95,11 @@ def train(
 def _train_in_group(
     store: TrajectoryStore,
     out: Path,
-    model_config: ModelConfig,
+    method_config: MethodConfig,
     config: TrainingConfig,
     resume: bool,
     show_progress: bool,
-) -> DecisionTransformer:
+) -> PretrainedModel:
     """Train in one process, or as one of the processes that ``torchrun`` started."""
     with process_group() as group:
         if group.size > 1 and ":" in config.device:
@@ -106,12 +110,9 @@ def _train_in_group(
         compute = set_up_compute(config.device, config.precision, config.compile, group.local_rank)
         if config.precision == "auto" and saved is not None and saved.checkpoint is not None:
             compute = _keep_precision(compute, saved.run.dtype, out, group)
-        advice = (
-            f"`batch_size` ({config.batch_size}), `context_length` ({model_config.context_length}) or "
-            f"`embed_dim` ({model_config.embed_dim})"
-        )
+        advice = method_config.describe_sizes(config.batch_size)
         with translate_out_of_memory(compute.device, advice), translate_compile_errors():
-            return _train(store, out, model_config, config, saved, show_progress, compute, group)
+            return _train(store, out, method_config, config, saved, show_progress, compute, group)
 
 
 def _keep_precision(compute: Compute, dtype: str, out: Path, group: ProcessGroup) -> Compute:
@@ -143,16 +144,16 @@ def _name(dtype: torch.dtype) -> str:
 def _train(
     store: TrajectoryStore,
     out: Path,
-    model_config: ModelConfig,
+    method_config: MethodConfig,
     config: TrainingConfig,
     saved: SavedRun | None,
     show_progress: bool,
     compute: Compute,
     group: ProcessGroup,
-) -> DecisionTransformer:
+) -> PretrainedModel:
     """Train in one process of a group."""
     try:
-        windows, validation_windows = training_windows(store, model_config, config)
+        windows, validation_windows = training_windows(store, method_config, config)
     except InputError as error:
         raise SharedError(str(error)) from error
     run = TrainingRun(
@@ -161,7 +162,7 @@ def _train(
         dtype=_name(compute.dtype),
         device=str(compute.device),
         processes=group.size,
-        model=model_config,
+        model=method_config,
         training=config,
         versions=installed_versions(),
         hardware=find_hardware(compute.device),
@@ -178,27 +179,31 @@ def _train(
     store.verify()
 
     torch.manual_seed(config.seed)
-    model = DecisionTransformer(model_config, store.num_actions, int(store.timesteps.max())).to(compute.device)
+    method = find_method(method_config)
+    model = method.make_network(method_config, store).to(compute.device)
     model.dataset = DatasetInfo.from_store(store)
     model.training_config = config
     if group.rank:
         torch.manual_seed(config.seed + group.rank)  # each process draws its own dropout
     learner = Learner(model, config, compute, group)
-    sampler = ContextSampler(windows, config.batch_size, config.seed)
-    loader = ContextLoader(store, model_config.context_length, compute.device)
+    sampler = BatchSampler(windows, config.batch_size, config.seed)
+    loader = method.make_loader(method_config, store, compute.device)
+    window_length = method.window_length(method_config)
     num_updates = min(config.epochs * sampler.updates_per_epoch, config.max_updates or sys.maxsize)
-    schedule = schedule_tokens(config, model_config.context_length, len(windows), num_updates)
+    schedule = schedule_tokens(config, window_length, len(windows), num_updates)
     tokens = update = last_checkpoint = 0
     if saved is not None and (path := saved.checkpoint) is not None:
         checkpoint = group.broadcast_object(lambda: read_checkpoint(path, model))
-        checkpoint.restore(model, learner.optimizer, config.seed, group.rank)
+        checkpoint.restore(learner, config.seed, group.rank)
         tokens, update, last_checkpoint = checkpoint.tokens, checkpoint.update, checkpoint.update
         run = _continue_history(run, saved.run, update, group) if update < num_updates else saved.run
 
     with (
         run_directory(out, run) if group.rank == 0 else nullcontext(),
         Interruption() as interruption,
-        MetricsLogger(out, update, flops_per_context(model_config, store.num_actions), compute, group) as metrics,
+        MetricsLogger(
+            out, learner.metrics, update, flops_per_window(method_config, store.num_actions), compute, group
+        ) as metrics,
         ProgressBar(
             total=num_updates,
             initial=update,
@@ -210,9 +215,11 @@ def _train(
         shards = (group.shard(sampler.batch(index)) for index in range(update, num_updates))
         for batch in loader.batches(shards):
             steps = sampler.batch(update)
-            tokens += len(steps) * model_config.context_length
-            rate = config.learning_rate * learning_rate_multiplier(tokens, *schedule)
-            metrics.add(steps, learner.update(batch, rate, group.weight(steps, loader.num_steps)))
+            tokens += len(steps) * window_length
+            rate = config.learning_rate
+            if config.schedule == "cosine":
+                rate *= learning_rate_multiplier(tokens, *schedule)
+            metrics.add(steps, learner.update(batch, update, rate, group.weight(steps, loader.num_steps)))
             update += 1
             bar.update()
             # Read once per update, so that all processes and all lines below agree on it.
@@ -229,7 +236,7 @@ def _train(
             if saving:
                 generators = group.all_gather(GeneratorState.current(compute.device))
                 if group.rank == 0:
-                    save_checkpoint(out, config.keep_checkpoints, model, learner.optimizer, generators, update, tokens)
+                    save_checkpoint(out, config.keep_checkpoints, learner, generators, update, tokens)
                 last_checkpoint = update
                 metrics.restart_clock()
             if signum and update < num_updates:
@@ -263,7 +270,7 @@ def _continue_history(run: TrainingRun, saved: TrainingRun, update: int, group: 
 
 
 def _next_line(
-    metrics: MetricsLogger, tokens: int, rate: float, saved_model: DecisionTransformer | None, last_checkpoint: int
+    metrics: MetricsLogger, tokens: int, rate: float, saved_model: PretrainedModel | None, last_checkpoint: int
 ) -> MetricsLine:
     """Return the next line of metrics.
 
@@ -281,9 +288,9 @@ def _next_line(
 
 
 def _validate(
-    learner: Learner, loader: ContextLoader, windows: IntArray, batch_size: int, group: ProcessGroup
+    learner: Learner, loader: BatchLoader[Any], windows: IntArray, batch_size: int, group: ProcessGroup
 ) -> tuple[float, float]:
-    """Return mean cross-entropy and action accuracy over windows; each process computes its share of them."""
+    """Return validation loss and action accuracy over windows; each process computes its share of them."""
     shard = windows[group.rank :: group.size]
     batches = [shard[i : i + batch_size] for i in range(0, len(shard), batch_size)]
     total = torch.zeros(3, dtype=torch.float64)

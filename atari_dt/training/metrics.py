@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,25 +31,27 @@ _MAX_BYTES = 128 << 20  # the lines of 500,000 updates, if each has its own
 class MetricsLine:
     """One line of ``metrics.jsonl``.
 
-    ``loss``, ``action_accuracy``, ``grad_norm``, ``contexts_per_s`` and ``mfu`` are means over the updates since the
-    line before.
+    ``loss``, ``action_accuracy``, ``grad_norm``, ``contexts_per_s``, ``mfu``, ``td_loss`` and ``q_value`` are means
+    over the updates since the line before.
 
     Attributes:
         update: Number of updates made.
         tokens: Number of tokens trained on.
         learning_rate: Learning rate of the last update.
-        loss: Cross-entropy per action, in nats.
-        action_accuracy: Fraction of steps at which the dataset's action is the most probable one.
+        loss: Loss of the method: cross-entropy per action, in nats, or the temporal-difference loss with CQL's term.
+        action_accuracy: Fraction of steps at which the dataset's action is the most probable or the greedy one.
         grad_norm: Global norm of the gradient before clipping.
-        contexts_per_s: Number of contexts trained on per second, in all processes together.
+        contexts_per_s: Number of contexts or transitions trained on per second, in all processes together.
         mfu: Model FLOP/s utilization: FLOP/s of the model as a fraction of those of a large matrix product on the same
             machine. None in files of early versions.
-        validation_loss: Cross-entropy per action on the held-out episodes, in nats. None except at the checkpoints of a
-            run that holds episodes out.
+        validation_loss: Cross-entropy per action, in nats, or temporal-difference loss on the held-out episodes. None
+            except at the checkpoints of a run that holds episodes out.
         validation_accuracy: Action accuracy on the held-out episodes. None where ``validation_loss`` is None.
         seconds: Wall time of all updates so far, in seconds: neither validation nor checkpoints count, and in a resumed
             run, updates that no checkpoint holds do not count either. ``torch.compile`` compiles in the first update of
             each process, which counts. None in files of early versions, and in runs that continue one.
+        td_loss: Temporal-difference loss, which is ``loss`` without CQL's term. None for methods without Q.
+        q_value: Largest Q of a state, averaged over the states of the batches. None for methods without Q.
     """
 
     update: int
@@ -62,6 +65,8 @@ class MetricsLine:
     validation_loss: float | None = None
     validation_accuracy: float | None = None
     seconds: float | None = None
+    td_loss: float | None = None
+    q_value: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of a line; fields that are None are left out."""
@@ -86,6 +91,8 @@ class MetricsLine:
             validation_loss=read_optional_field(content, "validation_loss", float),
             validation_accuracy=read_optional_field(content, "validation_accuracy", float),
             seconds=read_optional_field(content, "seconds", float),
+            td_loss=read_optional_field(content, "td_loss", float),
+            q_value=read_optional_field(content, "q_value", float),
         )
 
 
@@ -112,13 +119,23 @@ class MetricsLogger:
 
     Args:
         directory: Directory of the run. Lines of updates after ``update`` are removed from its files.
+        names: Names of the values that `Learner.update` returns.
         update: Number of updates made before.
-        flops: Number of floating-point operations of an update per context.
+        flops: Number of floating-point operations of an update per context or transition.
         compute: Device and type of the forward pass.
         group: Processes that train together; the first one writes.
     """
 
-    def __init__(self, directory: Path, update: int, flops: int, compute: Compute, group: ProcessGroup):
+    def __init__(
+        self,
+        directory: Path,
+        names: Sequence[str],
+        update: int,
+        flops: int,
+        compute: Compute,
+        group: ProcessGroup,
+    ):
+        self._names = names
         self._update, self._flops, self._group = update, flops, group
         self._peak = group.size * matmul_peak(compute.device, compute.dtype)
         self._seconds = None if update else 0.0
@@ -159,7 +176,7 @@ class MetricsLogger:
         self._start = time.perf_counter()
 
     def add(self, steps: IntArray, values: torch.Tensor) -> None:
-        """Add an update: the contexts ``[B]`` of its batch, and what `Learner.update` returned."""
+        """Add an update: the first steps ``[B]`` of its batch, and what `Learner.update` returned."""
         self._values.append(values)
         self._batches.append(steps)
 
@@ -174,16 +191,17 @@ class MetricsLogger:
             FloatingPointError: If the loss or the gradient of an update is not finite.
         """
         values = self._group.all_reduce_sum(torch.stack(self._values).double().cpu())
-        values[:, 2] /= self._group.size  # every process has the norm of the same averaged gradient
+        # Every process has the norm of the same averaged gradient.
+        values[:, self._names.index("grad_norm")] /= self._group.size
         finite = values.isfinite().all(dim=1)
         if not finite.all():
             index = int(finite.int().argmin())
             steps = self._batches[index]
             raise FloatingPointError(
-                f"the loss or its gradient is no longer finite at update {self._update + index + 1} (its contexts "
-                f"start at the dataset's steps {', '.join(map(str, steps[:8]))}{' …' if len(steps) > 8 else ''})"
+                f"the loss or its gradient is no longer finite at update {self._update + index + 1} (its batch "
+                f"starts at the dataset's steps {', '.join(map(str, steps[:8]))}{' …' if len(steps) > 8 else ''})"
             )
-        loss, accuracy, grad_norm = values.mean(dim=0).tolist()
+        means = dict(zip(self._names, values.mean(dim=0).tolist(), strict=True))
         seconds = time.perf_counter() - self._start
         speed = sum(map(len, self._batches)) / seconds
         if self._seconds is not None:
@@ -192,7 +210,13 @@ class MetricsLogger:
         self._reset()
         mfu = speed * self._flops / self._peak
         return MetricsLine(
-            self._update, tokens, learning_rate, loss, accuracy, grad_norm, speed, mfu, seconds=self._seconds
+            update=self._update,
+            tokens=tokens,
+            learning_rate=learning_rate,
+            contexts_per_s=speed,
+            mfu=mfu,
+            seconds=self._seconds,
+            **means,
         )
 
     def write(self, line: MetricsLine) -> None:

@@ -1,8 +1,8 @@
 """AdamW and the learning-rate schedule of the paper.
 
 The learning rate of an update is a peak times a factor. The peak is `TrainingConfig.learning_rate` in
-atari_dt/config.py, the same for all games of the paper. The factor is `learning_rate_multiplier`, below.
-atari_dt/training/loop.py multiplies them before each update.
+atari_dt/config.py, the same for all games of the paper. The factor is `learning_rate_multiplier`, below, or 1 with a
+constant schedule. atari_dt/training/loop.py multiplies them before each update.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
         {"params": [p for p in parameters if id(p) in decayed], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.adam_eps, fused=True)
 
 
-def schedule_tokens(config: TrainingConfig, context_length: int, num_windows: int, num_updates: int) -> tuple[int, int]:
+def schedule_tokens(config: TrainingConfig, window_length: int, num_windows: int, num_updates: int) -> tuple[int, int]:
     """Return the last two arguments of `learning_rate_multiplier` for a run.
 
     Args:
         config: Config of the training.
-        context_length: K.
+        window_length: K, or 1 for transitions.
         num_windows: Number of windows to train on.
         num_updates: Number of updates of the whole run.
     """
     if config.warmup_fraction is not None:
-        run_tokens = num_updates * config.batch_size * context_length
+        run_tokens = num_updates * config.batch_size * window_length
         return max(1, round(config.warmup_fraction * run_tokens)), run_tokens
-    return config.warmup_tokens, config.final_tokens or 2 * num_windows * 3 * context_length
+    return config.warmup_tokens, config.final_tokens or 2 * num_windows * 3 * window_length
 
 
 def learning_rate_multiplier(tokens: int, warmup_tokens: int, final_tokens: int) -> float:

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from atari_dt.config import ARITHMETIC_SETTINGS, ModelConfig, TrainingConfig
+from atari_dt.config import ARITHMETIC_SETTINGS, TrainingConfig
+from atari_dt.method_config import MethodConfig, read_method_config
 from replay_data import InputError
 from replay_data.errors import summarize_error
 from replay_data.json_fields import (
@@ -78,7 +79,7 @@ class TrainingRun:
         dtype: Name of the forward pass's type, such as ``"bfloat16"``.
         device: Name of the first process's device, such as ``"cuda:0"``.
         processes: Number of processes that train together.
-        model: Config of the network.
+        model: Config of the method and its network.
         training: Config of the training.
         versions: Versions of Python and of the packages in ``PACKAGES``, by name.
         hardware: Machine of the first process.
@@ -92,7 +93,7 @@ class TrainingRun:
     dtype: str
     device: str
     processes: int
-    model: ModelConfig
+    model: MethodConfig
     training: TrainingConfig
     versions: Mapping[str, str]
     hardware: Hardware
@@ -101,7 +102,7 @@ class TrainingRun:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``config.json``."""
-        return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self), "model": self.model.to_json()}
 
     @classmethod
     def from_json(cls, content: Any) -> TrainingRun:
@@ -119,7 +120,7 @@ class TrainingRun:
         return cls(
             data=read_field(content, "data", str),
             data_digest=read_field(content, "data_digest", str),
-            model=ModelConfig.from_json(content["model"]),
+            model=read_method_config(content["model"]),
             training=training,
             history=tuple(
                 Segment(last_update=read_count(segment, "last_update"), **_read_arithmetic(segment))
@@ -133,7 +134,7 @@ class TrainingRun:
 
         The others decide only how results are rounded, and where: a run can move to another machine.
         """
-        settings = {**dataclasses.asdict(self.model), **dataclasses.asdict(self.training)}
+        settings = {"method": self.model.method, **dataclasses.asdict(self.model), **dataclasses.asdict(self.training)}
         for name in ARITHMETIC_SETTINGS:
             del settings[name]
         return {**settings, "data_digest": self.data_digest}

@@ -67,7 +67,7 @@ def main(
     from throughput_contestants import DTYPES, Contestant, original_updates, project_updates, time_parts
 
     from atari_dt.hardware import find_device, matmul_peak, supports_bfloat16
-    from atari_dt.training.learner import flops_per_context
+    from atari_dt.training.learner import flops_per_window
     from replay_data.testing import write_random_store
 
     torch_device = find_device(device)
@@ -95,7 +95,7 @@ def main(
                 for name, contestant in contestants.items():
                     seconds[name].append(contestant.update(updates))
             memory = {name: contestant.memory() for name, contestant in contestants.items()}
-        flops = flops_per_context(model_config, store.num_actions)
+        flops = flops_per_window(model_config, store.num_actions)
         peak_dtypes = dtypes if original is None else dtypes | {"fp32": DTYPES["fp32"]}
         peaks = {name: matmul_peak(torch_device, dtype) for name, dtype in peak_dtypes.items()}
         figures: dict[str, dict[str, Any]] = {}

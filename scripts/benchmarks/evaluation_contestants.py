@@ -22,13 +22,13 @@ from benchmark_tools import original_network
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.vector_env import AleVectorEnv
 from atari_dt.evaluation import DecisionTransformerPolicy, evaluate_policy
-from atari_dt.evaluation.policy import Policy
-from atari_dt.evaluation.predictors import WindowPredictor
-from atari_dt.evaluation.protocol import EvaluationProtocol
 from atari_dt.games.catalogue import Game
 from atari_dt.hardware import synchronize
 from atari_dt.interpretation.tracing import TracingPolicy
 from atari_dt.model import DatasetInfo, DecisionTransformer
+from atari_dt.policies.policy import Policy
+from atari_dt.policies.predictors import WindowPredictor
+from atari_dt.policies.protocol import EvaluationProtocol
 
 TARGET_RETURN = 90.0
 MAX_TIMESTEP = 2000

@@ -29,7 +29,7 @@ from atari_dt.hardware import (
     translate_out_of_memory,
 )
 from atari_dt.model import DecisionTransformer
-from atari_dt.training import ContextLoader, ContextSampler
+from atari_dt.training import BatchSampler, ContextLoader
 from atari_dt.training.distributed import ProcessGroup
 from atari_dt.training.learner import Learner
 from atari_dt.training.optimizer import make_optimizer
@@ -128,9 +128,9 @@ def project_updates(
     compute = dataclasses.replace(set_up_compute(str(device), "auto", config.compile), dtype=dtype)
     learner = Learner(model, config, compute, ProcessGroup())
     loader = ContextLoader(store, model_config.context_length, device)
-    sampler = ContextSampler(np.arange(len(store) // batch_size * batch_size), batch_size, seed=0)
-    for batch in loader.batches(map(sampler.batch, range(sys.maxsize))):
-        learner.update(batch, config.learning_rate)
+    sampler = BatchSampler(np.arange(len(store) // batch_size * batch_size), batch_size, seed=0)
+    for update, batch in enumerate(loader.batches(map(sampler.batch, range(sys.maxsize)))):
+        learner.update(batch, update, config.learning_rate)
         yield
 
 

@@ -22,12 +22,12 @@ from atari_dt.experiments.sweep import run_sweep
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.pretrained import find_checkpoints
 from atari_dt.training import read_metrics
-from atari_dt.training.learner import flops_per_context
+from atari_dt.training.learner import flops_per_window
 from atari_dt.training.training_run import Hardware
 from replay_data import InputError, TrajectoryStore
 from replay_data.storage.atomic import atomic_write
 
-_cached_flops_per_context = functools.lru_cache(flops_per_context)  # the same for all seeds
+_cached_flops_per_window = functools.lru_cache(flops_per_window)  # the same for all seeds
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def _read_run(directory: Path, recipe: str, seed: int, result: RunResult, num_ac
         return TimedRun(
             recipe=recipe,
             seed=seed,
-            flops_per_update=_cached_flops_per_context(config.model, num_actions) * config.training.batch_size,
+            flops_per_update=_cached_flops_per_window(config.model, num_actions) * config.training.batch_size,
             losses=tuple(Point(point.update, seconds[point.update], point.validation_loss) for point in result.curve),
             accuracy=result.curve[-1].validation_accuracy,
             mean_scores=tuple(Point(update, seconds[update], score) for update, score in sorted(mean_scores.items())),

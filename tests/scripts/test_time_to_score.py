@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from atari_dt.config import ModelConfig
 from atari_dt.experiments.launchers import LocalLauncher
 from atari_dt.experiments.run import execute_run
 from atari_dt.experiments.run_config import RunConfig
-from atari_dt.training.learner import flops_per_context
+from atari_dt.training.learner import flops_per_window
 from atari_dt.training.training_run import Hardware, read_training_run
 from replay_data.testing import write_random_store
 from tests.scripts.commands import SCRIPTS, Refuse, call
@@ -153,9 +154,10 @@ def test_the_command_measures_recipes_and_skips_finished_runs(
         assert run["mean_scores"][-1]["value"] == np.mean(result["targets"][0]["scores"])
         assert len(list((out / name / "training" / "checkpoints").iterdir())) == 1
         config = read_training_run(out / name / "training")
+        assert isinstance(config.model, ModelConfig)
         assert config.model.encoder_norm == ("encoder_norm" in name)
         assert config.training.final_tokens == updates[-1] * 4 * 2
-    assert content["runs"][1]["flops_per_update"] == 4 * flops_per_context(config.model, store.num_actions)
+    assert content["runs"][1]["flops_per_update"] == 4 * flops_per_window(config.model, store.num_actions)
     assert [mark["metric"] for mark in content["marks"]] == ["loss", "loss", "loss", "score"]
     assert content["marks"][1]["reached"]["paper:5"]["seeds"] == {"3": None}
     assert content["marks"][2]["reached"]["paper:5"]["seeds"]["3"]["update"] == 2

@@ -15,12 +15,12 @@ from atari_dt.environment.python_env import AleEnv
 from atari_dt.environment.vector_env import AleVectorEnv
 from atari_dt.evaluation.evaluator import evaluate, evaluate_policy
 from atari_dt.evaluation.play_config import PlayConfig
-from atari_dt.evaluation.policy import RandomPolicy
-from atari_dt.evaluation.protocol import PROTOCOLS, ProtocolName
 from atari_dt.evaluation.target_returns import compute_target_returns
 from atari_dt.games.catalogue import find_game
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.decision_transformer import DecisionTransformer
+from atari_dt.policies.epsilon_greedy import RandomPolicy
+from atari_dt.policies.protocol import PROTOCOLS, ProtocolName
 from replay_data import InputError, StoreWriter, TrajectoryStore
 from replay_data.store_metadata import StoreSource
 from tests.atari_dt.environment.test_environment import play_emulator

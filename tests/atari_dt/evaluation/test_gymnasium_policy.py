@@ -19,8 +19,8 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from torch import nn
 
 from atari_dt.evaluation.gymnasium_policy import GymnasiumPolicy, load_policy
-from atari_dt.evaluation.policy import DecisionTransformerPolicy
-from atari_dt.evaluation.sampling import Sampling
+from atari_dt.policies.decision_transformer import DecisionTransformerPolicy
+from atari_dt.policies.sampling import Sampling
 from replay_data import InputError
 from tests.atari_dt.models import small_model, use_fast_encoder
 

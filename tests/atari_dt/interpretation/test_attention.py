@@ -18,9 +18,6 @@ from torch import Tensor
 from atari_dt.config import Conditioning, ModelConfig, PositionEncoding, TimestepEncoding, TrainingConfig
 from atari_dt.evaluation.evaluator import evaluate
 from atari_dt.evaluation.play_config import PlayConfig
-from atari_dt.evaluation.policy import DecisionTransformerPolicy
-from atari_dt.evaluation.protocol import PROTOCOLS, EvaluationProtocol
-from atari_dt.evaluation.sampling import Sampling
 from atari_dt.interpretation.attention import (
     attention_by_distance,
     attention_from,
@@ -33,6 +30,9 @@ from atari_dt.interpretation.episode_trace import EpisodeTrace
 from atari_dt.interpretation.tracing import GRID_MULTIPLES, trace_episodes
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.model.pretrained import latest_checkpoint
+from atari_dt.policies.decision_transformer import DecisionTransformerPolicy
+from atari_dt.policies.protocol import PROTOCOLS, EvaluationProtocol
+from atari_dt.policies.sampling import Sampling
 from atari_dt.training.loop import train
 from replay_data import InputError, TrajectoryStore
 from tests.atari_dt.models import DATASET, small_model

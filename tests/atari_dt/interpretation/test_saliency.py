@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from atari_dt.batches.contexts import ContextBatch
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.interpretation.saliency import gradient_times_input, occlusion, sum_by_cell, sum_by_frame
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.recipes import RecipeName, apply_recipe
-from atari_dt.training.batches import ContextBatch
 from replay_data import InputError
 from tests.atari_dt.interpretation.test_attention import planted_model
 from tests.atari_dt.models import small_model

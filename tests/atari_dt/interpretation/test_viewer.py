@@ -20,12 +20,12 @@ from playwright.sync_api import Error, Page, sync_playwright
 
 from atari_dt.config import ModelConfig
 from atari_dt.evaluation.play_config import PlayConfig
-from atari_dt.evaluation.protocol import EvaluationProtocol
 from atari_dt.interpretation.episode_trace import TracedEvaluation
 from atari_dt.interpretation.saliency import gradient_times_input, sum_by_cell, sum_by_frame
 from atari_dt.interpretation.tracing import trace_episodes
 from atari_dt.interpretation.viewer import SaliencyMaps, viewer_page
 from atari_dt.model.decision_transformer import DecisionTransformer
+from atari_dt.policies.protocol import EvaluationProtocol
 from tests.atari_dt.models import DATASET
 
 Viewer = tuple[TracedEvaluation, list[SaliencyMaps], Path]  # with the file of the page

@@ -52,7 +52,7 @@ def join(processes: list[ForkServerProcess]) -> list[int | None]:
 def _prepare() -> None:
     """Use one thread, and skip the measurements behind ``mfu``, which take longer than these runs train."""
     torch.set_num_threads(1)
-    loop.flops_per_context = lambda *_: 1  # type: ignore[attr-defined]
+    loop.flops_per_window = lambda *_: 1  # type: ignore[attr-defined]
     metrics.matmul_peak = lambda *_: 1.0  # type: ignore[attr-defined]
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from atari_dt.config import Conditioning, ModelConfig
 from atari_dt.model import DecisionTransformer
 from atari_dt.training import ContextLoader
-from atari_dt.training.learner import flops_per_context
+from atari_dt.training.learner import flops_per_window
 from replay_data import TrajectoryStore
 from tests.atari_dt.training.processes import DROPOUT
 
@@ -32,7 +32,7 @@ def test_the_flops_of_an_update_are_those_of_its_matrix_products(conditioning: C
     if conditioning == "return":
         products += 2 * steps * dim  # the embedding of the return, whose input has no gradient either
     generator = torch.get_rng_state()
-    assert flops_per_context(ModelConfig(conditioning=conditioning), actions) == 2 * products
+    assert flops_per_window(ModelConfig(conditioning=conditioning), actions) == 2 * products
     assert torch.equal(torch.get_rng_state(), generator)
 
 

@@ -71,7 +71,9 @@ def test_the_seed_decides_the_weights(readable_store: TrajectoryStore, tmp_path:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         torch.manual_seed(len(weights))
         seeded = dataclasses.replace(config, seed=seed)
-        weights.append(train(readable_store, tmp_path / name, SMALL, seeded, show_progress=False).head.weight)
+        weights.append(
+            train(readable_store, tmp_path / name, SMALL, seeded, show_progress=False).state_dict()["head.weight"]
+        )
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 

@@ -36,7 +36,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def log(directory: Path, update: int, clock: Clock, durations: list[tuple[float, float]]) -> None:
     """Log a line per pair of seconds: those of two updates of 4 contexts, and those of a checkpoint after them."""
-    with MetricsLogger(directory, update, 1, set_up_compute("cpu", "fp32", "off", 0), ProcessGroup()) as logger:
+    names = ("loss", "action_accuracy", "grad_norm")
+    compute = set_up_compute("cpu", "fp32", "off", 0)
+    with MetricsLogger(directory, names, update, 1, compute, ProcessGroup()) as logger:
         for updates, checkpoint in durations:
             for _ in range(2):
                 logger.add(np.arange(4), torch.ones(3))

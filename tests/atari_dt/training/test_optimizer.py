@@ -33,7 +33,7 @@ def test_the_schedule_is_that_of_the_paper() -> None:
 
 def test_a_fraction_of_the_run_warms_up_and_the_cosine_ends_with_the_run() -> None:
     config = TrainingConfig(batch_size=16, warmup_fraction=0.25)
-    schedule = schedule_tokens(config, context_length=5, num_windows=999, num_updates=200)
+    schedule = schedule_tokens(config, window_length=5, num_windows=999, num_updates=200)
     rates = [learning_rate_multiplier(update * 16 * 5, *schedule) for update in range(1, 201)]
     assert rates[:50] == pytest.approx([update / 50 for update in range(1, 51)])
     halves = [0.5 * (1 + math.cos(math.pi * (update - 50) / 150)) for update in range(51, 201)]

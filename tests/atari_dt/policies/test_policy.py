@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from atari_dt.config import ModelConfig
-from atari_dt.evaluation.policy import DecisionTransformerPolicy
-from atari_dt.evaluation.predictors import WindowPredictor
-from atari_dt.evaluation.protocol import PROTOCOLS, EvaluationProtocol
-from atari_dt.evaluation.sampling import Sampling
 from atari_dt.model.decision_transformer import DecisionTransformer
+from atari_dt.policies.decision_transformer import DecisionTransformerPolicy
+from atari_dt.policies.predictors import WindowPredictor
+from atari_dt.policies.protocol import PROTOCOLS, EvaluationProtocol
+from atari_dt.policies.sampling import Sampling
 from replay_data import InputError
 from tests.atari_dt.models import DATASET, small_model
 

@@ -1,90 +1,31 @@
-"""Policies that play N environments, each in its own episode under its own target return.
+"""The policy of the Decision Transformer and of behavior cloning.
 
-`DecisionTransformerPolicy` acts with a trained model. The return-to-go starts at the target return and is lowered by
-the reward of every step, in `DecisionTransformerPolicy._lower_returns_to_go`. `RandomPolicy` is the uniform-random
-baseline.
+The return-to-go starts at the target return and is lowered by the reward of every step, in
+`DecisionTransformerPolicy._lower_returns_to_go`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from atari_dt.evaluation.predictors import (
+from atari_dt.model.decision_transformer import DecisionTransformer
+from atari_dt.policies.policy import Floats, Ints
+from atari_dt.policies.predictors import (
     MIN_STATES,
     CachePredictor,
-    Floats,
     ForwardPass,
-    Ints,
     Predictor,
     WindowPredictor,
     pad_rows,
 )
-from atari_dt.evaluation.protocol import EvaluationProtocol
-from atari_dt.evaluation.sampling import Sampling
-from atari_dt.evaluation.target_returns import require_dataset
-from atari_dt.model.decision_transformer import DecisionTransformer
+from atari_dt.policies.protocol import EvaluationProtocol
+from atari_dt.policies.sampling import Sampling
 from replay_data import InputError
-
-
-class Policy(Protocol):
-    """Policy that plays N environments."""
-
-    @property
-    def returns_to_go(self) -> Floats:
-        """Return-to-go of each environment, float32 ``[N]``."""
-
-    def start(self, env_indices: Ints, target_returns: Floats, seeds: Ints) -> None:
-        """Start an episode in M environments and forget their previous episodes.
-
-        Args:
-            env_indices: Indices of the environments, int64 ``[M]``.
-            target_returns: Target returns of the episodes, float32 ``[M]``.
-            seeds: Seeds of the action sampling, int64 ``[M]``.
-        """
-
-    def act(self, env_indices: Ints, states: npt.NDArray[np.uint8], rewards: Floats) -> Ints:
-        """Choose an action for each of M environments.
-
-        Args:
-            env_indices: Indices of the environments, int64 ``[M]``.
-            states: Current states, uint8 ``[M, 4, 84, 84]``.
-            rewards: Unclipped rewards of the last step, float32 ``[M]``; ignored in the first step of an episode.
-
-        Returns:
-            Action indices, int64 ``[M]``.
-        """
-
-
-class RandomPolicy:
-    """Uniform-random policy; the actions of an episode depend only on its seed.
-
-    Args:
-        num_envs: N.
-        num_actions: Number of actions.
-
-    Attributes:
-        returns_to_go: Zeros, float32 ``[N]``.
-    """
-
-    def __init__(self, num_envs: int, num_actions: int):
-        self._num_actions = num_actions
-        self.returns_to_go = np.zeros(num_envs, dtype=np.float32)
-        self._rngs = [np.random.default_rng() for _ in range(num_envs)]
-
-    def start(self, env_indices: Ints, target_returns: Floats, seeds: Ints) -> None:
-        """Seed the actions of the environments; target returns are ignored."""
-        for env_index, seed in zip(env_indices, seeds, strict=True):
-            self._rngs[env_index] = np.random.default_rng(seed)
-
-    def act(self, env_indices: Ints, states: npt.NDArray[np.uint8], rewards: Floats) -> Ints:
-        """Draw an action for each of the environments, int64 ``[M]``."""
-        return np.array([self._rngs[env_index].integers(self._num_actions) for env_index in env_indices])
 
 
 @dataclass(frozen=True)
@@ -142,7 +83,7 @@ class DecisionTransformerPolicy:
             raise InputError(
                 "`window_timestep` must be 'first' for this model, which reads a timestep at every step of its context"
             )
-        self._clip_rewards = require_dataset(model).reward_clipping and protocol.reward_units == "dataset"
+        self._clip_rewards = model.require_dataset().reward_clipping and protocol.reward_units == "dataset"
         self._device = next(model.parameters()).device
         self._window: WindowPredictor | None = None
         if protocol.uses_cache(model.config):

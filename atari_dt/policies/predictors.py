@@ -13,13 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from atari_dt.evaluation.protocol import EvaluationProtocol
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.model.key_value_cache import KeyValueCache
-
-Ints = npt.NDArray[np.int64]
-
-Floats = npt.NDArray[np.float32]
+from atari_dt.policies.policy import Floats, Ints
+from atari_dt.policies.protocol import EvaluationProtocol
 
 # Smallest batches to run. For smaller ones, matrix libraries choose kernels that sum in another order. The logits would
 # then depend on the number of environments in their last bit, and about one action in a million would change.

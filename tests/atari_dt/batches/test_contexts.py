@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from atari_dt.training import ContextLoader, ContextSampler
-from atari_dt.training.batches import copy_episode_frames
+from atari_dt.batches.loader import copy_episode_frames
+from atari_dt.training import BatchSampler, ContextLoader
 from replay_data import TrajectoryStore
 from replay_data.selection.methods import Selection
 from replay_data.selection.stores import select_from_store
@@ -86,7 +86,7 @@ def test_only_the_frames_of_a_stores_own_episodes_are_copied_to_a_device(
 @pytest.mark.parametrize("batch_size", [7, 50, 200])
 def test_each_epoch_samples_every_window_once_in_a_different_order(batch_size: int) -> None:
     windows = np.arange(100, 200, 2)
-    sampler = ContextSampler(windows, batch_size, seed=3)
+    sampler = BatchSampler(windows, batch_size, seed=3)
     per_epoch = math.ceil(50 / batch_size)
     assert sampler.updates_per_epoch == per_epoch
     updates = [sampler.batch(update).tolist() for update in range(4 * per_epoch)]
@@ -94,7 +94,7 @@ def test_each_epoch_samples_every_window_once_in_a_different_order(batch_size: i
     for epoch in epochs:
         assert sorted(epoch) == windows.tolist()
         assert epochs.count(epoch) == 1
-    assert updates[0] != ContextSampler(windows, batch_size, seed=4).batch(0).tolist()
+    assert updates[0] != BatchSampler(windows, batch_size, seed=4).batch(0).tolist()
     for update in (3 * per_epoch, 0, 4 * per_epoch - 1):  # updates can be sampled in any order
         assert sampler.batch(update).tolist() == updates[update]
-        assert ContextSampler(windows, batch_size, seed=3).batch(update).tolist() == updates[update]
+        assert BatchSampler(windows, batch_size, seed=3).batch(update).tolist() == updates[update]

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from atari_dt.config import Conditioning, ModelConfig
 from atari_dt.evaluation.evaluator import evaluate
 from atari_dt.evaluation.play_config import PlayConfig
-from atari_dt.evaluation.policy import DecisionTransformerPolicy
-from atari_dt.evaluation.predictors import CachePredictor, WindowPredictor
-from atari_dt.evaluation.protocol import PROTOCOLS, EvaluationProtocol
 from atari_dt.model.decision_transformer import DecisionTransformer
+from atari_dt.policies.decision_transformer import DecisionTransformerPolicy
+from atari_dt.policies.predictors import CachePredictor, WindowPredictor
+from atari_dt.policies.protocol import PROTOCOLS, EvaluationProtocol
 from replay_data import InputError
 from tests.atari_dt.models import DATASET, use_fast_encoder
 

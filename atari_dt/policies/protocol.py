@@ -9,9 +9,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from atari_dt.config import ModelConfig
 from atari_dt.environment.config import EnvironmentConfig, FrameScaling
 from atari_dt.environment.rom import Rom
+from atari_dt.method_config import MethodConfig
 from atari_dt.model.dataset_info import DatasetInfo
 from replay_data import InputError
 
@@ -48,7 +48,7 @@ class EvaluationProtocol:
     """Whether to keep keys and values of earlier steps, so that a step costs the model its own tokens instead of K
     steps; `auto` keeps them if the model allows it, as the fast recipe's does. Deeper layers then see further back."""
 
-    def resolved(self, dataset: DatasetInfo, config: ModelConfig) -> EvaluationProtocol:
+    def resolved(self, dataset: DatasetInfo, config: MethodConfig) -> EvaluationProtocol:
         """Return the protocol with the settings of a model in place of defaults.
 
         Sticky actions are those of the dataset, or 0.25 if they are unknown, unless the protocol sets them.
@@ -63,7 +63,7 @@ class EvaluationProtocol:
         cache: Literal["on", "off"] = "on" if self.uses_cache(config) else "off"
         return dataclasses.replace(self, sticky_actions=self._sticky_actions(dataset), cache=cache)
 
-    def uses_cache(self, config: ModelConfig) -> bool:
+    def uses_cache(self, config: MethodConfig) -> bool:
         """Return whether a model acts with cached keys and values.
 
         Raises:

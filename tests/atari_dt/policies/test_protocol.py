@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from atari_dt.config import ModelConfig
-from atari_dt.evaluation.protocol import PROTOCOLS
 from atari_dt.model.dataset_info import DatasetInfo
+from atari_dt.policies.protocol import PROTOCOLS
 
 
 @pytest.mark.parametrize(("of_data", "played"), [(0.25, 0.25), (0.0, 0.0), (0.1, 0.1), (None, 0.25)])

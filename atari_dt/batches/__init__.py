@@ -1,0 +1,1 @@
+"""Batches of training data, gathered on the device from single frames."""

@@ -1,0 +1,167 @@
+"""Configs of the learning methods: each selects a method of `atari_dt.methods` and holds its settings.
+
+The Decision Transformer and behavior cloning share `ModelConfig`. The value-based methods have a config each. Every
+config has
+
+- ``method``: name of the method, as in ``METHOD_NAMES``;
+- ``label``: short name for tables, such as ``"QR-DQN"``;
+- ``title``: name in a text, such as ``"conservative Q-learning (CQL)"``;
+- ``source``: its publication;
+- ``conditioned``: whether the model acts under a target return;
+- ``cacheable``: whether the model can act with cached keys and values;
+- ``describe_sizes``: the settings that decide how much memory a training takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias, get_args
+
+from atari_dt.config import MethodName, ModelConfig, TrainingConfig
+from replay_data import InputError
+from replay_data.json_fields import read_dataclass, read_object
+
+METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
+"""Names of the methods."""
+
+
+@dataclass(frozen=True)
+class ValueConfig:
+    """Settings that the value-based methods share.
+
+    The defaults are those of Agarwal et al. 2020 (arXiv:1907.04543) and Kumar et al. 2020 (arXiv:2006.04779), who use
+    the network and the discount of Mnih et al. 2015.
+    """
+
+    method: ClassVar[MethodName]
+    label: ClassVar[str]
+    title: ClassVar[str]
+    source: ClassVar[str]
+    conditioned: ClassVar[bool] = False
+    cacheable: ClassVar[bool] = False
+
+    discount: float = 0.99
+    """Discount factor of the return that Q estimates."""
+    target_update_every: int = 2000
+    """Updates between two copies of the network's weights to the target network."""
+    epsilon: float = 0.001
+    """Probability of a random action when the model acts; otherwise it takes the action with the largest Q."""
+
+    def __post_init__(self) -> None:
+        for name in ("discount", "epsilon"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise InputError(f"`{name}` must be between 0 and 1, not {value}")
+        for each in dataclasses.fields(self):
+            if each.type == "int" and getattr(self, each.name) < 1:
+                raise InputError(f"`{each.name}` must be at least 1, not {getattr(self, each.name)}")
+
+    def describe_sizes(self, batch_size: int) -> str:
+        """Return the settings that decide how much memory a training takes, for an error message."""
+        return f"`batch_size` ({batch_size})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `read_method_config` reads."""
+        return {"method": self.method, **dataclasses.asdict(self)}
+
+
+@dataclass(frozen=True)
+class QRDQNConfig(ValueConfig):
+    """Settings of QR-DQN (Dabney et al. 2018, arXiv:1710.10044)."""
+
+    method: ClassVar[MethodName] = "qrdqn"
+    label: ClassVar[str] = "QR-DQN"
+    title: ClassVar[str] = "quantile-regression DQN (QR-DQN)"
+    source: ClassVar[str] = "Dabney et al., AAAI 2018"
+
+    num_quantiles: int = 200
+    """Number of quantiles of the return that the network estimates for each action."""
+
+    @property
+    def num_estimates(self) -> int:
+        """Number of outputs of the network for each action."""
+        return self.num_quantiles
+
+
+@dataclass(frozen=True)
+class CQLConfig(QRDQNConfig):
+    """Settings of conservative Q-learning on QR-DQN (Kumar et al. 2020, arXiv:2006.04779)."""
+
+    method: ClassVar[MethodName] = "cql"
+    label: ClassVar[str] = "CQL"
+    title: ClassVar[str] = "conservative Q-learning (CQL)"
+    source: ClassVar[str] = "Kumar et al., NeurIPS 2020"
+
+    alpha: float = 4.0
+    """Weight of the conservative term, which lowers Q of all actions and raises Q of the data's; 4 for 1% of the
+    DQN-replay data, 1 for 10%."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.alpha < math.inf:
+            raise InputError(f"`alpha` must be at least 0, not {self.alpha}")
+
+
+@dataclass(frozen=True)
+class REMConfig(ValueConfig):
+    """Settings of REM, the random ensemble mixture (Agarwal et al. 2020, arXiv:1907.04543)."""
+
+    method: ClassVar[MethodName] = "rem"
+    label: ClassVar[str] = "REM"
+    title: ClassVar[str] = "random ensemble mixture (REM)"
+    source: ClassVar[str] = "Agarwal et al., ICML 2020"
+
+    num_q_heads: int = 200
+    """Number of estimates of Q for each action; the loss of a batch mixes them at random."""
+
+    @property
+    def num_estimates(self) -> int:
+        """Number of outputs of the network for each action."""
+        return self.num_q_heads
+
+
+MethodConfig: TypeAlias = ModelConfig | QRDQNConfig | CQLConfig | REMConfig
+"""Config of any method."""
+
+CONFIG_TYPES: dict[MethodName, type[MethodConfig]] = {
+    "dt": ModelConfig,
+    "bc": ModelConfig,
+    "qrdqn": QRDQNConfig,
+    "cql": CQLConfig,
+    "rem": REMConfig,
+}
+"""Type of each method's config."""
+
+VALUE_TRAINING = TrainingConfig(
+    batch_size=32,
+    learning_rate=5e-5,
+    schedule="constant",
+    betas=(0.9, 0.999),
+    adam_eps=0.01 / 32,
+    weight_decay=0.0,
+    grad_norm_clip=None,
+)
+"""Adam and batches of the value-based methods (Agarwal et al. 2020, appendix; Kumar et al. 2020, appendix F)."""
+
+
+def default_config(method: MethodName) -> MethodConfig:
+    """Return the default config of a method."""
+    return ModelConfig(conditioning="none") if method == "bc" else CONFIG_TYPES[method]()
+
+
+def read_method_config(content: Any) -> MethodConfig:
+    """Read what ``to_json`` of a config returned; missing fields have their default values.
+
+    Raises:
+        ValueError, TypeError: If the content is anything else, or names an unknown method.
+        InputError: If a field has an impossible value.
+    """
+    fields = dict(read_object(content))
+    method = fields.pop("method", None)
+    if method is None:  # the file is of a Decision Transformer or behavior cloning, which ``conditioning`` tells apart
+        return ModelConfig.from_json(fields)
+    if method not in METHOD_NAMES or CONFIG_TYPES[method] is ModelConfig:
+        raise ValueError(f"method is {str(method)[:80]!r}, which is not one of qrdqn, cql and rem")
+    return read_dataclass(fields, CONFIG_TYPES[method])

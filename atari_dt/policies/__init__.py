@@ -1,0 +1,1 @@
+"""Policies: what a trained model does in N environments, step by step."""
