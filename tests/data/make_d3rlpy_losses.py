@@ -97,7 +97,7 @@ def main() -> None:
     def measure(
         kind: str, num_quantiles: int, batch: dict[str, Any], online: dict[str, Any], target: dict[str, Any]
     ) -> dict[str, Any]:
-        """Return the losses of a batch, gradients of the loss, and the loss of each of a few updates."""
+        """Return losses and gradients of a batch, and QR-DQN's losses in a few updates on it."""
         config_type = d3rlpy.algos.DQNConfig if kind == "qrdqn" else d3rlpy.algos.DiscreteCQLConfig
         algo = config_type(
             batch_size=BATCH_SIZE,
@@ -145,13 +145,14 @@ def main() -> None:
             "rounding could decide which action is the best; choose another seed"
         )
         print(f"{kind}: loss {losses.loss:.4f}, Q {q_values.min():.2f} to {q_values.max():.2f}, best actions {best}")
-        result = {name: float(value) for name, value in vars(losses).items()}
+        result: dict[str, Any] = {name: float(value) for name, value in vars(losses).items()}
         result["gradient_norm"] = float(torch.stack([each.norm() for each in gradients]).norm())
         result["head_bias_gradient"] = gradients[-1].flatten()[:: num_quantiles // 8].tolist()
         result["conv1_bias_gradient"] = gradients[1][:8].tolist()
         result["q_values"] = q_values[0].tolist()
-        algo._grad_step = 1  # or the first update would be followed by a copy to the target network
-        result["losses_of_updates"] = [float(algo.update(transitions)["loss"]) for _ in range(NUM_UPDATES)]
+        if kind == "qrdqn":  # further updates of CQL would be double DQN
+            algo._grad_step = 1  # or the first update would be followed by a copy to the target network
+            result["losses_of_updates"] = [float(algo.update(transitions)["loss"]) for _ in range(NUM_UPDATES)]
         return result
 
     torch.manual_seed(0)
@@ -164,7 +165,8 @@ def main() -> None:
         cases[name] = {
             "digest": digest([*batch.values(), *online.values(), *target.values()]),
             "qrdqn": measure("qrdqn", num_quantiles, batch, online, target),
-            "cql": measure("cql", num_quantiles, batch, online, online),  # d3rlpy's double DQN is single DQN here
+            # d3rlpy's CQL is on double DQN, which equals DQN if both networks have the same weights.
+            "cql": measure("cql", num_quantiles, batch, online, online),
         }
     path = Path(__file__).with_name("d3rlpy_losses.json")
     path.write_text(
