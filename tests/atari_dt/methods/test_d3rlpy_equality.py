@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from atari_dt.batches.transitions import TransitionBatch
-from atari_dt.config import TrainingConfig
 from atari_dt.hardware import Compute
-from atari_dt.method_config import CQLConfig, QRDQNConfig
+from atari_dt.method_config import VALUE_TRAINING, CQLConfig, QRDQNConfig
 from atari_dt.methods.value_based import ValueObjective
 from atari_dt.model.q_network import QNetwork
 from atari_dt.training.distributed import ProcessGroup
@@ -20,16 +19,6 @@ from tests.conftest import DATA
 from tests.data.make_d3rlpy_losses import ALPHA, CASES, DISCOUNT, FloatArray, digest, make_batch, make_weights
 
 D3RLPY = json.loads((DATA / "d3rlpy_losses.json").read_text())["cases"]
-LEARNING_RATE = 5e-5
-TRAINING = TrainingConfig(
-    batch_size=32,
-    learning_rate=LEARNING_RATE,
-    schedule="constant",
-    betas=(0.9, 0.999),
-    adam_eps=3.125e-4,
-    weight_decay=0.0,
-    grad_norm_clip=None,
-)
 
 
 def build(weights: dict[str, FloatArray], config: QRDQNConfig, num_actions: int) -> QNetwork:
@@ -47,7 +36,7 @@ def make_learner(case: str, config: QRDQNConfig, same_target: bool) -> tuple[Lea
     arrays = make_batch(seed, num_actions)
     assert digest([*arrays.values(), *online.values(), *other.values()]) == D3RLPY[case]["digest"]
     compute = Compute(torch.device("cpu"), torch.float32, compiled=False)
-    learner = Learner(build(online, config, num_actions), TRAINING, compute, ProcessGroup())
+    learner = Learner(build(online, config, num_actions), VALUE_TRAINING, compute, ProcessGroup())
     if not same_target:
         assert isinstance(learner.objective, ValueObjective)
         learner.objective.target.load_state_dict(build(other, config, num_actions).state_dict())
@@ -72,7 +61,7 @@ def test_updates_equal_those_of_d3rlpy(case: str, method: str) -> None:
     assert isinstance(learner.model, QNetwork)
     close(learner.model.q_values(batch.states[:1])[0].detach(), expected["q_values"])
 
-    first = dict(zip(learner.metrics, learner.update(batch, 1, LEARNING_RATE).tolist(), strict=True))
+    first = dict(zip(learner.metrics, learner.update(batch, 1, VALUE_TRAINING.learning_rate).tolist(), strict=True))
     close(
         [first["loss"], first["td_loss"], first["grad_norm"]],
         [expected["loss"], expected.get("td_loss", expected["loss"]), expected["gradient_norm"]],
@@ -85,7 +74,9 @@ def test_updates_equal_those_of_d3rlpy(case: str, method: str) -> None:
     close(conv[:8], expected["conv1_bias_gradient"])
 
     if method == "qrdqn":  # d3rlpy's CQL becomes double DQN as soon as the networks differ
-        losses = [first["loss"]] + [learner.update(batch, update, LEARNING_RATE)[0].item() for update in (2, 3)]
+        losses = [first["loss"]] + [
+            learner.update(batch, update, VALUE_TRAINING.learning_rate)[0].item() for update in (2, 3)
+        ]
         close(losses, expected["losses_of_updates"])
 
 
