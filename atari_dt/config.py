@@ -1,6 +1,7 @@
 """Settings of the network, of training and of PQN.
 
 Commands build their options from these frozen dataclasses: each field is an option, and its docstring is the help text.
+A field that is no option is of type `tyro.conf.Suppress`.
 The defaults are the paper's settings; `atari_dt.games.presets` has the exceptions of single games.
 """
 
@@ -11,6 +12,8 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import tyro
 
 from replay_data import InputError
 from replay_data.json_fields import read_dataclass
@@ -53,8 +56,9 @@ class ModelConfig:
     """Dimension of a token."""
     dropout: float = 0.1
     """Dropout probability of embeddings, attention weights and residual branches."""
-    conditioning: Conditioning = "return"
-    """`return` for a Decision Transformer, `none` for behavior cloning: the same model without return tokens."""
+    conditioning: tyro.conf.Suppress[Conditioning] = "return"
+    """`return` for a Decision Transformer, `none` for behavior cloning: the same model without return tokens. It is no
+    option, because commands have options that choose the method."""
     limit_returns: bool = False
     """Whether the model, while acting, reads returns-to-go below the smallest one of its training data as that one."""
     encoder_channels: tuple[int, int, int] = (32, 64, 64)
