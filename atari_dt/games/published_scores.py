@@ -1,8 +1,8 @@
-"""Published scores: results of Chen et al. 2021, and random and human scores of 57 games."""
+"""Published scores: results of Chen et al. 2021 and of d3rlpy, and random and human scores of 57 games."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 
@@ -52,6 +52,150 @@ PAPER_SCORES = {
     ),
 }
 """Results of Chen et al. 2021, table 1 and appendix, by ROM id."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Where published scores come from, and how they were obtained.
+
+    Attributes:
+        name: Short name for tables.
+        source: Table, or repository with commit and files, that has the numbers.
+        data: Training data.
+        details: Sentences on the training and the evaluation, as far as they are known.
+    """
+
+    name: str
+    source: str
+    data: str
+    details: str
+
+
+@dataclass(frozen=True)
+class PublishedScore:
+    """The published score of one method in one game.
+
+    Attributes:
+        publication: Where the score was published.
+        method: Label of the method, as in `atari_dt.method_config`.
+        game: ROM id of the game.
+        final: Mean score of the seeds after the last update, in points.
+        std: Standard deviation of the seeds' final scores, in points; None where it is not published.
+        percent: Gamer-normalized score that ``final`` was converted from; None where points were published.
+        seeds: Number of training seeds; None where it is not known.
+        updates: Number of updates of ``final``; None where it is not known.
+        best: Largest mean score of the seeds among all evaluations, in points; None where it is not published.
+        best_updates: Number of updates of ``best``.
+    """
+
+    publication: Publication
+    method: str
+    game: str
+    final: float
+    std: float | None = None
+    percent: float | None = None
+    seeds: int | None = None
+    updates: int | None = None
+    best: float | None = None
+    best_updates: int | None = None
+
+
+DECISION_TRANSFORMER_PAPER = Publication(
+    name="Chen et al. 2021",
+    source="Chen et al. 2021 (arXiv:2106.01345), table 1 (normalized) and appendix (points of DT, CQL and BC)",
+    data="500,000 steps (1%) of the DQN-replay dataset, Chen et al. 2021",
+    details=(
+        "Numbers of updates are not given; DT and BC were trained for 5 epochs and evaluated for 10 episodes without "
+        "sticky actions. Standard deviations are given for DT and BC only."
+    ),
+)
+
+D3RLPY_BENCHMARKS = Publication(
+    name="d3rlpy-benchmarks",
+    source=(
+        "github.com/takuseno/d3rlpy-benchmarks at commit 1771c9b, atari/ALGORITHM_GAME_SEED_DATE/environment.csv of "
+        "DiscreteCQL, QRDQN and DiscreteDT"
+    ),
+    data="d4rl-atari, 1% of run 1 of the DQN-replay dataset (10,000 steps of each of 50 buffers), d3rlpy-benchmarks",
+    details=(
+        "The scripts are reproductions/offline/ of d3rlpy 1.1.1, and of 2.3.0 for DT; they draw episodes anew for each "
+        "seed. CQL and QR-DQN were trained on 32 transitions per update and evaluated every 125,000 updates, for 10 "
+        "episodes with sticky actions and epsilon 0.001. DT was trained on 128 contexts of 30 steps per update and "
+        "evaluated after each of 5 epochs, for 10 episodes without sticky actions under the paper's target returns."
+    ),
+)
+
+_CQL_POINTS = {"breakout": 61.1, "qbert": 14012.0, "pong": 19.3, "seaquest": 779.4}
+"""Scores of CQL in the appendix of Chen et al. 2021."""
+
+
+def _decision_transformer_paper(game: str, paper: PaperScores) -> list[PublishedScore]:
+    """Return the scores of all methods of table 1 in points, converted where the paper has only percentages."""
+
+    def score(
+        method: str, final: float, std: float | None = None, percent: float | None = None, seeds: int | None = None
+    ) -> PublishedScore:
+        return PublishedScore(DECISION_TRANSFORMER_PAPER, method, game, final, std, percent, seeds)
+
+    def convert(method: str) -> PublishedScore:
+        percent, _ = paper.normalized[method]
+        return score(method, paper.random + percent / 100 * (paper.gamer - paper.random), percent=percent)
+
+    return [
+        score("DT", *paper.decision_transformer, seeds=3),
+        score("BC", *paper.behavior_cloning, seeds=3),
+        score("CQL", _CQL_POINTS[game]),
+        convert("QR-DQN"),
+        convert("REM"),
+    ]
+
+
+def _d3rlpy(
+    method: str, updates: int, scores: Mapping[str, tuple[float, float, float, int]]
+) -> Iterator[PublishedScore]:
+    """Yield the scores of a method by game, from the final score, its deviation, the best score and its updates."""
+    for game, (final, std, best, best_updates) in scores.items():
+        yield PublishedScore(D3RLPY_BENCHMARKS, method, game, final, std, None, 10, updates, best, best_updates)
+
+
+PUBLISHED_SCORES = (
+    *(score for game, paper in PAPER_SCORES.items() for score in _decision_transformer_paper(game, paper)),
+    *_d3rlpy(
+        "DT",
+        19_525,
+        {
+            "breakout": (85.99, 16.84, 96.45, 7_810),
+            "qbert": (9619.0, 2098.56, 9619.0, 19_525),
+            "seaquest": (1096.0, 141.22, 1164.2, 7_810),
+        },
+    ),
+    *_d3rlpy(
+        "CQL",
+        12_500_000,
+        {
+            "breakout": (21.98, 2.13, 66.59, 2_500_000),
+            "qbert": (8166.25, 705.4, 13980.5, 1_125_000),
+            "pong": (3.91, 7.29, 10.59, 2_250_000),
+            "seaquest": (576.9, 125.59, 601.8, 11_500_000),
+        },
+    ),
+    *_d3rlpy(
+        "QR-DQN",
+        12_500_000,
+        {
+            "breakout": (1.17, 0.42, 7.27, 1_125_000),
+            "qbert": (274.5, 146.58, 410.5, 11_875_000),
+            "pong": (-20.54, 0.27, -18.1, 1_625_000),
+            "seaquest": (108.2, 44.07, 437.6, 250_000),
+        },
+    ),
+)
+"""Scores in points, with their sources.
+
+Those of d3rlpy-benchmarks were computed from its files of all seeds (tests/data/make_d3rlpy_benchmarks.py); its own
+``atari_table.csv`` has the same final scores. As best scores, that table has the mean of each seed's largest score,
+which is larger than the largest mean of all seeds. It has no scores of REM and BC, and none of DT in Pong.
+"""
 
 HUMAN_SCORES = {
     "alien": (227.8, 7127.7),
