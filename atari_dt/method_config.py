@@ -146,9 +146,9 @@ VALUE_TRAINING = TrainingConfig(
     log_every=500,
     checkpoint_every=10_000,
 )
-"""Training of the value-based methods: Adam and batches as in the code of Agarwal et al. 2020, google-research/batch_rl,
-``fixed_replay/configs/quantile.gin`` and ``rem.gin``. 800 epochs of 500,000 steps are 12.5 million updates, as there and
-in d3rlpy's benchmarks."""
+"""Training of the value-based methods. Adam and batches are those of Agarwal et al. 2020 (google-research/batch_rl,
+files quantile.gin and rem.gin). 800 epochs of 500,000 steps are 12.5 million updates, as there and in d3rlpy's
+benchmarks."""
 
 
 def default_config(method: MethodName) -> MethodConfig:
