@@ -30,9 +30,15 @@ class MixtureObjective(ValueObjective):
 
     def td_loss(self, chosen: Tensor, rewards: Tensor, discounts: Tensor, next_estimates: Tensor) -> Tensor:
         """Return the loss against the largest mixture of heads in the next state."""
-        mixture = self.mixture if self.training else torch.full_like(self.mixture, 1 / len(self.mixture))
-        targets = rewards + discounts * (next_estimates @ mixture).max(-1).values
-        return F.huber_loss(chosen @ mixture, targets)
+        targets = rewards + discounts * self._mix(next_estimates).max(-1).values
+        return F.huber_loss(self._mix(chosen), targets)
+
+    def _mix(self, estimates: Tensor) -> Tensor:
+        """Return the combination of heads ``[..., N]``, float32 ``[...]``."""
+        if not self.training:
+            return estimates.mean(-1)
+        # Autocast would compute a matrix product in bfloat16, whose resolution is too low for differences of Q.
+        return (estimates * self.mixture).sum(-1)
 
 
 def draw_mixture(num_heads: int, seed: int, update: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
