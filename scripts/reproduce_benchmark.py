@@ -1,4 +1,4 @@
-"""Reproduce the paper's table 1: Decision Transformer, behavior cloning and %BC on several games and seeds."""
+"""Reproduce the paper's table 1: Decision Transformer, BC, %BC, CQL, QR-DQN and REM on several games and seeds."""
 
 from atari_dt.interrupts import exit_on_interrupt
 
@@ -14,11 +14,18 @@ from typing import TYPE_CHECKING
 import tyro
 
 from atari_dt.command_line import run
-from atari_dt.config import ModelConfig, TrainingConfig
-from atari_dt.experiments.benchmark_preset import PAPER_EVALUATION, BenchmarkPreset, benchmark_preset
+from atari_dt.config import ARITHMETIC_SETTINGS, MethodName, ModelConfig, TrainingConfig
+from atari_dt.experiments.benchmark_methods import DEFAULT_METHODS, BenchmarkMethod, parse_methods
+from atari_dt.experiments.benchmark_preset import (
+    PAPER_EVALUATION,
+    BenchmarkPreset,
+    benchmark_preset,
+    value_training_preset,
+)
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig
 from atari_dt.experiments.sweep_options import SweepOptions
 from atari_dt.games.catalogue import Game, find_game
+from atari_dt.method_config import VALUE_TRAINING, CQLConfig, MethodConfig, QRDQNConfig, REMConfig
 from atari_dt.preparation.options import DataOptions
 from atari_dt.recipes import RecipeName, apply_recipe
 from replay_data import InputError
@@ -29,12 +36,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Train Decision Transformers, behavior cloning and %BC, by default with the paper's settings, evaluate them under
-    the paper's protocol and target returns, and print the paper's table 1 with the new scores beside the published
-    ones.
+    """Train the methods of the paper's table 1, by default with their authors' settings, evaluate them under the
+    paper's protocol and target returns, and print the table with the new scores beside the published ones.
 
-    Finished runs are skipped: the same command resumes an interrupted sweep, and adds games and seeds. Settings of
-    network, training and evaluation apply to all games; their defaults are those of preset and recipe for each game."""
+    Finished runs are skipped: the same command resumes an interrupted sweep, and adds games, methods and seeds.
+    Settings of network, training and evaluation apply to all games; their defaults are those of preset and recipe for
+    each game. The value-based methods (qrdqn, cql, rem) have options of their own: --value-training.max-updates and
+    others for their training, --qrdqn.num-quantiles and others for one method. Without this prefix, an option of the
+    training, such as --max-updates, applies to dt and bc only, except that --device, --precision and --compile apply to
+    all."""
 
     data: Path
     """Directory with a trajectory store for each game, such as DATA/breakout. The paper draws its data anew for each
@@ -45,20 +55,30 @@ class Options:
     """Games to play."""
     seeds: tuple[int, ...] = (123, 231, 312)
     """Training seeds."""
-    top_percents: tuple[float, ...] = (10.0,)
-    """Percentages of the steps that %BC clones, those of the best episodes; give none to leave out %BC."""
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    """Methods to train. `dt`: Decision Transformer; `bc`: behavior cloning; `top10bc`: %BC, behavior cloning of the
+    best episodes that make up 10% of the steps, or another percentage of them; `cql`, `qrdqn`, `rem`: Q-learning from
+    logged transitions."""
     preset: BenchmarkPreset = "paper"
-    """Size of network and training. `paper`: the paper's, for a GPU; `quick`: small batches, half the layers, K = 10,
-    2,000 updates, for a laptop."""
+    """Size of network and training. `paper`: the papers', for a GPU; `quick`, for a laptop: small batches, half the
+    layers, K = 10 and 2,000 updates of dt and bc, and 20,000 updates of value-based methods."""
     recipe: RecipeName = "paper"
-    """How the network learns. `paper`: as in the paper; `fast`: with every ingredient of atari_dt/recipes.py. It
-    changes the preset, and other options override both; --help shows the defaults of `paper`. Pong has K = 50 and
-    batches of 512."""
+    """How dt and bc learn. `paper`: as in the paper; `fast`: with every ingredient of atari_dt/recipes.py. It changes
+    the preset, and other options override both; --help shows the defaults of `paper`. Pong has K = 50 and batches of
+    512. The value-based methods always learn as in their papers."""
     model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
-    """Network, without its conditioning."""
+    """Network of dt and bc."""
     training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
-    """Training, without its seed and percentage. With `--max-updates`, the cosine of the learning rate ends at the last
-    update."""
+    """Training of dt and bc, without its seed and percentage. With `--max-updates`, the cosine of the learning rate
+    ends at the last update."""
+    qrdqn: QRDQNConfig = field(default_factory=QRDQNConfig)
+    """QR-DQN."""
+    cql: CQLConfig = field(default_factory=CQLConfig)
+    """CQL."""
+    rem: REMConfig = field(default_factory=REMConfig)
+    """REM."""
+    value_training: TrainingConfig = field(default_factory=lambda: VALUE_TRAINING)
+    """Training of the value-based methods, without its seed and percentage."""
     evaluation: tyro.conf.OmitArgPrefixes[EvaluationConfig] = field(default_factory=lambda: PAPER_EVALUATION)
     """Evaluation. The target returns shown here are the defaults of games outside the paper. Those of the paper's games
     are the paper's number and multiple: 90 and 1 in Breakout, 2500 and 5 in Qbert, 20 and 1 in Pong, 1450 and 5 in
@@ -70,6 +90,12 @@ class Options:
     where: tyro.conf.OmitArgPrefixes[SweepOptions] = field(default_factory=SweepOptions)
     """How the runs are launched."""
 
+    def settings(self, method: MethodName) -> tuple[MethodConfig, TrainingConfig]:
+        """Return the configs of a method and of its training."""
+        if method in _OF_SEQUENCES:
+            return dataclasses.replace(self.model, conditioning="return" if method == "dt" else "none"), self.training
+        return getattr(self, method), self.value_training
+
 
 def main() -> None:
     """Parse the command line once to find the games, make their missing data, and parse it for each game's defaults."""
@@ -77,62 +103,99 @@ def main() -> None:
     if not options.games or not options.seeds:
         raise InputError("give at least one game and one seed")
     games = list(dict.fromkeys(map(find_game, options.games)))
+    methods = parse_methods(options.methods)
     if options.origin.data_from is not None:
-        _make_missing_stores(options, games)
+        _make_missing_stores(options, games, methods)
     from atari_dt.experiments.benchmark import benchmark_runs, benchmark_stores
     from atari_dt.experiments.sweep import run_sweep_and_report
     from atari_dt.model.dataset_info import DatasetInfo
 
     stores = benchmark_stores(options.data, games, options.seeds)
-    bases = {}
+    bases: dict[tuple[str, MethodName], RunConfig] = {}
     for game in games:
         datasets = [DatasetInfo.from_store(stores[game.name, seed]) for seed in options.seeds]
-        bases[game.name], note = _config_of_game(options, game, datasets)
+        configs, note = _configs_of_game(options, game, methods, datasets)
+        bases |= {(game.name, name): config for name, config in configs.items()}
         if note is not None:
             print(f"note: {game.name}: {note}")
-    runs = benchmark_runs(bases, stores, options.top_percents)
+    runs = benchmark_runs(bases, stores, methods)
     digests = {store.path.resolve(): store.digest for store in stores.values()}
     run_sweep_and_report(runs, options.out, digests, options.where)
 
 
-def _config_of_game(options: Options, game: Game, datasets: "Sequence[DatasetInfo]") -> tuple[RunConfig, str | None]:
+def _configs_of_game(
+    options: Options, game: Game, methods: Sequence[BenchmarkMethod], datasets: "Sequence[DatasetInfo]"
+) -> tuple[dict[MethodName, RunConfig], str | None]:
     """Parse the command line with the defaults of a game.
 
     Args:
         options: Options, parsed with other defaults.
         game: The game.
+        methods: Methods of the benchmark.
         datasets: Dataset of each seed, which decide defaults; empty if there is none yet.
 
     Returns:
-        The settings that all runs of the game share, and a note about defaults.
+        The settings that all runs of the game and a learning method share, by its name; and a note about defaults.
 
     Raises:
-        InputError: If an option sets what the benchmark sets itself, or a value is out of range.
+        InputError: If an option sets what the benchmark sets itself, or is of a method that is left out, or a value is
+            out of range.
     """
     model, training, evaluation = benchmark_preset(options.preset, game)
     model, training = apply_recipe(options.recipe, model, training)
     evaluation = evaluation.for_returns_of(datasets)
-    default = dataclasses.replace(options, model=model, training=training, evaluation=evaluation)
+    arithmetic = {name: getattr(options.training, name) for name in ARITHMETIC_SETTINGS}
+    value_training = dataclasses.replace(value_training_preset(options.preset), **arithmetic)
+    default = dataclasses.replace(
+        options, model=model, training=training, value_training=value_training, evaluation=evaluation
+    )
     game_options = tyro.cli(Options, default=default)
-    for flag, value, preset_value in (
-        ("--conditioning", game_options.model.conditioning, model.conditioning),
-        ("--seed", game_options.training.seed, training.seed),
-        ("--top-percent", game_options.training.top_percent, training.top_percent),
-        ("--final-tokens", game_options.training.final_tokens, None),
-    ):
-        if value != preset_value:
-            raise InputError(f"{flag} is fixed by the benchmark; use --seeds, --top-percents or --max-updates")
-    config = RunConfig(Path(), game_options.model, game_options.training, game_options.evaluation, game_options.threads)
-    return config, game_options.evaluation.explain_default(evaluation)
+    names = {method.name for method in methods}
+    for section, (prefix, owners) in _SECTIONS.items():
+        for name, default_value in vars(getattr(default, section)).items():
+            if getattr(getattr(game_options, section), name) == default_value:
+                continue
+            flag = f"--{prefix}{name.replace('_', '-')}"
+            if name in _FIXED:
+                raise InputError(f"{flag} is fixed by the benchmark; use --seeds, --methods or --max-updates")
+            if not owners & names and name not in ARITHMETIC_SETTINGS:
+                raise InputError(
+                    f"{flag} is an option of {', '.join(sorted(owners))}, and --methods has none of them; leave it out"
+                )
+    configs = {}
+    for method_name in dict.fromkeys(method.name for method in methods):
+        try:
+            settings = game_options.settings(method_name)
+            configs[method_name] = RunConfig(Path(), *settings, game_options.evaluation, game_options.threads)
+        except InputError as error:
+            raise InputError(f"{method_name}: {error}") from error
+    conditioned = any(config.model.conditioned for config in configs.values())
+    return configs, game_options.evaluation.explain_default(evaluation) if conditioned else None
 
 
-def _make_missing_stores(options: Options, games: Sequence[Game]) -> None:
+_OF_SEQUENCES: set[MethodName] = {"dt", "bc"}
+_OF_VALUES: set[MethodName] = {"qrdqn", "cql", "rem"}
+_SECTIONS: dict[str, tuple[str, set[MethodName]]] = {
+    "model": ("", _OF_SEQUENCES),
+    "training": ("", _OF_SEQUENCES),
+    "qrdqn": ("qrdqn.", {"qrdqn"}),
+    "cql": ("cql.", {"cql"}),
+    "rem": ("rem.", {"rem"}),
+    "value_training": ("value-training.", _OF_VALUES),
+}
+"""Prefix and methods of the options of each config."""
+
+_FIXED = ("seed", "top_percent", "final_tokens")
+"""Settings of the training that the benchmark decides for each run."""
+
+
+def _make_missing_stores(options: Options, games: Sequence[Game], methods: Sequence[BenchmarkMethod]) -> None:
     """Make the stores of games that have none, after checking all options that do not depend on the data."""
     wait_policy = os.environ.get("OMP_WAIT_POLICY")
     # Keep PyTorch's idle threads from spinning on the cores that the emulator's threads need. The imports below load
     # PyTorch, which reads this variable.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from atari_dt.experiments.benchmark import benchmark_stores, check_top_percents, find_games_without_data
+    from atari_dt.experiments.benchmark import benchmark_stores, find_games_without_data
     from atari_dt.hardware import find_device
     from atari_dt.preparation.preparation import plan_stores
 
@@ -142,8 +205,8 @@ def _make_missing_stores(options: Options, games: Sequence[Game]) -> None:
     if options.out.exists() and not options.out.is_dir():
         raise InputError(f"{options.out} is not a directory; choose another `out`")
     num_steps = options.origin.num_steps(options.preset)
-    check_top_percents(options.top_percents)
-    trainings = [_config_of_game(options, game, ())[0].training for game in games]
+    configs = [config for game in games for config in _configs_of_game(options, game, methods, ())[0].values()]
+    trainings = [config.training for config in configs]
     find_device(trainings[0].device)
     missing = find_games_without_data(options.data, games)
     if missing and num_steps < (batch_size := max(training.batch_size for training in trainings)):

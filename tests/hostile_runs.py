@@ -88,7 +88,7 @@ def build_run(directory: Path) -> None:
     learner = tiny_learner()
     sum(parameter.sum() for parameter in learner.model.parameters()).backward()  # type: ignore[union-attr]
     learner.optimizer.step()
-    save_checkpoint(training, 1, learner, [GeneratorState.current(torch.device("cpu"))], 2, 8)
+    save_checkpoint(training, TRAINING, learner, [GeneratorState.current(torch.device("cpu"))], 2, 8)
     evaluation = EvaluationConfig(return_multiples=(1.0,), target_returns=(3.0,))
     config = RunConfig(Path("data"), CONFIG, TRAINING, evaluation)
     finish_run(directory / "sweep", "run", config, [(1.0, 6.0, (1.0, 2.0)), (None, 3.0, (0.0, 4.0))])

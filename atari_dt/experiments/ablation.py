@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from atari_dt.config import ModelConfig
 from atari_dt.experiments.results import RunGroup, format_interval, format_number, format_score, normalized_summary
 from atari_dt.experiments.run_config import RunConfig, schedule_for_max_updates
 from atari_dt.rendering.figures import to_png
@@ -26,8 +27,10 @@ def ablation_runs(base: RunConfig, context_lengths: Sequence[int], seeds: Sequen
         seeds: Training seeds; the evaluation seed is the same in all runs.
 
     Raises:
-        InputError: If there is no context length or no seed, or one is out of range.
+        InputError: If there is no context length or no seed, one is out of range, or the method has no context length.
     """
+    if not isinstance(base.model, ModelConfig):
+        raise InputError(f"{base.model.title} has no context length to ablate; choose dt or bc")
     if not context_lengths or not seeds:
         raise InputError("an ablation needs at least one context length and one seed")
     runs = {}
@@ -51,7 +54,7 @@ def ablation_rows(groups: Sequence[RunGroup]) -> list[list[str]]:
     deviation over the seeds.
     """
     rows = [["K", "seeds", "score", "IQM", "95% interval", "normalized %", "validation loss", "s/update", "steps/s"]]
-    for group in sorted(groups, key=lambda group: group.context_length):
+    for group in sorted(groups, key=lambda group: group.order):
         summary, losses = group.summary(), group.validation_losses
         loss = "" if np.isnan(losses).any() else f"{losses.mean():.3f}"
         if loss and len(losses) > 1:
@@ -81,7 +84,7 @@ def ablation_figure(groups: Sequence[RunGroup]) -> bytes:
     Returns:
         Content of a PNG file.
     """
-    groups = sorted(groups, key=lambda group: group.context_length)
+    groups = sorted(groups, key=lambda group: group.order)
     positions = np.arange(len(groups))
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from atari_dt.config import Conditioning
+from atari_dt.config import MethodName
 from atari_dt.evaluation.statistics import ScoreSummary, normalize_score, summarize
+from atari_dt.experiments.benchmark_methods import BenchmarkMethod
 from atari_dt.experiments.results import (
     RunGroup,
     format_interval,
@@ -24,6 +25,7 @@ from atari_dt.experiments.results import (
 )
 from atari_dt.experiments.run_config import RunConfig, schedule_for_max_updates
 from atari_dt.games.catalogue import Game
+from atari_dt.methods.registry import find_method
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.rendering.figures import to_png
 from atari_dt.training.windows import training_windows
@@ -87,57 +89,37 @@ def store_directory(data: Path, game: Game) -> Path:
     return next((data / name for name in names if (data / name).is_dir()), data / names[0])
 
 
-def check_top_percents(top_percents: Sequence[float]) -> None:
-    """Check the percentages of the steps that %BC clones.
-
-    Raises:
-        InputError: If one is out of range or repeated.
-    """
-    if len(set(top_percents)) < len(top_percents) or 100 in top_percents:
-        raise InputError(
-            "`top_percents` must be below 100 and distinct; BC, which clones all of the steps, is always part of the "
-            "benchmark"
-        )
-    for percent in top_percents:
-        if not 0 < percent < 100:
-            raise InputError(f"`top_percents` must be above 0 and below 100, not {percent:g}")
-
-
 def benchmark_runs(
-    bases: Mapping[str, RunConfig],
+    bases: Mapping[tuple[str, MethodName], RunConfig],
     stores: Mapping[tuple[str, int], TrajectoryStore],
-    top_percents: Sequence[float],
+    methods: Sequence[BenchmarkMethod],
 ) -> dict[str, RunConfig]:
-    """Return the runs of every game, method and seed, by name.
+    """Return the runs of every game, method and seed, by name, such as ``Breakout-10BC-seed123``.
 
     Args:
-        bases: Settings that the runs of each game share, by game.
+        bases: Settings that the runs of each game and learning method share, by the names of game and method.
         stores: Trajectory store of each game and seed.
-        top_percents: Percentages of the steps that %BC clones, those of the best episodes; empty to leave out %BC.
+        methods: Methods, all distinct.
 
     Raises:
-        InputError: If a percentage is out of range or repeated; or, with the name of the run, if too few steps are left
-            for a batch, or the data has no such target returns.
+        InputError: With the name of the run, if too few steps are left for a batch, or the data has no such target
+            returns, or does not say how episodes ended and the method needs to know.
     """
-    check_top_percents(top_percents)
-    methods: dict[str, tuple[Conditioning, float]] = {"DT": ("return", 100.0), "BC": ("none", 100.0)}
-    methods |= {f"{percent:g}BC": ("none", percent) for percent in top_percents}
     runs = {}
     for (game, seed), store in stores.items():
-        base = bases[game]
         dataset = DatasetInfo.from_store(store)
-        for method, (conditioning, percent) in methods.items():
-            name = f"{game}-{method}-seed{seed}"
+        for method in methods:
+            base, name = bases[game, method.name], f"{game}-{method.label}-seed{seed}"
             with _name_in_errors(name):
-                training = dataclasses.replace(base.training, seed=seed, top_percent=percent)
+                training = dataclasses.replace(base.training, seed=seed, top_percent=method.top_percent)
                 training_windows(store, base.model, training)  # fail before hours of training
-                if conditioning == "return":
+                if base.model.conditioned:
                     base.evaluation.check_targets(dataset)
+                window_length = find_method(base.model).window_length(base.model)
                 runs[name] = dataclasses.replace(
                     base,
                     data=store.path.resolve(),
-                    model=dataclasses.replace(base.model, conditioning=conditioning),
-                    training=schedule_for_max_updates(training, base.model.context_length),
+                    training=schedule_for_max_updates(training, window_length),
                 )
     return runs
 
@@ -146,21 +128,21 @@ def benchmark_runs(
 def _name_in_errors(name: str) -> Iterator[None]:
     """Put the name of a run before the InputErrors of the block, which do not say which game or seed they mean.
 
-    Their advice to change `top_percent` is turned into `top_percents`, which decides it in the benchmark.
+    Their advice to raise `top_percent` is turned into `methods`, which decides it in the benchmark.
     """
     try:
         yield
     except InputError as error:
-        message = str(error).replace("`top_percent`", "`top_percents`")
+        message = str(error).replace("raise `top_percent`", "raise the percentage in `methods`")
         raise InputError(f"{name}: {message}") from error
 
 
 def table_1(groups: Sequence[RunGroup]) -> list[list[str]]:
     """Return a table like the paper's table 1, with a header and the published scores in the last columns.
 
-    Scores are gamer-normalized, in percent: mean ± standard deviation of the seeds' means. The Decision Transformer has
-    two columns: under the paper's target return, and under the paper's multiple of the dataset's largest return.
-    Percentile 100 is the multiple 1.
+    Scores are gamer-normalized, in percent, of the last checkpoints: mean ± standard deviation of the seeds' means. The
+    Decision Transformer has two columns: under the paper's target return, and under the paper's multiple of the
+    dataset's largest return. Percentile 100 is the multiple 1.
 
     Args:
         groups: One group for each game and method, all of games that the paper has.

@@ -9,6 +9,7 @@ from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.experiments.run_config import EvaluationConfig
 from atari_dt.games.catalogue import Game
 from atari_dt.games.presets import find_preset
+from atari_dt.method_config import VALUE_TRAINING
 
 BenchmarkPreset = Literal["paper", "quick"]
 
@@ -29,7 +30,9 @@ def describe_evaluation_deviations(game: Game, evaluation: EvaluationConfig) -> 
     return ", ".join(
         f"{name} = {_format(value)} (paper: {_format(getattr(paper, name))})"
         for name, value in vars(evaluation).items()
-        if name != "evaluation_seed" and (game.paper or name not in targets) and value != getattr(paper, name)
+        if name not in ("evaluation_seed", "evaluated_checkpoints")
+        and (game.paper or name not in targets)
+        and value != getattr(paper, name)
     )
 
 
@@ -38,7 +41,7 @@ def _format(value: object) -> str:
 
 
 def benchmark_preset(name: BenchmarkPreset, game: Game) -> tuple[ModelConfig, TrainingConfig, EvaluationConfig]:
-    """Return the configs of network, training and evaluation for a game.
+    """Return the configs of network, training and evaluation of Decision Transformer and BC for a game.
 
     Args:
         name: ``paper`` for the settings of appendix A (5 epochs, 6 layers, K = 30 or 50); ``quick`` for a CPU: 2,000
@@ -55,3 +58,16 @@ def benchmark_preset(name: BenchmarkPreset, game: Game) -> tuple[ModelConfig, Tr
         return preset.model, preset.training, evaluation
     training = TrainingConfig(batch_size=32, max_updates=2000, checkpoint_every=500, validation_fraction=0.05)
     return ModelConfig(context_length=10, num_layers=3, dropout=0.0), training, evaluation
+
+
+def value_training_preset(name: BenchmarkPreset) -> TrainingConfig:
+    """Return the config of the training of value-based methods, the same for all games.
+
+    Args:
+        name: ``paper`` for the settings of their authors; ``quick`` for a CPU: 20,000 updates.
+    """
+    if name == "paper":
+        return VALUE_TRAINING
+    return dataclasses.replace(
+        VALUE_TRAINING, max_updates=20_000, checkpoint_every=5000, keep_checkpoints=4, validation_fraction=0.05
+    )

@@ -8,22 +8,35 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast, get_args
+from typing import NamedTuple, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from atari_dt.config import ARITHMETIC_SETTINGS
+from atari_dt.config import ARITHMETIC_SETTINGS, ModelConfig
 from atari_dt.evaluation.results import format_origin
 from atari_dt.evaluation.statistics import ScoreSummary, summarize
 from atari_dt.experiments.benchmark_preset import PAPER_EVALUATION
 from atari_dt.experiments.data_origin import describe_origins, describe_source, is_dqn_replay
 from atari_dt.experiments.run_config import RunConfig
-from atari_dt.experiments.run_result import RunCosts, RunResult, read_costs, read_result
+from atari_dt.experiments.run_result import RunCosts, RunResult, TargetResult, read_costs, read_result
 from atari_dt.games.catalogue import Game, find_game
-from atari_dt.games.presets import find_preset
+from atari_dt.games.presets import default_settings
+from atari_dt.method_config import METHOD_NAMES
 from atari_dt.recipes import INGREDIENTS, RecipeName, apply_recipe
 from replay_data import InputError
+
+
+class CheckpointScores(NamedTuple):
+    """Scores of a checkpoint of all seeds under one target return.
+
+    Attributes:
+        update: Number of updates made; None for the last checkpoint of older runs.
+        summary: Statistics of the scores.
+    """
+
+    update: int | None
+    summary: ScoreSummary
 
 
 @dataclass(frozen=True)
@@ -51,33 +64,71 @@ class RunGroup:
 
     @property
     def method(self) -> str:
-        """Name of the method: ``DT``, ``BC``, ``10%BC``, or ``DT on the best 10%``."""
-        percent, conditioned = self.config.training.top_percent, self.config.model.conditioning == "return"
+        """Name of the method, such as ``DT``, ``BC``, ``10%BC``, ``CQL`` or ``CQL on the best 10%``."""
+        percent, label = self.config.training.top_percent, self.config.model.label
         if percent == 100:
-            return "DT" if conditioned else "BC"
-        return f"DT on the best {percent:g}%" if conditioned else f"{percent:g}%BC"
+            return label
+        return f"{percent:g}%BC" if label == "BC" else f"{label} on the best {percent:g}%"  # %BC is the paper's name
 
     @property
-    def context_length(self) -> int:
-        """Context length K, in steps."""
-        return self.config.model.context_length
+    def order(self) -> tuple[float, ...]:
+        """Key that sorts methods as in `METHOD_NAMES`, BC before %BC, and then by ascending context length."""
+        method, percent = self.config.model.method, self.config.training.top_percent
+        return METHOD_NAMES.index(method), -percent, self.context_length or 0
+
+    @property
+    def context_length(self) -> int | None:
+        """Context length K, in steps; None for methods that learn from transitions."""
+        return self.config.model.context_length if isinstance(self.config.model, ModelConfig) else None
 
     @property
     def num_targets(self) -> int:
-        """Number of target returns; 1 for behavior cloning, which has none."""
+        """Number of target returns; 1 for methods that have none."""
         return len(self.results[0].targets)
 
+    @property
+    def final_update(self) -> int | None:
+        """Number of updates of the last checkpoint; None in older runs.
+
+        Where each seed has a dataset of its own, runs may differ in it; this is then the mean, rounded.
+        """
+        updates = [result.updates for result in self.results if result.updates is not None]
+        return round(np.mean(updates)) if len(updates) == len(self.results) else None
+
+    @property
+    def num_checkpoints(self) -> int:
+        """Number of checkpoints that were evaluated in all seeds."""
+        return len(self._score_curves[0])
+
     def scores(self, target_index: int = -1) -> list[npt.NDArray[np.float64]]:
-        """Return the scores under a target return, in points, ``[seeds][episodes]``."""
-        return [np.array(result.targets[target_index].scores, dtype=np.float64) for result in self.results]
+        """Return the scores of the last checkpoints under a target return, in points, ``[seeds][episodes]``."""
+        return _scores([result.targets for result in self.results], target_index)
 
     def summary(self, target_index: int = -1) -> ScoreSummary:
-        """Return statistics of the scores under a target return."""
-        return self._summaries[target_index]
+        """Return statistics of the scores of the last checkpoints under a target return."""
+        return self._score_curves[target_index][-1].summary
+
+    def best(self, target_index: int = -1) -> CheckpointScores:
+        """Return the scores of the evaluated checkpoint with the largest mean; of equal ones, the earliest."""
+        return max(self._score_curves[target_index], key=lambda scores: scores.summary.mean)
+
+    def score_curve(self, target_index: int = -1) -> list[CheckpointScores]:
+        """Return the scores of every checkpoint that was evaluated in all seeds, the last one of the run at the end."""
+        return self._score_curves[target_index]
 
     @cached_property
-    def _summaries(self) -> list[ScoreSummary]:
-        return [summarize(self.scores(index)) for index in range(self.num_targets)]
+    def _score_curves(self) -> list[list[CheckpointScores]]:
+        earlier = [{checkpoint.update: checkpoint.targets for checkpoint in each.earlier} for each in self.results]
+        checkpoints: list[tuple[int | None, Sequence[Sequence[TargetResult]]]] = [
+            (update, [targets[update] for targets in earlier])
+            for update in earlier[0]
+            if all(update in targets for targets in earlier)
+        ]
+        checkpoints.append((self.final_update, [result.targets for result in self.results]))
+        return [
+            [CheckpointScores(update, summarize(_scores(targets, index))) for update, targets in checkpoints]
+            for index in range(self.num_targets)
+        ]
 
     @property
     def random_scores(self) -> npt.NDArray[np.float64]:
@@ -86,7 +137,10 @@ class RunGroup:
 
     @property
     def validation_losses(self) -> npt.NDArray[np.float64]:
-        """Validation losses of the last checkpoints, in nats, ``[seeds]``; NaN where no episodes were held out."""
+        """Validation losses of the last checkpoints, ``[seeds]``; NaN where no episodes were held out.
+
+        They are cross-entropies in nats, or temporal-difference losses of value-based methods.
+        """
         return np.array([result.curve[-1].validation_loss if result.curve else np.nan for result in self.results])
 
     @property
@@ -98,6 +152,11 @@ class RunGroup:
     def evaluation_steps_per_s(self) -> float:
         """Median over the seeds of the speed of the evaluation, in steps per second."""
         return float(np.median([costs.evaluation_steps_per_s for costs in self.costs]))
+
+
+def _scores(targets: Sequence[Sequence[TargetResult]], target_index: int) -> list[npt.NDArray[np.float64]]:
+    """Return the scores ``[seeds][episodes]`` of results ``[seeds][targets]`` under a target return."""
+    return [np.array(each[target_index].scores, dtype=np.float64) for each in targets]
 
 
 def read_groups(out: Path, runs: Mapping[str, RunConfig], digests: Mapping[Path, str] | None = None) -> list[RunGroup]:
@@ -164,11 +223,16 @@ def group_labels(groups: Sequence[RunGroup]) -> list[str]:
 
 
 def _find_recipe(group: RunGroup) -> RecipeName | None:
-    """Return the recipe whose settings the runs of a group have; None if they mix settings of several."""
-    preset, names = find_preset(group.game.name), _recipe_settings()
-    settings = group.config.flat()
+    """Return the recipe whose settings the runs of a group have.
+
+    None if they mix settings of several, or their method lacks these settings and with them a choice of recipes.
+    """
+    names, settings = _recipe_settings(), group.config.flat()
+    if not names <= settings.keys():
+        return None
+    defaults = default_settings(group.config.model.method, group.game.name)
     for recipe in get_args(RecipeName):
-        expected = RunConfig(Path(), *apply_recipe(recipe, preset.model, preset.training)).flat()
+        expected = RunConfig(Path(), *apply_recipe(recipe, *defaults)).flat()
         if all(settings[name] == expected[name] for name in names):
             return cast(RecipeName, recipe)
     return None
@@ -216,7 +280,7 @@ def format_interval(summary: ScoreSummary) -> str:
 
 
 def format_target(group: RunGroup, target_index: int) -> str:
-    """Format a target return and its origin, such as ``22 (1×)``; empty for behavior cloning.
+    """Format a target return and its origin, such as ``22 (1×)``; empty for methods without one.
 
     Where each seed has a dataset of its own, the number is the mean over the seeds.
     """

@@ -19,23 +19,26 @@ from replay_data.storage.processes import exit_with_parent, stdin_is_pipe, wait_
 if __name__ == "__main__" and stdin_is_pipe():  # the imports below take seconds, in which the parent may be killed
     exit_with_parent(wait_for_stdin_to_close)
 
+import dataclasses
+import itertools
 import json
 import shutil
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 import tyro
 
 from atari_dt.command_line import run as run_command
-from atari_dt.evaluation.results import Evaluation
+from atari_dt.evaluation.results import Evaluation, EvaluationResult
 from atari_dt.evaluation.run_evaluation import evaluate_runs
 from atari_dt.experiments.run_config import RunConfig, read_run_config
-from atari_dt.experiments.run_result import CurvePoint, RunCosts, RunResult, TargetResult
+from atari_dt.experiments.run_result import CheckpointResult, CurvePoint, RunCosts, RunResult, TargetResult
 from atari_dt.rendering.evaluation_report import write_evaluation
 from atari_dt.training import MetricsLine, read_metrics, read_training_run, train
+from atari_dt.training.checkpoint import checkpoint_update, find_planned_checkpoints
 from replay_data import TrajectoryStore
 from replay_data.storage.atomic import atomic_write
 from replay_data.storage.locks import exclusive_lock
@@ -60,8 +63,9 @@ def execute_run(directory: Path) -> None:
     start = time.perf_counter()
     evaluation = _evaluate(training, config)
     evaluation_steps_per_s = _num_steps(evaluation) / (time.perf_counter() - start)
+    *earlier, last = _checkpoint_results(evaluation)
     shutil.rmtree(directory / "evaluation", ignore_errors=True)  # left by a process killed before it wrote the result
-    write_evaluation(directory / "evaluation", evaluation, video_targets=())
+    write_evaluation(directory / "evaluation", _last_checkpoint(evaluation), video_targets=())
 
     metrics = read_metrics(training)
     training_run = read_training_run(training)
@@ -79,17 +83,20 @@ def execute_run(directory: Path) -> None:
         dataset=evaluation.datasets[0],
         data_source=store.metadata.source,
         curve=_validation_curve(metrics),
-        targets=_target_results(evaluation),
+        targets=last.targets,
         random_scores=tuple(evaluation.random.scores.tolist()),
+        updates=last.update,
+        earlier=tuple(earlier),
     )
     atomic_write(directory / "result.json", json.dumps(result.to_json(), indent=2) + "\n")
 
 
 def _evaluate(training: Path, config: RunConfig) -> Evaluation:
-    """Evaluate the trained model and a uniform-random policy."""
-    conditioned = config.model.conditioning == "return"
+    """Evaluate the last checkpoints, oldest first, and a uniform-random policy."""
+    conditioned = config.model.conditioned
+    checkpoints = find_planned_checkpoints(training, config.training)
     return evaluate_runs(
-        [training],
+        checkpoints[-config.evaluation.evaluated_checkpoints :],
         config.evaluation.play_config(config.training.device),
         return_multiples=config.evaluation.return_multiples if conditioned else None,
         return_percentiles=config.evaluation.return_percentiles if conditioned else None,
@@ -100,7 +107,18 @@ def _evaluate(training: Path, config: RunConfig) -> Evaluation:
 
 def _num_steps(evaluation: Evaluation) -> int:
     """Return the number of steps of all episodes, those of the uniform-random policy included."""
-    return sum(int(result.lengths.sum()) for result in (*evaluation.results[0], evaluation.random))
+    results = (*itertools.chain.from_iterable(evaluation.results), evaluation.random)
+    return sum(int(result.lengths.sum()) for result in results)
+
+
+def _last_checkpoint(evaluation: Evaluation) -> Evaluation:
+    """Return the part of an evaluation that is of the last checkpoint."""
+    return dataclasses.replace(
+        evaluation,
+        checkpoints=evaluation.checkpoints[-1:],
+        datasets=evaluation.datasets[-1:],
+        results=evaluation.results[-1:],
+    )
 
 
 def _validation_curve(metrics: Iterable[MetricsLine]) -> tuple[CurvePoint, ...]:
@@ -112,8 +130,16 @@ def _validation_curve(metrics: Iterable[MetricsLine]) -> tuple[CurvePoint, ...]:
     )
 
 
-def _target_results(evaluation: Evaluation) -> tuple[TargetResult, ...]:
-    """Return the episodes of the evaluation's single run under each target return."""
+def _checkpoint_results(evaluation: Evaluation) -> list[CheckpointResult]:
+    """Return the episodes of each checkpoint, oldest first."""
+    return [
+        CheckpointResult(checkpoint_update(checkpoint), _target_results(evaluation, results))
+        for checkpoint, results in zip(evaluation.checkpoints, evaluation.results, strict=True)
+    ]
+
+
+def _target_results(evaluation: Evaluation, results: Sequence[EvaluationResult]) -> tuple[TargetResult, ...]:
+    """Return the episodes of a checkpoint under each target return."""
     return tuple(
         TargetResult(
             return_multiple=multiple,
@@ -124,7 +150,7 @@ def _target_results(evaluation: Evaluation) -> tuple[TargetResult, ...]:
             return_percentile=percentile,
         )
         for multiple, percentile, result in zip(
-            evaluation.return_multiples, evaluation.return_percentiles, evaluation.results[0], strict=True
+            evaluation.return_multiples, evaluation.return_percentiles, results, strict=True
         )
     )
 

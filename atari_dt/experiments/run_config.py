@@ -18,6 +18,7 @@ from atari_dt.evaluation.target_returns import (
     lacks_positive_return,
     look_up_percentiles,
 )
+from atari_dt.method_config import MethodConfig, read_method_config
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.policies.protocol import PROTOCOLS, ProtocolName
 from replay_data import InputError
@@ -33,7 +34,7 @@ FORMAT_VERSION = 2
 class EvaluationConfig:
     """How the trained model is evaluated.
 
-    Multiples are played first, then percentiles, then numbers. Behavior cloning uses none of them.
+    Multiples are played first, then percentiles, then numbers. Only the Decision Transformer uses them.
     """
 
     return_multiples: tuple[float, ...] = (1.0,)
@@ -51,10 +52,15 @@ class EvaluationConfig:
     """Number of steps after which an episode is truncated."""
     evaluation_seed: int = 0
     """Seed of the emulator, the no-ops and the action sampling."""
+    evaluated_checkpoints: int = 1
+    """Number of a run's last checkpoints to evaluate, all with the same seeds. The score of the last one is the final
+    score, the largest one the best score."""
 
     def __post_init__(self) -> None:
         if self.evaluation_seed < 0:
             raise InputError(f"`evaluation_seed` must be at least 0, not {self.evaluation_seed}")
+        if self.evaluated_checkpoints < 1:
+            raise InputError(f"`evaluated_checkpoints` must be at least 1, not {self.evaluated_checkpoints}")
         if not self.return_multiples and not self.return_percentiles and not self.target_returns:
             raise InputError(
                 "`return_multiples`, `return_percentiles` or `target_returns` must have at least one number"
@@ -129,14 +135,14 @@ class RunConfig:
 
     Attributes:
         data: Path of the trajectory store.
-        model: Config of the network.
+        model: Config of the method and its network.
         training: Config of the training.
         evaluation: Config of the evaluation.
         threads: Number of PyTorch threads on a CPU. It decides the order of summation, and with it the last digits.
     """
 
     data: Path
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: MethodConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     threads: int = 1
@@ -144,6 +150,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise InputError(f"`threads` must be at least 1, not {self.threads}")
+        kept, evaluated = self.training.keep_checkpoints, self.evaluation.evaluated_checkpoints
+        if kept < evaluated:
+            raise InputError(f"`keep_checkpoints` must be at least `evaluated_checkpoints` ({evaluated}), not {kept}")
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``experiment.json``."""
@@ -168,7 +177,7 @@ class RunConfig:
         read_format_version(content, FORMAT_VERSION)
         return cls(
             data=Path(read_field(content, "data", str)),
-            model=ModelConfig.from_json(content["model"]),
+            model=read_method_config(content["model"]),
             training=TrainingConfig.from_json(content["training"]),
             evaluation=EvaluationConfig.from_json(content["evaluation"]),
             threads=read_field(content, "threads", int),
@@ -199,12 +208,17 @@ def read_run_config(directory: Path) -> RunConfig:
         ) from error
 
 
-def schedule_for_max_updates(training: TrainingConfig, context_length: int) -> TrainingConfig:
-    """Return a schedule that makes exactly ``max_updates`` updates and ends its cosine at the last one.
+def schedule_for_max_updates(training: TrainingConfig, window_length: int) -> TrainingConfig:
+    """Return a schedule that makes exactly ``max_updates`` updates and ends its cosine, if any, at the last one.
 
     Without ``max_updates``, the schedule is unchanged.
+
+    Args:
+        training: Config of the training.
+        window_length: Number of successive actions of an entry of a batch: K of a context, 1 of a transition.
     """
     if (updates := training.max_updates) is None:
         return training
-    final_tokens = updates * training.batch_size * context_length if training.warmup_fraction is None else None
+    counted_in_tokens = training.schedule == "cosine" and training.warmup_fraction is None
+    final_tokens = updates * training.batch_size * window_length if counted_in_tokens else None
     return dataclasses.replace(training, epochs=max(training.epochs, updates), final_tokens=final_tokens)

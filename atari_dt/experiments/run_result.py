@@ -17,6 +17,7 @@ from replay_data.errors import summarize_error
 from replay_data.json_fields import (
     convert,
     omit_none,
+    read_count,
     read_dataclass,
     read_field,
     read_format_version,
@@ -37,7 +38,8 @@ class CurvePoint:
 
     Attributes:
         update: Number of updates made.
-        validation_loss: Mean cross-entropy on the held-out episodes, in nats.
+        validation_loss: Mean loss on the held-out episodes: cross-entropy in nats, or the temporal-difference loss of
+            value-based methods.
         validation_accuracy: Fraction of the held-out actions predicted.
     """
 
@@ -61,13 +63,13 @@ class TargetResult:
 
     Attributes:
         return_multiple: Target return as a multiple of the dataset's largest return; None for a target return given
-            another way, and for behavior cloning.
-        target_return: Target return in the dataset's reward units; None for behavior cloning.
+            another way, and for methods without one.
+        target_return: Target return in the dataset's reward units; None for methods without one.
         scores: Score of each episode, in points.
         returns: Return of each episode, in the dataset's reward units.
         lengths: Number of steps of each episode.
         return_percentile: Target return as a percentile of the dataset's episode returns; None for a target return
-            given another way, for behavior cloning, and in older files.
+            given another way, for methods without one, and in older files.
     """
 
     return_multiple: float | None
@@ -95,6 +97,28 @@ class TargetResult:
 
 
 @dataclass(frozen=True)
+class CheckpointResult:
+    """The episodes of a checkpoint.
+
+    Attributes:
+        update: Number of updates made.
+        targets: Episodes under each target return, as in `RunResult`.
+    """
+
+    update: int
+    targets: tuple[TargetResult, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return one entry of ``earlier``."""
+        return {"update": self.update, "targets": [target.to_json() for target in self.targets]}
+
+    @classmethod
+    def from_json(cls, content: Any) -> CheckpointResult:
+        """Read one entry of ``earlier``."""
+        return cls(update=read_count(content, "update"), targets=_read_targets(content))
+
+
+@dataclass(frozen=True)
 class RunResult:
     """The result of a run: the same, byte for byte, for the same config on the same machine's CPU.
 
@@ -104,8 +128,10 @@ class RunResult:
         dataset: Game, sizes and returns of the trajectory store.
         data_source: Where the episodes of the store come from.
         curve: Validation of each checkpoint; empty if no episodes were held out.
-        targets: Episodes under each target return; a single entry for behavior cloning.
+        targets: Episodes of the last checkpoint under each target return; a single entry for methods without one.
         random_scores: Scores of a uniform-random policy under the same protocol, in points.
+        updates: Number of updates of the last checkpoint; None in older files.
+        earlier: Episodes of the earlier checkpoints that were evaluated, oldest first; empty in older files.
     """
 
     config: RunConfig
@@ -115,6 +141,8 @@ class RunResult:
     curve: tuple[CurvePoint, ...]
     targets: tuple[TargetResult, ...]
     random_scores: tuple[float, ...]
+    updates: int | None = None
+    earlier: tuple[CheckpointResult, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``result.json``."""
@@ -127,6 +155,8 @@ class RunResult:
             "curve": [dataclasses.asdict(point) for point in self.curve],
             "targets": [target.to_json() for target in self.targets],
             "random_scores": list(self.random_scores),
+            "updates": self.updates,
+            "earlier": [checkpoint.to_json() for checkpoint in self.earlier],
         }
 
     @classmethod
@@ -137,9 +167,14 @@ class RunResult:
             InputError, ValueError, KeyError, TypeError: If the content is malformed.
         """
         read_format_version(content, FORMAT_VERSION)
-        targets = tuple(map(TargetResult.from_json, content["targets"]))
-        if not targets:
-            raise ValueError("it has no target returns")
+        targets = _read_targets(content)
+        earlier = tuple(map(CheckpointResult.from_json, content.get("earlier", ())))
+        updates = read_optional_field(content, "updates", int)
+        counts = [checkpoint.update for checkpoint in earlier]
+        if counts != sorted(set(counts)) or (counts and (updates is None or counts[-1] >= updates)):
+            raise ValueError("its checkpoints are out of order")
+        if any(len(checkpoint.targets) != len(targets) for checkpoint in earlier):
+            raise ValueError("its checkpoints differ in the number of target returns")
         return cls(
             config=RunConfig.from_json(content["config"]),
             data_digest=read_field(content, "data_digest", str),
@@ -148,6 +183,8 @@ class RunResult:
             curve=tuple(map(CurvePoint.from_json, content["curve"])),
             targets=targets,
             random_scores=_read_scores(content, "random_scores"),
+            updates=updates,
+            earlier=earlier,
         )
 
 
@@ -257,6 +294,14 @@ def _read(directory: Path, name: str, from_json: Callable[[Any], Content]) -> Co
             f"{path} cannot be read ({summarize_error(error)}); remove {directory / 'result.json'} "
             "to evaluate the run again"
         ) from error
+
+
+def _read_targets(content: Any) -> tuple[TargetResult, ...]:
+    """Read the episodes under each target return, of which there is at least one."""
+    targets = tuple(map(TargetResult.from_json, content["targets"]))
+    if not targets:
+        raise ValueError("it has no target returns")
+    return targets
 
 
 def _read_scores(content: Any, name: str) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atari_dt.config import ARITHMETIC_SETTINGS
+from atari_dt.config import ARITHMETIC_SETTINGS, TrainingConfig
 from atari_dt.model.loading import LOADING_ERRORS, load_torch_file
 from atari_dt.model.pretrained import PretrainedModel, find_checkpoints
 from atari_dt.model.weights import load_optimizer
@@ -103,20 +103,23 @@ class Checkpoint:
 
 def save_checkpoint(
     directory: Path,
-    num_kept: int,
+    config: TrainingConfig,
     learner: Learner,
     generators: list[GeneratorState],
     update: int,
     tokens: int,
 ) -> None:
-    """Write ``checkpoints/update-…`` atomically, and remove all but the last ``num_kept`` checkpoints.
+    """Write ``checkpoints/update-…`` atomically, and remove all but the last ``config.keep_checkpoints`` checkpoints.
+
+    A checkpoint that an interruption wrote is removed by the next one, so that a run keeps the same checkpoints no
+    matter how often it was interrupted.
 
     A checkpoint holds the model (see `PretrainedModel.save_pretrained`) and, in ``training_state.pt``, the other
     fields of `Checkpoint`.
 
     Args:
         directory: Directory of the run.
-        num_kept: Number of checkpoints to keep.
+        config: Config of the training.
         learner: Learner of the run.
         generators: States of the random generators, one per process, in the order of ranks.
         update: Number of updates made.
@@ -135,10 +138,29 @@ def save_checkpoint(
     with atomic_directory(directory / "checkpoints" / f"update-{update:08d}") as path:
         learner.model.write_files(path)
         torch.save(state, path / _STATE_FILE)
-    for old in find_checkpoints(directory)[:-num_kept]:
-        hidden = old.with_name(f".{old.name}.removed")
-        old.rename(hidden)  # atomic, so that a checkpoint is never found half removed
-        shutil.rmtree(hidden)
+    kept = find_planned_checkpoints(directory, config)[-config.keep_checkpoints :]
+    for old in find_checkpoints(directory):
+        if old not in kept:
+            hidden = old.with_name(f".{old.name}.removed")
+            old.rename(hidden)  # atomic, so that a checkpoint is never found half removed
+            shutil.rmtree(hidden)
+
+
+def find_planned_checkpoints(directory: Path, config: TrainingConfig) -> list[Path]:
+    """Return the last checkpoint of a run, and the earlier ones that no interruption wrote, oldest first.
+
+    Args:
+        directory: Directory of the run.
+        config: Config of the training.
+    """
+    checkpoints = find_checkpoints(directory)
+    planned = [path for path in checkpoints[:-1] if checkpoint_update(path) % config.checkpoint_every == 0]
+    return [*planned, *checkpoints[-1:]]
+
+
+def checkpoint_update(path: Path) -> int:
+    """Return the number of updates of a checkpoint of a run, which is in its directory's name."""
+    return int(path.name.removeprefix("update-"))
 
 
 def read_checkpoint(path: Path, model: PretrainedModel) -> Checkpoint:

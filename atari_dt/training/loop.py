@@ -236,7 +236,7 @@ def _train(
             if saving:
                 generators = group.all_gather(GeneratorState.current(compute.device))
                 if group.rank == 0:
-                    save_checkpoint(out, config.keep_checkpoints, learner, generators, update, tokens)
+                    save_checkpoint(out, config, learner, generators, update, tokens)
                 last_checkpoint = update
                 metrics.restart_clock()
             if signum and update < num_updates:
