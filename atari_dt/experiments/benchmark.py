@@ -19,6 +19,7 @@ from atari_dt.experiments.results import (
     format_number,
     format_score,
     format_target,
+    format_update,
     group_labels,
     normalization_scores,
     normalized_summary,
@@ -206,35 +207,49 @@ def explain_target_columns(groups: Sequence[RunGroup]) -> str:
 def score_rows(groups: Sequence[RunGroup]) -> list[list[str]]:
     """Return a table of the scores of every group and target return, with a header, by game.
 
-    Scores are in points: mean ± standard deviation of the seeds' means, and interquartile mean over all episodes with
-    its 95% interval. The last column is the mean, normalized with the game's `normalization_scores`. The last rows of a
-    game are a random policy and the dataset (see `dataset_scores`).
+    Scores are in points, of the last checkpoints: mean ± standard deviation of the seeds' means, interquartile mean
+    over all episodes with its 95% interval, the mean normalized with the game's `normalization_scores`, and the number
+    of updates. Where several checkpoints were evaluated, the last columns are the score of the best one and its
+    updates. The last rows of a game are a random policy and the dataset (see `dataset_scores`).
     """
-    rows = [["game", "method", "target return", "seeds", "episodes", "score", "IQM", "95% interval", "normalized %"]]
+    any_best = any(group.num_checkpoints > 1 for group in groups)
+    rows = [
+        [
+            *("game", "method", "target return", "seeds", "episodes", "score", "IQM", "95% interval", "normalized %"),
+            *("updates", *(("best score", "updates of the best") if any_best else ())),
+        ]
+    ]
     labels = group_labels(groups)
     for game in dict.fromkeys(group.game for group in groups):
         labeled = [(group, label) for group, label in zip(groups, labels, strict=True) if group.game == game]
 
-        def add(label: str, target: str, summary: ScoreSummary, seeds: str, game: Game = game) -> None:
+        def add(label: str, target: str, seeds: str, summary: ScoreSummary, *last: str, game: Game = game) -> None:
             normalized = normalized_summary(game, summary)
-            rows.append(
-                [
-                    *(game.name, label, target, seeds, str(summary.episodes), format_score(summary)),
-                    *(format_number(summary.interquartile_mean), format_interval(summary)),
-                    "" if normalized is None else format_number(normalized.mean),
-                ]
-            )
+            cells = [
+                *(game.name, label, target, seeds, str(summary.episodes), format_score(summary)),
+                *(format_number(summary.interquartile_mean), format_interval(summary)),
+                *("" if normalized is None else format_number(normalized.mean), *last),
+            ]
+            rows.append([*cells, *[""] * (len(rows[0]) - len(cells))])
 
         for group, label in labeled:
             for i in range(group.num_targets):
-                add(label, format_target(group, i), group.summary(i), str(len(group.results)))
+                last, best = group.score_curve(i)[-1], group.best(i)
+                best_cells = (
+                    (format_score(best.summary), format_update(best.update)) if group.num_checkpoints > 1 else ()
+                )
+                add(
+                    *(label, format_target(group, i), str(len(group.results)), last.summary),
+                    *(format_update(last.update), *best_cells),
+                )
         first_group = labeled[0][0]
-        add("random policy", "", summarize([first_group.random_scores]), "")
+        add("random policy", "", "", summarize([first_group.random_scores]))
         random_and_human = normalization_scores(game)
         for label, score in zip(("dataset mean", "dataset best"), dataset_scores(first_group), strict=True):
             if score is not None:
                 percent = "" if random_and_human is None else format_number(normalize_score(score, *random_and_human))
-                rows.append([game.name, label, "", "", "", format_number(score), "", "", percent])
+                cells = [game.name, label, "", "", "", format_number(score), "", "", percent]
+                rows.append([*cells, *[""] * (len(rows[0]) - len(cells))])
     return rows
 
 

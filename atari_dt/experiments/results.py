@@ -274,6 +274,11 @@ def format_score(summary: ScoreSummary | None) -> str:
     return format_number(summary.mean) + ("" if summary.std_of_seeds is None else f" ± {summary.std_of_seeds:.1f}")
 
 
+def format_update(update: int | None) -> str:
+    """Format a number of updates; empty where it is unknown."""
+    return "" if update is None else f"{update:,}"
+
+
 def format_interval(summary: ScoreSummary) -> str:
     """Format the 95% interval of the interquartile mean; empty where it is unknown."""
     return "" if summary.interval is None else " to ".join(map(format_number, summary.interval))

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from atari_dt.experiments.benchmark import benchmark_runs, benchmark_stores
+from atari_dt.experiments.benchmark_methods import parse_methods
 from atari_dt.experiments.benchmark_preset import benchmark_preset
 from atari_dt.experiments.run_config import RunConfig
 from atari_dt.experiments.run_result import RunFailure
 from atari_dt.games.catalogue import find_game
 from replay_data.testing import write_random_store
+from tests.atari_dt.experiments.benchmark_bases import bases_of
 from tests.atari_dt.experiments.finished_runs import REASON, finish_run
 
 
@@ -29,8 +31,8 @@ def benchmark(tmp_path: Path) -> tuple[Path, dict[str, RunConfig]]:
         write_random_store(data / "Qbert" / str(seed), [40] * 8, seed=seed, game="Qbert")
     games = [find_game("breakout"), find_game("qbert")]
     stores = benchmark_stores(data, games, (1, 2))
-    bases = {game.name: RunConfig(Path(), *benchmark_preset("quick", game)) for game in games}
-    runs = benchmark_runs(bases, stores, (25,))
+    bases = bases_of({game.name: RunConfig(Path(), *benchmark_preset("quick", game)) for game in games})
+    runs = benchmark_runs(bases, stores, parse_methods(["dt", "bc", "top25bc"]))
     for name, config in runs.items():
         game_name, method, seed_name = name.split("-")
         deviation = -1 if seed_name == "seed1" else 1  # gives a standard deviation of 1 point

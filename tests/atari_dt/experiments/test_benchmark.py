@@ -17,6 +17,7 @@ from atari_dt.experiments.benchmark import (
     score_rows,
     table_1,
 )
+from atari_dt.experiments.benchmark_methods import parse_methods
 from atari_dt.experiments.benchmark_preset import benchmark_preset
 from atari_dt.experiments.results import format_number, read_groups
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig
@@ -26,7 +27,12 @@ from replay_data import InputError, TrajectoryStore
 from replay_data.store_metadata import StoreSource
 from replay_data.store_writer import StoreWriter
 from replay_data.testing import write_random_store
+from tests.atari_dt.experiments.benchmark_bases import bases_of
 from tests.atari_dt.experiments.finished_runs import finish_run
+
+DT_AND_BC = parse_methods(["dt", "bc"])
+NORMALIZED = 8
+"""Column of the normalized mean in the table of scores."""
 
 
 def test_the_runs_have_the_papers_settings(benchmark: tuple[Path, dict[str, RunConfig]], tmp_path: Path) -> None:
@@ -34,7 +40,7 @@ def test_the_runs_have_the_papers_settings(benchmark: tuple[Path, dict[str, RunC
     assert len(runs) == 2 * 3 * 2
     for name, config in runs.items():
         game, method, seed = name.split("-")
-        assert config.model.conditioning == ("return" if method == "DT" else "none")
+        assert config.model.method == ("dt" if method == "DT" else "bc")
         assert config.training.top_percent == (25 if method == "25BC" else 100)
         assert f"seed{config.training.seed}" == seed
         own = Path("Qbert") / seed.removeprefix("seed")
@@ -65,12 +71,9 @@ def test_the_data_of_each_game_is_found_or_named(tmp_path: Path) -> None:
         benchmark_stores(tmp_path, [find_game("Pong")], [1])
     with pytest.raises(InputError, match="is a store itself"):
         benchmark_stores(tmp_path / "Pong", game, [1])
-    bases = {"Breakout": RunConfig(tmp_path, *benchmark_preset("quick", game[0]))}
-    store = write_random_store(tmp_path / "short", [40] * 8)
-    with pytest.raises(InputError, match="`top_percents` must be below 100 and distinct"):
-        benchmark_runs(bases, {("Breakout", 1): store}, (10, 10))
-    with pytest.raises(InputError, match="a batch of 32 contexts is larger than the dataset of 31 steps"):
-        benchmark_runs(bases, {("Breakout", 1): write_random_store(tmp_path / "few", [1] * 33)}, ())
+    bases = bases_of({"Breakout": RunConfig(tmp_path, *benchmark_preset("quick", game[0]))})
+    with pytest.raises(InputError, match="a batch of 32 is larger than the dataset of 31 steps"):
+        benchmark_runs(bases, {("Breakout", 1): write_random_store(tmp_path / "few", [1] * 33)}, DT_AND_BC)
 
 
 def test_table_1_has_the_papers_shape(benchmark: tuple[Path, dict[str, RunConfig]]) -> None:
@@ -122,8 +125,8 @@ def test_data_without_a_positive_return_is_played_at_its_largest_return(tmp_path
     for evaluation in evaluations.values():
         assert (evaluation.return_multiples, evaluation.return_percentiles) == ((), (100,))
     assert [evaluations[game].target_returns for game in ("Pong", "Qbert", "Skiing")] == [(20,), (2500,), ()]
-    bases = {game: RunConfig(tmp_path, *presets[game][:2], evaluations[game]) for game in presets}
-    runs = benchmark_runs(bases, stores, ())
+    bases = bases_of({game: RunConfig(tmp_path, *presets[game][:2], evaluations[game]) for game in presets})
+    runs = benchmark_runs(bases, stores, DT_AND_BC)
     assert runs["Skiing-DT-seed1"].evaluation == evaluations["Skiing"]
     assert RunConfig.from_json(json.loads(json.dumps(runs["Pong-DT-seed1"].to_json()))) == runs["Pong-DT-seed1"]
     assert evaluations["Pong"].explain_default(evaluations["Pong"]) is not None
@@ -148,7 +151,7 @@ def test_a_score_just_below_random_play_is_printed_without_a_sign(tmp_path: Path
     finish_run(tmp_path, "a", config, [(None, 1450, [60.0, 60.0])], "Seaquest")
     groups = read_groups(tmp_path, {"a": config})
     assert table_1(groups)[1][:2] == ["Seaquest", "0.0"]
-    assert score_rows(groups)[1][-1] == "0.0"
+    assert score_rows(groups)[1][NORMALIZED] == "0.0"
     assert [format_number(value) for value in (-0.05, -0.0501, 0.04, -12.35)] == ["-0.1", "-0.1", "0.0", "-12.3"]
 
 
@@ -157,9 +160,10 @@ def test_errors_name_the_run_of_several_games(tmp_path: Path) -> None:
     base = RunConfig(tmp_path, *benchmark_preset("quick", find_game("Skiing")))
     tenth = dataclasses.replace(base, evaluation=EvaluationConfig((0.5,)))
     with pytest.raises(InputError, match=r"^Tennis-DT-seed1: the dataset's largest return is -1, so larger"):
-        benchmark_runs({"Skiing": base, "Tennis": tenth}, stores, ())
-    with pytest.raises(InputError, match=r"^Skiing-1BC-seed1: the best episode alone has 20 of 180 .* `top_percents`"):
-        benchmark_runs({"Skiing": base, "Tennis": base}, stores, (1,))
+        benchmark_runs(bases_of({"Skiing": base, "Tennis": tenth}), stores, DT_AND_BC)
+    message = r"^Skiing-1BC-seed1: the best episode alone has 20 of 180 .*; raise the percentage in `methods` or use"
+    with pytest.raises(InputError, match=message):
+        benchmark_runs(bases_of({"Skiing": base, "Tennis": base}), stores, parse_methods(["top1bc"]))
     large = dataclasses.replace(base, training=dataclasses.replace(base.training, batch_size=1000))
-    with pytest.raises(InputError, match=r"^Tennis-DT-seed1: a batch of 1000 contexts is larger than"):
-        benchmark_runs({"Skiing": base, "Tennis": large}, stores, ())
+    with pytest.raises(InputError, match=r"^Tennis-DT-seed1: a batch of 1000 is larger than"):
+        benchmark_runs(bases_of({"Skiing": base, "Tennis": large}), stores, DT_AND_BC)
