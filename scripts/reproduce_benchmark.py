@@ -147,7 +147,14 @@ def _configs_of_game(
     arithmetic = {name: getattr(options.training, name) for name in ARITHMETIC_SETTINGS}
     value_training = dataclasses.replace(value_training_preset(options.preset), **arithmetic)
     default = dataclasses.replace(
-        options, model=model, training=training, value_training=value_training, evaluation=evaluation
+        options,
+        model=model,
+        training=training,
+        qrdqn=QRDQNConfig(),
+        cql=CQLConfig(),
+        rem=REMConfig(),
+        value_training=value_training,
+        evaluation=evaluation,
     )
     game_options = tyro.cli(Options, default=default)
     names = {method.name for method in methods}

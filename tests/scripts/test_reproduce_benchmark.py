@@ -63,9 +63,15 @@ def test_help_shows_the_papers_evaluation(monkeypatch: pytest.MonkeyPatch, capsy
         ("--data-steps 1000", "--data-steps has no effect without --data-from; leave it out"),
         ("--raw-data {tmp}/raw", "--raw-data has no effect without --data-from; leave it out"),
         ("--data-from jat --base-url http://x", "--base-url has no effect without --data-from rl_unplugged; leave it"),
-        ("--data-from q_learning --conditioning none", "--conditioning is fixed by the benchmark"),
-        ("--data-from q_learning --top-percents 10 10", "--top-percents must be below 100 and distinct"),
-        ("--data-from q_learning --top-percents 0", "--top-percents must be above 0 and below 100, not 0"),
+        ("--data-from q_learning --top-percent 5", "--top-percent is fixed by the benchmark; use --seeds"),
+        ("--data-from q_learning --methods cql --value-training.seed 5", "--value-training.seed is fixed by the"),
+        ("--data-from q_learning --methods dt dqn", "--methods has 'dqn', which is not a method; choose from dt"),
+        ("--data-from q_learning --methods cql --max-updates 9", "--max-updates is an option of bc, dt, and --methods"),
+        ("--data-from q_learning --cql.alpha 1", "--cql.alpha is an option of cql, and --methods has none of them"),
+        (
+            "--data-from q_learning --methods dt rem --evaluated-checkpoints 4 --keep-checkpoints 4",
+            "rem: --keep-checkpoints must be at least --evaluated-checkpoints (4), not 3",
+        ),
         ("--data-from q_learning --threads 0", "--threads must be at least 1, not 0"),
         ("--data-from q_learning --device abacus", "abacus"),
         ("--data-from q_learning --out {store}/metadata.json", "metadata.json is not a directory"),
@@ -96,7 +102,7 @@ def test_missing_data_is_made_before_the_runs(
         trained.update(runs)
 
     monkeypatch.setattr(atari_dt.experiments.sweep, "run_sweep_and_report", run_sweep)
-    options = "--preset quick --games breakout --seeds 1 --top-percents --data-from rl_unplugged --data-steps 800"
+    options = "--preset quick --games breakout --seeds 1 --methods dt bc --data-from rl_unplugged --data-steps 800"
     with serving(DATA / "rl_unplugged") as server:
         command = ("--data", tmp_path / "data", "--out", tmp_path / "out", "--base-url", server.url, *options.split())
         assert call(monkeypatch, "reproduce_benchmark.py", *command) == 0

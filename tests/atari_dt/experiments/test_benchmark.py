@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,29 @@ def test_the_runs_have_the_papers_settings(benchmark: tuple[Path, dict[str, RunC
     assert (pong[2].protocol, pong[2].episodes) == ("original", 10)
     other = benchmark_preset("paper", find_game("Asterix"))[2]
     assert (other.target_returns, other.return_multiples) == ((), (1,))
+
+
+def test_methods_are_named_once_each() -> None:
+    methods = parse_methods(["rem", "top10bc", "qrdqn", "bc", "top2.5bc", "dt", "cql"])
+    assert [method.label for method in methods] == ["REM", "10BC", "QRDQN", "BC", "2.5BC", "DT", "CQL"]
+    assert [(method.name, method.top_percent) for method in methods[1:5]] == [
+        ("bc", 10),
+        ("qrdqn", 100),
+        ("bc", 100),
+        ("bc", 2.5),
+    ]
+    for names, message in {
+        (): "`methods` must have at least one method",
+        ("dt", "dqn"): "`methods` has 'dqn', which is not a method; choose from dt, bc, qrdqn, cql, rem and top10bc",
+        ("top-1bc",): "`methods` has 'top-1bc', which is not a method",
+        ("cql", "cql"): "`methods` has 'cql' twice",
+        ("top10bc", "top10.0bc"): "`methods` has 'top10.0bc' twice",
+        ("top100bc",): "`methods` has 'top100bc', which clones all of the steps; use bc",
+        ("top0bc",): "`methods` has 'top0bc', whose percentage must be above 0 and below 100",
+        ("top" + 400 * "9" + "bc",): "whose percentage must be above 0 and below 100",
+    }.items():
+        with pytest.raises(InputError, match=re.escape(message)):
+            parse_methods(names)
 
 
 def test_the_data_of_each_game_is_found_or_named(tmp_path: Path) -> None:
