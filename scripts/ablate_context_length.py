@@ -7,6 +7,7 @@ exit_on_interrupt(__name__)
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -14,7 +15,7 @@ from atari_dt.command_line import run
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig
 from atari_dt.experiments.sweep_options import SweepOptions
-from atari_dt.games.presets import find_preset
+from atari_dt.games.presets import default_settings
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.recipes import RecipeName, apply_recipe
 from replay_data import InputError, TrajectoryStore
@@ -35,6 +36,9 @@ class Options:
     """Context lengths K, in steps."""
     seeds: tuple[int, ...] = (123, 231, 312)
     """Training seeds."""
+    method: Literal["dt", "bc"] = "dt"
+    """Learning method. `dt`: Decision Transformer; `bc`: behavior cloning, the same network without return tokens. The
+    other methods have no contexts."""
     recipe: RecipeName = "paper"
     """How the network learns. `paper`: as in the paper; `fast`: with every ingredient of atari_dt/recipes.py. It
     sets defaults, which other options override; --help shows those of `paper`."""
@@ -51,11 +55,11 @@ class Options:
 
 
 def main() -> None:
-    """Parse the command line twice: for the dataset and the recipe, and then with their defaults."""
+    """Parse the command line twice: for dataset, method and recipe, and then with their defaults."""
     options = tyro.cli(Options)
     store = TrajectoryStore.open(options.data)
-    preset = find_preset(store.game)
-    model, training = apply_recipe(options.recipe, preset.model, preset.training)
+    model, training = apply_recipe(options.recipe, *default_settings(options.method, store.game))
+    assert isinstance(model, ModelConfig)
     training = dataclasses.replace(training, validation_fraction=0.05)
     dataset = DatasetInfo.from_store(store)
     evaluation = EvaluationConfig().for_returns_of([dataset])
@@ -73,7 +77,7 @@ def main() -> None:
 
     base = RunConfig(store.path.resolve(), options.model, options.training, options.evaluation, options.threads)
     runs = ablation_runs(base, options.context_lengths, options.seeds)
-    if options.model.conditioning == "return":
+    if options.model.conditioned:
         options.evaluation.check_targets(dataset)  # fail before hours of training
         if (note := options.evaluation.explain_default(evaluation)) is not None:
             print(f"note: {note}")

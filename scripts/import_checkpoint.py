@@ -5,6 +5,7 @@ from atari_dt.interrupts import exit_on_interrupt
 exit_on_interrupt(__name__)
 
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -19,7 +20,7 @@ def main(
     out: Path,
     max_return: float | None = None,
     num_heads: int = 8,
-    conditioning: Conditioning = "return",
+    method: Literal["dt", "bc"] = "dt",
 ) -> None:
     """Convert a state dict of github.com/kzl/decision-transformer, without executing code from the file.
 
@@ -31,7 +32,7 @@ def main(
         max_return: Largest return of the training data, which evaluate.py needs for return multiples. (The paper's
             target returns are 90 for Breakout, 2500 for Qbert, 20 for Pong and 1450 for Seaquest.)
         num_heads: Number of attention heads, which the file does not contain.
-        conditioning: `return` for the original's model_type reward_conditioned, `none` for naive.
+        method: `dt` for the original's model_type reward_conditioned, `bc` (behavior cloning) for naive.
     """
     from atari_dt.environment.python_env import action_meanings
     from atari_dt.evaluation.target_returns import is_target_return
@@ -42,6 +43,7 @@ def main(
         raise InputError(f"`max_return` must be a finite number of magnitude 3.4e38 at most, not {max_return:g}")
     found = find_game(game)
     meanings = action_meanings(found)
+    conditioning: Conditioning = "return" if method == "dt" else "none"
     model = DecisionTransformer.from_original_checkpoint(checkpoint, num_heads, conditioning)
     if model.num_actions != len(meanings):
         raise InputError(
@@ -52,7 +54,7 @@ def main(
         found.name, tuple(meanings), reward_clipping=True, sticky_actions=0.25, max_return=max_return
     )
     model.save_pretrained(out)
-    if conditioning == "none":
+    if not model.config.conditioned:
         targets: list[str] = []
     elif max_return is not None:
         targets = ["--return-multiples", "1"]

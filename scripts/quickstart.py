@@ -45,7 +45,7 @@ What to try next
       {settings}
 
   Compare with behavior cloning:
-    {python} scripts/train.py --data {out}/data --out {runs}/cloning --context-length {length} --conditioning none \\
+    {python} scripts/train.py --method bc --data {out}/data --out {runs}/cloning --context-length {length} \\
       {settings}{schedule}
     {python} scripts/evaluate.py {runs}/cloning
 

@@ -61,13 +61,18 @@ def check_same_experiment(directory: Path, saved: TrainingRun, run: TrainingRun)
     """Check that a run continues the experiment of a saved one.
 
     Raises:
-        InputError: If the runs have other settings or other data.
+        InputError: If the runs have other settings, another method or other data.
     """
     if saved.data_digest != run.data_digest:
         raise InputError(
             f"{directory} was trained on other data: its store, then at {saved.data}, had the digest "
             f"{saved.data_digest}, but {run.data} has {run.data_digest}; resume it with the store it started with, or "
             "start a new run"
+        )
+    if saved.model.method != run.model.method:  # the other settings of two methods have little in common
+        raise InputError(
+            f"{directory} was trained with `method` {saved.model.method}, not {run.model.method}; resume it with "
+            f"{saved.model.method}, or start a new run"
         )
     if differences := describe_differences(saved.settings(), run.settings()):
         raise InputError(f"{directory} has other settings: {differences}; resume it with the settings it started with")

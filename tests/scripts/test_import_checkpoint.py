@@ -45,7 +45,7 @@ def test_a_checkpoint_of_the_original_code_plays(
         ("Qbert", 6, "", ["--target-returns", "2500"]),
         ("Skiing", 3, "", ["--target-returns", "R"]),
         ("Skiing", 3, "--max-return -30", ["--return-multiples", "1"]),
-        ("Breakout", 4, "--conditioning none", []),
+        ("Breakout", 4, "--method bc", []),
     ],
 )
 def test_the_suggested_command_has_the_path_and_a_target_of_the_game(
@@ -60,7 +60,7 @@ def test_the_suggested_command_has_the_path_and_a_target_of_the_game(
     weights = torch.load(DATA / "original_model" / "dt_small.pth", weights_only=True)
     weights["action_embeddings.0.weight"] = torch.zeros(num_actions, weights["action_embeddings.0.weight"].shape[1])
     weights["head.weight"] = torch.zeros(num_actions, weights["head.weight"].shape[1])
-    if "none" in options:
+    if "bc" in options:
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith("ret_emb")}
     torch.save(weights, tmp_path / "a.pth")
     out = tmp_path / "it's q dir"

@@ -34,6 +34,7 @@ def assert_compared_with_like(printed: str, monkeypatch: pytest.MonkeyPatch, run
     trained: dict[str, tuple[ModelConfig, TrainingConfig]] = {}
 
     def train(store: TrajectoryStore, out: Path, model: ModelConfig, training: TrainingConfig, resume: bool) -> None:
+        assert model.method == "bc"
         trained["cloning"] = dataclasses.replace(model, conditioning="return"), training
 
     def run_sweep(runs: Mapping[str, RunConfig], *_: object) -> None:

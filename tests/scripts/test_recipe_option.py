@@ -104,9 +104,10 @@ def test_preset_and_recipe_compose_for_every_method(start: Start) -> None:
         assert training.top_percent == (10 if "-10BC-" in name else 100)
 
 
-@pytest.mark.parametrize("conditioning", ["return", "none"])
-def test_every_ingredient_is_in_the_fast_recipe(start: Start, conditioning: str) -> None:
-    ((model, training),) = start("train.py", f"--recipe fast --conditioning {conditioning}").values()
+@pytest.mark.parametrize("method", ["dt", "bc"])
+def test_every_ingredient_is_in_the_fast_recipe(start: Start, method: str) -> None:
+    ((model, training),) = start("train.py", f"--recipe fast --method {method}").values()
+    assert model.method == method
     for ingredient in recipes.INGREDIENTS.values():
         assert {name: getattr(model, name) for name in ingredient.model} == dict(ingredient.model)
         assert {name: getattr(training, name) for name in ingredient.training} == dict(ingredient.training)
