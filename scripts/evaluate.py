@@ -55,6 +55,7 @@ def main() -> None:
         check_new_directory(options.out)
     from atari_dt.evaluation.run_evaluation import evaluate_runs
     from atari_dt.evaluation.target_returns import explain_percentiles
+    from atari_dt.model.pretrained import checkpoint_updates
     from atari_dt.rendering.tables import evaluation_table
 
     evaluation = evaluate_runs(
@@ -70,6 +71,10 @@ def main() -> None:
     if percentiles and not options.return_percentiles:
         print(f"note: {explain_percentiles(percentiles)}")
     print(evaluation_table(evaluation))
+    for checkpoint in evaluation.checkpoints:
+        updates = checkpoint_updates(checkpoint)
+        after = "" if updates is None else f" after {updates:,} updates"
+        print(f"played: {checkpoint}, {evaluation.config.label}{after}")
     if options.out:
         from atari_dt.rendering.evaluation_report import write_evaluation
 

@@ -15,7 +15,8 @@ from atari_dt.command_line import run
 from replay_data import InputError
 
 if TYPE_CHECKING:
-    from atari_dt.model import DecisionTransformer, ReportedEvaluation
+    from atari_dt.model import ReportedEvaluation
+    from atari_dt.model.pretrained import PretrainedModel
 
 
 def main(
@@ -34,9 +35,10 @@ def main(
         private: Whether a new repository is private.
         out: Directory to write instead of uploading.
     """
-    from atari_dt.model import DecisionTransformer, latest_checkpoint
+    from atari_dt.methods import load_model
+    from atari_dt.model import latest_checkpoint
 
-    model = DecisionTransformer.from_pretrained(latest_checkpoint(run_directory))
+    model = load_model(latest_checkpoint(run_directory))
     if scores is not None:
         model.evaluations = reported_evaluations(scores, model)
     if out is not None:
@@ -46,19 +48,23 @@ def main(
         print(f"uploaded: {model.push_to_hub(repo_id, private=private or None)}")
 
 
-def reported_evaluations(path: Path, model: DecisionTransformer) -> tuple[ReportedEvaluation, ...]:
+def reported_evaluations(path: Path, model: PretrainedModel) -> tuple[ReportedEvaluation, ...]:
     """Return the evaluations that the model card reports.
 
     Raises:
-        InputError: If the file is malformed, holds several runs, or its game is not the model's.
+        InputError: If the file is malformed, holds several runs, or its game or method is not the model's.
     """
     from atari_dt.evaluation.scores import read_scores
+    from atari_dt.method_config import default_config
 
     scores = read_scores(path)
     if len(scores.runs) != 1:
         raise InputError(f"{path} holds scores of {len(scores.runs)} runs; evaluate this run alone")
     if model.dataset is not None and scores.game != model.dataset.game:
         raise InputError(f"{path} holds scores in {scores.game}, but the model plays {model.dataset.game}")
+    if scores.method != model.config.method:
+        label = default_config(scores.method).label
+        raise InputError(f"{path} holds scores of {label}, but the model is one of {model.config.label}")
     return tuple(evaluation.reported() for evaluation in scores.runs[0].evaluations)
 
 

@@ -28,22 +28,27 @@ class GymnasiumPolicy:
 
     Args:
         model: Trained model with its ``dataset``, in evaluation mode, on the device it plays on.
-        target_return: Target return of every episode, in the dataset's reward units.
+        target_return: Target return of every episode, in the dataset's reward units; None for a model that has none.
         protocol: Protocol, as in `DecisionTransformerPolicy`.
         sampling: How actions are sampled.
 
     Raises:
-        InputError: If the target return is not finite in single precision.
+        InputError: If the target return is not finite in single precision, is missing, or is given to a model that has
+            none.
     """
 
     def __init__(
         self,
         model: PretrainedModel,
-        target_return: float,
+        target_return: float | None = None,
         protocol: EvaluationProtocol | None = None,
         sampling: Sampling | None = None,
     ):
-        check_target_returns([target_return])
+        if target_return is not None:
+            _check_conditioned(model)
+            check_target_returns([target_return])
+        elif model.config.conditioned:
+            raise InputError("`target_return` is missing; give the target return of the episodes")
         self._model = model
         self._protocol, self._sampling = protocol or EvaluationProtocol(), sampling or Sampling()
         self.target_return = target_return
@@ -121,7 +126,7 @@ class GymnasiumPolicy:
         if not np.isfinite(rewards[~starting]).all():
             raise ValueError("rewards must be finite")
         starting_envs = np.flatnonzero(starting)
-        target_returns = np.full(len(starting_envs), self.target_return, dtype=np.float32)
+        target_returns = np.full(len(starting_envs), self.target_return or 0.0, dtype=np.float32)
         policy.start(starting_envs, target_returns, self._seeds.integers(2**31, size=len(starting_envs)))
         return policy.act(self._env_indices, np.ascontiguousarray(states), rewards)
 
@@ -130,6 +135,12 @@ class GymnasiumPolicy:
         if self._policy is None:
             raise ValueError("call reset with the environments first")
         return self._policy
+
+
+def _check_conditioned(model: PretrainedModel) -> None:
+    """Raise InputError if a model has no target return."""
+    if not model.config.conditioned:
+        raise InputError(f"{model.config.title} has no target return; leave `return_multiple` and `target_return` out")
 
 
 def _one_per_env(name: str, values: npt.NDArray[Any], num_envs: int) -> npt.NDArray[Any]:
@@ -170,7 +181,7 @@ def _action_meanings(envs: VectorEnv[Any, Any, Any]) -> Iterable[Sequence[str]]:
 
 def load_policy(
     run_directory: str | os.PathLike[str],
-    return_multiple: float = 1.0,
+    return_multiple: float | None = None,
     *,
     target_return: float | None = None,
     device: str = "auto",
@@ -181,19 +192,22 @@ def load_policy(
 
     Args:
         run_directory: Run directory written by scripts/train.py, or one of its checkpoints.
-        return_multiple: Target return as a multiple of the dataset's largest return.
+        return_multiple: Target return as a multiple of the dataset's largest return; 1 if no target return is given.
         target_return: Target return in the dataset's reward units, instead of a multiple.
         device: Device of the model: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         protocol: Rewards that lower the return-to-go, the returns and timesteps that the model reads, and the cache; by
             default as in training, with a cache if the model allows it.
-        sampling: How actions are sampled; by default from the softmax of the logits.
+        sampling: How actions are sampled from logits; by default from their softmax.
 
     Raises:
-        InputError: If the run or device does not exist, the model does not know its dataset, or the dataset's largest
-            return has no such multiple.
+        InputError: If the run or device does not exist, the model does not know its dataset, the dataset's largest
+            return has no such multiple, or a target return is given to a model that has none.
     """
     model = load_model(latest_checkpoint(run_directory)).to(find_device(device))
     dataset = model.require_dataset()
-    if target_return is None:
-        target_return = compute_target_returns(dataset, [return_multiple])[0] if model.config.conditioned else 0.0
+    if return_multiple is not None:
+        _check_conditioned(model)
+    if target_return is None and model.config.conditioned:
+        multiple = 1.0 if return_multiple is None else return_multiple
+        target_return = compute_target_returns(dataset, [multiple])[0]
     return GymnasiumPolicy(model, target_return, protocol, sampling)

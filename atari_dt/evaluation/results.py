@@ -15,6 +15,7 @@ import numpy.typing as npt
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.rom import rom_sha256
 from atari_dt.games.catalogue import Game, find_game
+from atari_dt.method_config import MethodConfig
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.policies.protocol import EvaluationProtocol
 from atari_dt.policies.sampling import Sampling
@@ -61,11 +62,11 @@ class Evaluation:
     Attributes:
         checkpoints: Checkpoint directory of each seed.
         datasets: Training data of each seed; all of the same game.
-        conditioned: Whether the models have target returns; False for behavior cloning.
+        config: Config of the first model; all models are of the same method.
         return_multiples: Multiple of the dataset's largest return of each target return; None for a target return given
-            another way, and for behavior cloning.
+            another way, and for models without target returns.
         return_percentiles: Percentile of the dataset's episode returns of each target return; None for a target return
-            given another way, and for behavior cloning.
+            given another way, and for models without target returns.
         results: Results ``[seeds][targets]``.
         random: Result of the uniform-random policy.
         protocol: Protocol of the evaluation.
@@ -76,7 +77,7 @@ class Evaluation:
 
     checkpoints: tuple[Path, ...]
     datasets: tuple[DatasetInfo, ...]
-    conditioned: bool
+    config: MethodConfig
     return_multiples: tuple[float | None, ...]
     return_percentiles: tuple[int | None, ...]
     results: tuple[tuple[EvaluationResult, ...], ...]
@@ -85,6 +86,11 @@ class Evaluation:
     sampling: Sampling
     seed: int
     environment: EnvironmentConfig
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether the models have target returns."""
+        return self.config.conditioned
 
     @property
     def game(self) -> Game:
@@ -98,7 +104,7 @@ class Evaluation:
 
     @property
     def num_targets(self) -> int:
-        """Number of target returns; 1 for behavior cloning, which has none."""
+        """Number of target returns; 1 for models that have none."""
         return len(self.return_multiples)
 
     def scores(self, target_index: int) -> list[npt.NDArray[np.float64]]:
@@ -110,7 +116,7 @@ class Evaluation:
         return np.concatenate([results[target_index].returns for results in self.results])
 
     def target_return(self, target_index: int) -> float | None:
-        """Return the target return, averaged over the seeds, or None for behavior cloning.
+        """Return the target return, averaged over the seeds, or None for models that have none.
 
         The datasets of the seeds may differ in their returns, and so in the target return of a multiple or percentile.
         """
@@ -119,9 +125,12 @@ class Evaluation:
         return float(np.mean([results[target_index].target_return for results in self.results]))
 
     def label(self, target_index: int) -> str:
-        """Return a short name of a target return: ``1x``, ``percentile-90``, ``target-90`` or ``cloning``."""
+        """Return a short name of a target return: ``1x``, ``percentile-90`` or ``target-90``.
+
+        For models without target returns, it is the name of their method, such as ``bc`` or ``cql``.
+        """
         if not self.conditioned:
-            return "cloning"
+            return self.config.method
         multiple, percentile = self.return_multiples[target_index], self.return_percentiles[target_index]
         if percentile is not None:
             return f"percentile-{percentile}"

@@ -80,13 +80,13 @@ def evaluate_runs(
             "these runs differ in their game, sticky actions, reward clipping, method or use of a cache; "
             "evaluate runs together only if they differ in nothing but their seed"
         )
-    play = dataclasses.replace(play, protocol=play.protocol.resolved(datasets[0], models[0].config))
-    conditioned = models[0].config.conditioned
-    if conditioned:
+    config = models[0].config
+    play = dataclasses.replace(play, protocol=play.protocol.resolved(datasets[0], config))
+    if config.conditioned:
         targets = _resolve_targets(datasets, return_multiples, return_percentiles, target_returns, data)
     elif return_multiples or return_percentiles or target_returns or data:
         raise InputError(
-            f"{models[0].config.title} has no target return; leave `return_multiples`, `return_percentiles`, "
+            f"{config.title} has no target return; leave `return_multiples`, `return_percentiles`, "
             "`target_returns` and `data` out"
         )
     else:
@@ -100,7 +100,7 @@ def evaluate_runs(
     return Evaluation(
         checkpoints=tuple(checkpoints),
         datasets=tuple(datasets),
-        conditioned=conditioned,
+        config=config,
         return_multiples=targets.return_multiples,
         return_percentiles=targets.return_percentiles,
         results=tuple(map(tuple, results)),

@@ -53,13 +53,14 @@ class TargetSummary:
 
     Attributes:
         return_multiple: Multiple of the dataset's largest return; None for a target return given another way, and for
-            behavior cloning.
-        target_return: Mean target return over the seeds, in the dataset's reward units; None for behavior cloning.
+            models without target returns.
+        target_return: Mean target return over the seeds, in the dataset's reward units; None for models without target
+            returns.
         score: Statistics of the scores.
         mean_return: Mean return, in the dataset's reward units.
         std_return: Population standard deviation of the returns.
         return_percentile: Percentile of the dataset's episode returns; None for a target return given another way, for
-            behavior cloning, and in older files.
+            models without target returns, and in older files.
     """
 
     return_multiple: float | None

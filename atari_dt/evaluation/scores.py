@@ -16,10 +16,13 @@ from typing import Any
 import ale_py
 import torch
 
+from atari_dt.config import MethodName
 from atari_dt.evaluation.results import Evaluation, EvaluationResult
 from atari_dt.evaluation.score_statistics import RandomScores, ScoreStatistics, TargetSummary
 from atari_dt.games.published_scores import PaperScores
+from atari_dt.method_config import METHOD_NAMES
 from atari_dt.model.dataset_info import DatasetInfo
+from atari_dt.model.pretrained import checkpoint_updates
 from atari_dt.model.reported_evaluation import ReportedEvaluation
 from atari_dt.policies.protocol import EvaluationProtocol
 from atari_dt.policies.sampling import Sampling
@@ -46,7 +49,7 @@ class TargetScores:
 
     Attributes:
         return_multiple: Multiple of the dataset's largest return; None as in `TargetSummary`.
-        target_return: Target return, in the dataset's reward units; None for behavior cloning.
+        target_return: Target return, in the dataset's reward units; None as in `TargetSummary`.
         scores: ``[episodes]``, in the game's points.
         mean_score: Mean of the scores.
         std_score: Population standard deviation of the scores.
@@ -120,19 +123,26 @@ class RunScores:
     Attributes:
         run: Path of the checkpoint that was evaluated.
         evaluations: Its episodes under each target return.
+        updates: Number of updates made before the checkpoint; None for a checkpoint outside a run, and in older files.
     """
 
     run: str
     evaluations: tuple[TargetScores, ...]
+    updates: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
-        return {"run": self.run, "evaluations": [evaluation.to_json() for evaluation in self.evaluations]}
+        fields = omit_none(vars(self), "updates")
+        return {**fields, "evaluations": [evaluation.to_json() for evaluation in self.evaluations]}
 
     @classmethod
     def from_json(cls, content: Any) -> RunScores:
         """Read what `to_json` returned."""
-        return cls(read_field(content, "run", str), tuple(map(TargetScores.from_json, content["evaluations"])))
+        return cls(
+            run=read_field(content, "run", str),
+            evaluations=tuple(map(TargetScores.from_json, content["evaluations"])),
+            updates=read_optional_field(content, "updates", int),
+        )
 
 
 @dataclass(frozen=True)
@@ -143,6 +153,8 @@ class EvaluationScores:
 
     Attributes:
         game: Name of the game.
+        method: Name of the method of the models, such as ``"cql"``. Files without it are older than the value-based
+            methods; there it is ``"dt"`` if there are target returns, and else ``"bc"``.
         protocol: Protocol of the evaluation.
         sampling: How actions were sampled.
         seed: Seed of the emulator, the no-ops and the action sampling.
@@ -159,6 +171,7 @@ class EvaluationScores:
     """
 
     game: str
+    method: MethodName
     protocol: EvaluationProtocol
     sampling: Sampling
     seed: int
@@ -179,6 +192,7 @@ class EvaluationScores:
         game = evaluation.game
         return cls(
             game=game.name,
+            method=evaluation.config.method,
             protocol=evaluation.protocol,
             sampling=evaluation.sampling,
             seed=evaluation.seed,
@@ -200,6 +214,7 @@ class EvaluationScores:
                 RunScores(
                     str(checkpoint),
                     tuple(TargetScores.from_result(evaluation, i, result) for i, result in enumerate(results)),
+                    checkpoint_updates(checkpoint),
                 )
                 for checkpoint, results in zip(evaluation.checkpoints, evaluation.results, strict=True)
             ),
@@ -211,6 +226,7 @@ class EvaluationScores:
         return {
             "format_version": FORMAT_VERSION,
             "game": self.game,
+            "method": self.method,
             "protocol": dataclasses.asdict(self.protocol),
             "sampling": dataclasses.asdict(self.sampling),
             "seed": self.seed,
@@ -236,8 +252,10 @@ class EvaluationScores:
         if read_format_version(content, FORMAT_VERSION) == 1:
             content = _rename_keys(content, _KEYS_OF_VERSION_1)
         human = content["human"]
+        summary = tuple(map(TargetSummary.from_json, content["summary"]))
         return cls(
             game=check_game_name(read_field(content, "game", str)),
+            method=_read_method(content, conditioned=any(target.target_return is not None for target in summary)),
             # Files without ``cache`` are older than the cache.
             protocol=read_dataclass({"cache": "off", **content["protocol"]}, EvaluationProtocol),
             sampling=read_dataclass(content["sampling"], Sampling),
@@ -245,7 +263,7 @@ class EvaluationScores:
             max_frames=read_field(content, "max_frames", int),
             rom_sha256=read_field(content, "rom_sha256", str),
             versions=read_mapping(content, "versions", lambda package, version: convert(version, package, str)),
-            summary=tuple(map(TargetSummary.from_json, content["summary"])),
+            summary=summary,
             random=RandomScores.from_json(content["random"]),
             datasets=tuple(map(DatasetInfo.from_json, content["datasets"])),
             paper=None if content["paper"] is None else read_dataclass(content["paper"], PaperScores),
@@ -267,6 +285,15 @@ def read_scores(path: Path) -> EvaluationScores:
         raise InputError(
             f"{path} holds no scores ({summarize_error(error)}); write it with scripts/evaluate.py and `out`"
         ) from error
+
+
+def _read_method(content: Any, conditioned: bool) -> MethodName:
+    """Return the method of scores; ``conditioned`` tells the methods apart that existed before files named it."""
+    name = read_optional_field(content, "method", str) or ("dt" if conditioned else "bc")
+    for method in METHOD_NAMES:
+        if method == name:
+            return method
+    raise ValueError(f"method is {name[:80]!r}, which is not one of {', '.join(METHOD_NAMES)}")
 
 
 _KEYS_OF_VERSION_1 = {

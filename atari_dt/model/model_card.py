@@ -47,6 +47,7 @@ def make_model_card(config: CheckpointConfig, repo_id: str) -> ModelCard:
     """
     game = config.dataset.game if config.dataset else "an unknown Atari game"
     title = config.model.title[0].upper() + config.model.title[1:]
+    method_tag = config.model.title.partition(" (")[0].lower().replace(" ", "-")
     results = [
         EvalResult(
             task_type="reinforcement-learning",
@@ -62,7 +63,7 @@ def make_model_card(config: CheckpointConfig, repo_id: str) -> ModelCard:
     data = ModelCardData(
         library_name="atari-dt",
         pipeline_tag="reinforcement-learning",
-        tags=["atari", "decision-transformer", "model_hub_mixin", "offline-reinforcement-learning"],
+        tags=["atari", method_tag, "model_hub_mixin", "offline-reinforcement-learning"],
         model_name=repo_id.rpartition("/")[2] if results else None,
         eval_results=results or None,
     )

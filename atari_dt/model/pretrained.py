@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -243,3 +244,9 @@ def latest_checkpoint(path: str | os.PathLike[str]) -> Path:
 def find_checkpoints(run_directory: Path) -> list[Path]:
     """Return the checkpoints of a run, oldest first. Directories of other names, such as copies, are none."""
     return sorted((run_directory / "checkpoints").glob(f"update-{8 * '[0-9]'}"))
+
+
+def checkpoint_updates(checkpoint: Path) -> int | None:
+    """Return the number of updates made before a checkpoint of a run, or None for a checkpoint of another name."""
+    match = re.fullmatch(r"update-(\d{8})", checkpoint.name, re.ASCII)
+    return int(match[1]) if match else None

@@ -15,13 +15,13 @@ class ReportedEvaluation:
 
     Attributes:
         return_multiple: Multiple of the dataset's largest return; None for a target return given another way, and for
-            behavior cloning.
-        target_return: Target return in the dataset's reward units; None for a model without return tokens.
+            models without target returns.
+        target_return: Target return in the dataset's reward units; None for models without target returns.
         scores: Score of each episode, in the game's points.
         mean_score: Mean of the scores.
         std_score: Population standard deviation of the scores.
         return_percentile: Percentile of the dataset's episode returns; None for a target return given another way, for
-            behavior cloning, and in older files.
+            models without target returns, and in older files.
     """
 
     return_multiple: float | None

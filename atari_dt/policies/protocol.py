@@ -71,10 +71,28 @@ class EvaluationProtocol:
         """
         if self.cache == "on" and not config.cacheable:
             raise InputError(
-                "`cache` must be 'auto' or 'off' for this model, whose tokens change when its context moves on; only "
-                "models with rotary positions and without timesteps can use a cache"
+                "`cache` must be 'auto' or 'off' for this model; only transformers with rotary positions and without "
+                "timesteps, whose tokens stay the same when the context moves on, can use a cache"
             )
         return self.cache != "off" and config.cacheable
+
+    def check_context_settings(self, config: MethodConfig) -> None:
+        """Check that no setting of the context was changed, for a model that reads only the current state.
+
+        The settings of a named protocol are accepted, although such a model reads neither timesteps nor returns-to-go.
+
+        Args:
+            config: Config of the model.
+
+        Raises:
+            InputError: If timesteps, reward units or returns are set otherwise, or as `uses_cache`.
+        """
+        self.uses_cache(config)
+        if self._context_settings() not in [protocol._context_settings() for protocol in PROTOCOLS.values()]:
+            raise InputError(
+                "`window_timestep`, `reward_units` and `integer_returns` have no effect on "
+                f"{config.label}, which reads only the current state; leave them out"
+            )
 
     def environment(self, dataset: DatasetInfo, max_steps: int, rom: Rom | None = None) -> EnvironmentConfig:
         """Return the settings of the environment.
@@ -90,6 +108,10 @@ class EvaluationProtocol:
         fields: dict[str, Any] = {name: getattr(self, name) for name in ("frames", "noop_max", "second_reset")}
         sticky_actions = self._sticky_actions(dataset)
         return EnvironmentConfig.with_max_steps(max_steps, sticky_actions=sticky_actions, rom=rom, **fields)
+
+    def _context_settings(self) -> tuple[str | bool, ...]:
+        """Return the settings of what a model reads besides the current state."""
+        return self.window_timestep, self.reward_units, self.integer_returns
 
     def _sticky_actions(self, dataset: DatasetInfo) -> float:
         if self.sticky_actions is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch.utils.tensorboard import summary as tensorboard
 
 from atari_dt.evaluation.results import Evaluation, EvaluationResult
 from atari_dt.evaluation.scores import EvaluationScores
+from atari_dt.model.pretrained import checkpoint_updates
 from atari_dt.rendering.figures import draw_score_histograms, draw_target_return_curve, to_png
 from atari_dt.rendering.video import Preview, replay, write_video
 from replay_data.progress import ProgressBar
@@ -48,8 +48,7 @@ def write_evaluation(out: Path, evaluation: Evaluation, video_targets: Sequence[
     draw_target_return_curve(curve.subplots(), evaluation)
     histograms.set_size_inches(6, 1 + 1.5 * num_targets)
     draw_score_histograms(histograms, evaluation)
-    match = re.search(r"update-(\d+)$", evaluation.checkpoints[0].name)
-    update = int(match[1]) if match else 0
+    update = checkpoint_updates(evaluation.checkpoints[0]) or 0
     with atomic_directory(out) as directory:
         scores = EvaluationScores.from_evaluation(evaluation)
         (directory / "scores.json").write_text(json.dumps(scores.to_json(), indent=2) + "\n")

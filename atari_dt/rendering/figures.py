@@ -51,7 +51,7 @@ def draw_target_return_curve(axes: Axes, evaluation: Evaluation) -> None:
     if evaluation.conditioned:
         axes.set(xlabel="target return", title=f"{evaluation.game.name}: achieved and target return")
     else:
-        axes.set(xlabel="behavior cloning", title=f"{evaluation.game.name}: achieved return")
+        axes.set(xlabel=evaluation.config.title, title=f"{evaluation.game.name}: achieved return")
         axes.set_xticks([])
     axes.set_ylabel("achieved return")
     axes.legend(fontsize=8)
@@ -73,7 +73,8 @@ def draw_score_histograms(figure: Figure, evaluation: Evaluation) -> None:
         if (best := evaluation.datasets[0].max_score) is not None and best <= edges[-1]:
             axes.axvline(best, color="tab:green", linewidth=1, label=f"dataset best {best:g}")
         axes.set_ylabel("episodes")
-        axes.set_title(evaluation.label(i), fontsize=9, loc="left")
+        title = evaluation.label(i) if evaluation.conditioned else evaluation.config.label
+        axes.set_title(title, fontsize=9, loc="left")
         axes.legend(fontsize=7, loc="upper right")
         axes.spines[["top", "right"]].set_visible(False)
         axes.yaxis.get_major_locator().set_params(integer=True)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from atari_dt.evaluation.results import Evaluation, format_origin, normalization_ranges
 from atari_dt.evaluation.statistics import Scores, normalize_score, summarize
+from atari_dt.games.published_scores import PUBLISHED_SCORES
 
 _NORMALIZED_COLUMNS = {"normalized_as_in_the_paper": "paper's %", "human_normalized": "human %"}
 
@@ -16,11 +17,13 @@ _NORMALIZED_COLUMNS = {"normalized_as_in_the_paper": "paper's %", "human_normali
 def evaluation_table(evaluation: Evaluation) -> str:
     """Return a table with a line for each target return, followed by lines to compare them with.
 
-    Scores are in points, as mean ± standard deviation over all episodes, median, and interquartile mean with its 95%
-    confidence interval. Normalized means use the constants of the paper and of 57 games. Returns are in the dataset's
-    reward units.
+    The latter are a uniform-random policy, the dataset, and the published scores of the method in this game. Scores are
+    in points, as mean ± standard deviation over all episodes, median, and interquartile mean with its 95% confidence
+    interval. Normalized means use the constants of the paper and of 57 games. Returns are in the dataset's reward
+    units.
     """
-    ranges = normalization_ranges(evaluation.game)
+    config, game = evaluation.config, evaluation.game
+    ranges = normalization_ranges(game)
     statistics = ("target return", "score", "median", "IQM", "95% interval")
     rows = [[*statistics, *(_NORMALIZED_COLUMNS[name] for name in ranges), "return", "episodes"]]
 
@@ -47,16 +50,18 @@ def evaluation_table(evaluation: Evaluation) -> str:
 
     for i, origin in enumerate(zip(evaluation.return_multiples, evaluation.return_percentiles, strict=True)):
         target_return = evaluation.target_return(i)
-        name = "none (cloning)" if target_return is None else f"{target_return:.1f}{format_origin(*origin)}"
-        add_episodes(name, evaluation.scores(i), evaluation.returns(i))
+        target = f"none ({config.label})" if target_return is None else f"{target_return:.1f}{format_origin(*origin)}"
+        add_episodes(target, evaluation.scores(i), evaluation.returns(i))
     add_episodes("random policy", [evaluation.random.scores], evaluation.random.returns)
-    dataset, paper = evaluation.datasets[0], evaluation.game.paper
+    dataset = evaluation.datasets[0]
     if dataset.mean_return is not None:
         add_reference("dataset, mean", dataset.mean_score, "", f"{dataset.mean_return:.1f}", str(dataset.episodes))
         add_reference("dataset, best", dataset.max_score, "", f"{dataset.max_return:.1f}", "1")
-    if paper is not None:
-        mean, std = paper.decision_transformer if evaluation.conditioned else paper.behavior_cloning
-        add_reference("paper, 3 seeds", mean, f" ± {std:.1f}", "", "")
+    for published in PUBLISHED_SCORES:
+        if (published.method, published.game) == (config.label, game.rom):
+            seeds = "" if published.seeds is None else f", {published.seeds} seeds"
+            spread = "" if published.std is None else f" ± {published.std:.1f}"
+            add_reference(f"{published.publication.name}{seeds}", published.final, spread, "", "")
     return align_columns(rows)
 
 

@@ -47,7 +47,7 @@ def replay(
         emulator_seed: Emulator seed of the episode.
         episode: Actions and returns-to-go.
         action_meanings: Name of each action index.
-        show_returns_to_go: Whether to show the return-to-go; False for behavior cloning.
+        show_returns_to_go: Whether to show the return-to-go; False for a model that has none.
 
     Yields:
         Pictures, uint8 ``[height, width, 3]``: the screen at twice its size, with score, step, return-to-go and action

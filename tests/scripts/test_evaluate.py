@@ -53,7 +53,7 @@ def test_evaluate_writes_everything_it_found(
     assert rom is not None
     assert result["rom_sha256"] == hashlib.sha256(rom.read_bytes()).hexdigest()
     printed = capsys.readouterr().out
-    for name in ("(0.5×)", "-7.5", "random policy", "dataset, best", "paper, 3 seeds"):
+    for name in ("(0.5×)", "-7.5", "random policy", "dataset, best", "Chen et al. 2021, 3 seeds", "played: "):
         assert name in printed
     assert list(tmp_path.iterdir()) == [out]
     files = {path.name for path in out.iterdir()}
@@ -103,7 +103,7 @@ def test_behavior_cloning_is_evaluated_once(
     (evaluation,) = json.loads((tmp_path / "evaluation" / "scores.json").read_text())["runs"][0]["evaluations"]
     assert evaluation["target_return"] is evaluation["return_multiple"] is None
     assert len(evaluation["scores"]) == 2
-    assert "none (cloning)" in capsys.readouterr().out
+    assert "none (BC)" in capsys.readouterr().out
     assert call(monkeypatch, "evaluate.py", tmp_path / "cloning", "--return-multiples", 1) == 1
     assert "behavior cloning has no target return" in capsys.readouterr().err
     assert call(monkeypatch, "evaluate.py", tmp_path / "cloning", run) == 1

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from atari_dt.config import ModelConfig
 from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.evaluation.results import Evaluation
 from atari_dt.evaluation.run_evaluation import evaluate_runs
@@ -69,21 +70,31 @@ def test_json_round_trip_keeps_every_value(evaluation: Evaluation, tmp_path: Pat
 def test_unknown_games_and_behavior_cloning_round_trip(evaluation: Evaluation) -> None:
     """Carnival is in neither table of published scores; behavior cloning has no target return."""
     datasets = tuple(dataclasses.replace(dataset, game="Carnival") for dataset in evaluation.datasets)
-    cloning = dataclasses.replace(evaluation, datasets=datasets, conditioned=False, return_multiples=(None, None))
+    cloning = dataclasses.replace(
+        evaluation, datasets=datasets, config=ModelConfig(conditioning="none"), return_multiples=(None, None)
+    )
     scores = EvaluationScores.from_evaluation(cloning)
     assert (scores.paper, scores.human, scores.summary[0].target_return) == (None, None, None)
+    assert scores.to_json()["method"] == "bc"
     assert set(scores.to_json()["summary"][0]["score"]) == {"points"}
     assert EvaluationScores.from_json(json.loads(json.dumps(scores.to_json()))) == scores
 
 
 def test_version_1_is_read() -> None:
-    """Version 2 has the values of version 1, under American keys. Models of that time had no cache."""
+    """Version 2 has the values of version 1, under American keys. Models of that time had no cache.
+
+    The models of files that do not name a method are Decision Transformers if they have target returns.
+    """
     written = VERSION_1.read_text()
     for british, american in (("normalised", "normalized"), ("behaviour", "behavior")):
         written = written.replace(british, american)
-    expected = {"format_version": 2, **json.loads(written)}
+    expected = {"format_version": 2, "method": "dt", **json.loads(written)}
     expected["protocol"]["cache"] = "off"
     assert json.loads(json.dumps(read_scores(VERSION_1).to_json())) == expected
+    for target in (*expected["summary"], *(each for run in expected["runs"] for each in run["evaluations"])):
+        target["target_return"] = None
+    del expected["method"]
+    assert EvaluationScores.from_json(expected).method == "bc"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +110,8 @@ def test_version_1_is_read() -> None:
         {"human": 3},
         {"paper": {"normalized": {}}},
         {"paper": {"normalized": 1}},
+        {"method": "cloning"},
+        {"method": ["cql"]},
     ],
 )
 def test_malformed_scores_are_refused_in_one_sentence(changes: dict[str, Any], tmp_path: Path) -> None:

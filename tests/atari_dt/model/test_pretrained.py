@@ -62,7 +62,7 @@ def test_saved_checkpoint_restores_the_model_and_has_a_card(model: DecisionTrans
     assert card.data.model_name == "breakout"
     (result,) = card.data.eval_results or []
     assert (result.dataset_name, result.metric_value) == ("Breakout", "20.0 ± 8.2")
-    assert 'from_pretrained("somebody/breakout")' in card.text
+    assert 'load_model("somebody/breakout")' in card.text
     assert "| 12.5 (0.5 × the data's largest) | 20.0 ± 8.2 | 3 |" in card.text
     assert (
         "Unlike in the paper: context_length = 2 (paper: 30), num_layers = 1 (paper: 6), num_heads = 2 (paper: 8), "
