@@ -139,9 +139,11 @@ class ValueMethod:
         """Return the epsilon-greedy policy; nothing in the protocol but its environment matters to it.
 
         Raises:
-            InputError: If a temperature or a number of actions to sample from is given, since no action is sampled.
+            InputError: If a temperature or a number of actions to sample from is given, since no action is sampled, or
+                as `EvaluationProtocol.check_context_settings`.
         """
         assert isinstance(model, QNetwork)
+        protocol.check_context_settings(model.config)
         if sampling != Sampling():
             raise InputError(
                 f"`temperature` and `top_k` have no effect on {model.config.label}, which takes the action with the "
