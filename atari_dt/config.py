@@ -43,7 +43,7 @@ class ModelConfig:
     """Architecture of the Decision Transformer, and of behavior cloning (Chen et al. 2021, appendix A).
 
     `atari_dt.method_config` has the configs of the other methods, and says what ``method``, ``label``, ``title``,
-    ``source``, ``conditioned`` and ``cacheable`` mean, which all of them have.
+    ``source``, ``loss_name``, ``conditioned`` and ``cacheable`` mean, which all of them have.
     """
 
     context_length: int = 30
@@ -129,6 +129,11 @@ class ModelConfig:
     def title(self) -> str:
         """Name of the method in a text."""
         return "Decision Transformer" if self.conditioned else "behavior cloning"
+
+    @property
+    def loss_name(self) -> str:
+        """What the loss is, with its unit."""
+        return "cross-entropy (nats)"
 
     def describe_sizes(self, batch_size: int) -> str:
         """Return the settings that decide how much memory a training takes, for an error message."""

@@ -9,17 +9,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from atari_dt.experiments.ablation import ablation_figure, ablation_rows
 from atari_dt.experiments.benchmark import benchmark_figure, explain_target_columns, score_rows, table_1
 from atari_dt.experiments.benchmark_preset import describe_evaluation_deviations
+from atari_dt.experiments.curves import has_score_curves, loss_figure, read_run_metrics, score_figure
+from atari_dt.experiments.published_table import describe_publications, explain_published, published_rows
 from atari_dt.experiments.results import (
     RunGroup,
     any_outside_dqn_replay,
     describe_datasets,
     describe_time_limits,
-    group_labels,
     name_data,
     read_groups,
 )
@@ -27,9 +26,7 @@ from atari_dt.experiments.run_config import RunConfig, read_run_config
 from atari_dt.experiments.run_result import RunFailure, read_failure
 from atari_dt.games.catalogue import Game
 from atari_dt.games.presets import describe_deviations
-from atari_dt.rendering.figures import to_png
 from atari_dt.rendering.html import ReportDocument
-from atari_dt.training import read_metrics
 from replay_data import InputError
 from replay_data.storage.regular_files import MAX_JSON_BYTES, read_regular_file
 
@@ -66,11 +63,10 @@ def write_report(out: Path) -> str:
     if groups:
         _add_comparisons(report, groups)
         _add_scores(report, groups)
+        _add_published(report, groups)
         report.heading("Data")
         report.bullets(describe_datasets(groups))
-        report.heading("Learning curves")
-        report.figure("curves", "Training and validation loss over updates", _learning_curves(out, groups))
-        report.paragraph(name_data(groups))
+        _add_curves(report, out, groups)
     _add_runs(report, out, runs, groups, failures)
     _add_settings(report, out, runs, groups)
     report.write(out)
@@ -83,10 +79,8 @@ def _natural_key(name: str) -> list[tuple[str, int]]:
 
 
 def _group_key(group: RunGroup) -> tuple[Any, ...]:
-    """Return a key that sorts DT before BC before %BC, then by ascending context length."""
-    config = group.config
-    conditioned = config.model.conditioning == "return"
-    return group.game.name, not conditioned, -config.training.top_percent, config.model.context_length
+    """Return a key that sorts groups by game, and then by method."""
+    return group.game.name, *group.order
 
 
 def _groups_by_method(groups: Sequence[RunGroup]) -> dict[tuple[Game, str], list[RunGroup]]:
@@ -141,49 +135,61 @@ def _add_comparisons(report: ReportDocument, groups: Sequence[RunGroup]) -> None
 
 def _add_scores(report: ReportDocument, groups: Sequence[RunGroup]) -> None:
     report.heading("Scores")
+    best_note = ""
+    if has_score_curves(groups):
+        best_note = (
+            " Best score: largest mean of the seeds among the evaluated checkpoints, picked by these same scores; it "
+            "favors methods of which more checkpoints were evaluated."
+        )
     report.table(
         score_rows(groups),
-        "DT: Decision Transformer. BC: behavior cloning. 10%BC: behavior cloning of the best episodes that make up 10% "
-        "of the steps. Target return: in parentheses as a multiple of the dataset's largest return, or as a percentile "
-        "of its episode returns. Score: in points, mean ± standard deviation of the seeds' means. IQM: interquartile "
-        "mean over all episodes, with its 95% interval. Normalized %: mean score in percent of the way from a random "
-        "policy to a human player, with the paper's random and gamer scores where it has the game, and otherwise with "
-        f"those of the table of 57 games.{describe_time_limits(groups)} {name_data(groups)}",
+        f"{_explain_methods(groups)} Target return: in parentheses as a multiple of the dataset's largest return, or "
+        "as a percentile of its episode returns. Score: in points, mean ± standard deviation of the seeds' means. IQM: "
+        "interquartile mean over all episodes, with its 95% interval. Normalized %: mean score in percent of the way "
+        "from a random policy to a human player, with the paper's random and gamer scores where it has the game, and "
+        "otherwise with those of the table of 57 games. Updates: updates of the last checkpoint, which has this score."
+        f"{best_note}{describe_time_limits(groups)} {name_data(groups)}",
         main=len(_groups_by_method(groups)) > 1 or not report.tables,
     )
 
 
-def _learning_curves(out: Path, groups: Sequence[RunGroup]) -> bytes:
-    """Draw training and validation loss of all runs over their updates; return the content of a PNG file."""
-    games = list(dict.fromkeys(group.game for group in groups))
-    figure = Figure(figsize=(10, 3.5 * len(games)), layout="constrained")
-    for (left, right), game in zip(figure.subplots(len(games), 2, squeeze=False), games, strict=True):
-        game_groups = [group for group in groups if group.game == game]
-        for i, (group, label) in enumerate(zip(game_groups, group_labels(game_groups), strict=True)):
-            for name, result in zip(group.names, group.results, strict=True):
-                updates, losses = _training_losses(out / name)
-                left.plot(updates, losses, color=f"C{i}", alpha=0.6)
-                updates, losses = [p.update for p in result.curve], [p.validation_loss for p in result.curve]
-                right.plot(updates, losses, "o-", color=f"C{i}", markersize=3)
-            left.plot([], [], color=f"C{i}", label=label)
-        left.set(ylabel="training loss (nats)", title=f"{game.name}, training")
-        right.set(ylabel="validation loss (nats)", title=f"{game.name}, held-out episodes")
-        if not any(len(line.get_xdata()) for line in right.lines):
-            right.text(0.5, 0.5, "no episodes were held out", ha="center", transform=right.transAxes)
-        left.legend(frameon=False, fontsize=8)
-        for axes in (left, right):
-            axes.set_xlabel("update")
-            axes.spines[["top", "right"]].set_visible(False)
-    return to_png(figure)
+def _explain_methods(groups: Sequence[RunGroup]) -> str:
+    """Return what the labels of the methods stand for."""
+    configs = {group.config.model.label: group.config.model for group in groups}
+    sentences = [f"{label}: {config.title.removesuffix(f' ({label})')}." for label, config in configs.items()]
+    for group in groups:
+        percent = group.config.training.top_percent
+        if group.method == f"{percent:g}%BC":
+            sentences.append(
+                f"{group.method}: behavior cloning of the best episodes that make up {percent:g}% of the steps."
+            )
+    return " ".join(dict.fromkeys(sentences))
 
 
-def _training_losses(directory: Path) -> tuple[list[int], list[float]]:
-    """Return the updates and training losses of a run; both empty if its ``metrics.jsonl`` is missing or damaged."""
-    try:
-        metrics = read_metrics(directory / "training")
-    except InputError:
-        return [], []
-    return [line.update for line in metrics], [line.loss for line in metrics]
+def _add_published(report: ReportDocument, groups: Sequence[RunGroup]) -> None:
+    """Add the table of final and best scores beside published ones, where there are any of the same methods."""
+    rows = published_rows(groups)
+    if len(rows) > 1:
+        report.heading("Final and best scores beside published ones")
+        report.table(rows, explain_published(groups))
+        report.bullets(describe_publications(groups))
+
+
+def _add_curves(report: ReportDocument, out: Path, groups: Sequence[RunGroup]) -> None:
+    """Add the figures of scores and losses over updates."""
+    report.heading("Learning curves")
+    if has_score_curves(groups):
+        report.figure("scores", "Scores over updates", score_figure(groups))
+        report.paragraph(
+            "Points are the mean scores of the seeds, lines their means. The same seeds of the emulator were played "
+            f"with each evaluated checkpoint.{describe_time_limits(groups)} {name_data(groups)}"
+        )
+    report.figure("curves", "Training and validation loss over updates", loss_figure(out, groups))
+    losses = dict.fromkeys(group.config.model.loss_name for group in groups)
+    report.paragraph(
+        ("Losses of different kinds are not comparable: " + ", ".join(losses) + ". " if len(losses) > 1 else "")
+        + name_data(groups)
+    )
 
 
 def _add_runs(
@@ -203,13 +209,13 @@ def _add_runs(
             duplicate = (out / name / "result.json").exists()
             rows.append([name, "finished, the same as another run" if duplicate else "not finished", "", "", "", ""])
         else:
-            updates, _ = _training_losses(out / name)
+            metrics = read_run_metrics(out / name)
             hardware = costs[name].hardware
             threads = f"{config.threads} thread{'s' * (config.threads > 1)}"
             device = hardware.gpu or f"{hardware.cpu}, {threads}"
             rows.append(
                 [
-                    *(name, "finished", f"{updates[-1]:,}" if updates else ""),
+                    *(name, "finished", f"{metrics[-1].update:,}" if metrics else ""),
                     *(f"{costs[name].seconds_per_update:.3g}", f"{costs[name].evaluation_steps_per_s:.0f}"),
                     f"{device}, {costs[name].dtype}",
                 ]
@@ -231,7 +237,7 @@ def _add_settings(report: ReportDocument, out: Path, runs: Mapping[str, RunConfi
     report.table(_settings_rows(runs))
     if groups:
         report.paragraph("Settings of the finished runs that differ from the paper's:")
-        report.bullets(list(dict.fromkeys(map(_describe_deviations, groups))))
+        report.bullets(_describe_deviations(groups))
     versions = {
         ", ".join(f"{name} {version}" for name, version in costs.versions.items())
         for group in groups
@@ -242,13 +248,22 @@ def _add_settings(report: ReportDocument, out: Path, runs: Mapping[str, RunConfi
         report.bullets(sorted(versions))
 
 
-def _describe_deviations(group: RunGroup) -> str:
-    game, config = group.game, group.config
-    deviations = [
-        describe_deviations(game.name, config.model, config.training),
-        describe_evaluation_deviations(game, config.evaluation),
+def _describe_deviations(groups: Sequence[RunGroup]) -> list[str]:
+    """Return the settings that differ from the paper's, for each game, and for each of its methods if they differ."""
+    methods: dict[str, dict[str, dict[str, None]]] = {}
+    for group in groups:
+        game, config = group.game, group.config
+        deviations = [
+            describe_deviations(game.name, config.model, config.training),
+            describe_evaluation_deviations(game, config.evaluation),
+        ]
+        described = ", ".join(filter(None, deviations)) or "none"
+        methods.setdefault(game.name, {}).setdefault(described, {})[group.method] = None
+    return [
+        f"{', '.join([name, *labels] if len(by_settings) > 1 else [name])}: {described}"
+        for name, by_settings in methods.items()
+        for described, labels in by_settings.items()
     ]
-    return f"{game.name}: {', '.join(filter(None, deviations)) or 'none'}"
 
 
 def _settings_rows(runs: Mapping[str, RunConfig]) -> list[list[str]]:
@@ -260,8 +275,18 @@ def _settings_rows(runs: Mapping[str, RunConfig]) -> list[list[str]]:
             names_by_value.setdefault(setting, {}).setdefault(json.dumps(value), []).append(name)
     for setting, by_value in names_by_value.items():
         for value, names in by_value.items():
-            rows.append([setting, value, "all" if len(by_value) == 1 else ", ".join(names)])
+            rows.append([setting, value, _name_runs(names, runs)])
     for previous, row in reversed(list(pairwise(rows))):
         if row[0] == previous[0]:
             row[0] = ""
     return rows
+
+
+def _name_runs(names: Sequence[str], runs: Mapping[str, RunConfig]) -> str:
+    """Return the names of runs, or what they have in common: "all", or "all" with the labels of their methods."""
+    if len(names) == len(runs):
+        return "all"
+    labels = dict.fromkeys(runs[name].model.label for name in names)
+    if len(names) == sum(config.model.label in labels for config in runs.values()):
+        return f"all {', '.join(labels)}"
+    return ", ".join(names)

@@ -13,7 +13,7 @@ from typing import NamedTuple, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
-from atari_dt.config import ARITHMETIC_SETTINGS, ModelConfig
+from atari_dt.config import ARITHMETIC_SETTINGS, MethodName, ModelConfig
 from atari_dt.evaluation.results import format_origin
 from atari_dt.evaluation.statistics import ScoreSummary, summarize
 from atari_dt.experiments.benchmark_preset import PAPER_EVALUATION
@@ -22,9 +22,11 @@ from atari_dt.experiments.run_config import RunConfig
 from atari_dt.experiments.run_result import RunCosts, RunResult, TargetResult, read_costs, read_result
 from atari_dt.games.catalogue import Game, find_game
 from atari_dt.games.presets import default_settings
-from atari_dt.method_config import METHOD_NAMES
 from atari_dt.recipes import INGREDIENTS, RecipeName, apply_recipe
 from replay_data import InputError
+
+METHOD_ORDER: tuple[MethodName, ...] = ("dt", "bc", "cql", "qrdqn", "rem")
+"""Order of the methods in tables and figures; the value-based ones as in table 1 of Chen et al. 2021."""
 
 
 class CheckpointScores(NamedTuple):
@@ -72,9 +74,9 @@ class RunGroup:
 
     @property
     def order(self) -> tuple[float, ...]:
-        """Key that sorts methods as in `METHOD_NAMES`, BC before %BC, and then by ascending context length."""
+        """Key that sorts methods as in `METHOD_ORDER`, BC before %BC, and then by ascending context length."""
         method, percent = self.config.model.method, self.config.training.top_percent
-        return METHOD_NAMES.index(method), -percent, self.context_length or 0
+        return METHOD_ORDER.index(method), -percent, self.context_length or 0
 
     @property
     def context_length(self) -> int | None:

@@ -102,11 +102,11 @@ class PublishedScore:
 
 DECISION_TRANSFORMER_PAPER = Publication(
     name="Chen et al. 2021",
-    source="Chen et al. 2021 (arXiv:2106.01345), table 1 (normalized) and appendix (points of DT, CQL and BC)",
-    data="500,000 steps (1%) of the DQN-replay dataset, Chen et al. 2021",
+    source="arXiv:2106.01345, table 1 (gamer-normalized) and appendix (points of DT, CQL and BC)",
+    data="500,000 steps (1%) of the DQN-replay dataset",
     details=(
-        "Numbers of updates are not given; DT and BC were trained for 5 epochs and evaluated for 10 episodes without "
-        "sticky actions. Standard deviations are given for DT and BC only."
+        "Numbers of updates are not given, and standard deviations only of DT and BC, which were trained for 5 epochs "
+        "and evaluated for 10 episodes without sticky actions. Scores are taken to be final ones."
     ),
 )
 
@@ -116,12 +116,13 @@ D3RLPY_BENCHMARKS = Publication(
         "github.com/takuseno/d3rlpy-benchmarks at commit 1771c9b, atari/ALGORITHM_GAME_SEED_DATE/environment.csv of "
         "DiscreteCQL, QRDQN and DiscreteDT"
     ),
-    data="d4rl-atari, 1% of run 1 of the DQN-replay dataset (10,000 steps of each of 50 buffers), d3rlpy-benchmarks",
+    data="d4rl-atari 1%: 500,000 steps of run 1 of the DQN-replay dataset",
     details=(
-        "The scripts are reproductions/offline/ of d3rlpy 1.1.1, and of 2.3.0 for DT; they draw episodes anew for each "
-        "seed. CQL and QR-DQN were trained on 32 transitions per update and evaluated every 125,000 updates, for 10 "
-        "episodes with sticky actions and epsilon 0.001. DT was trained on 128 contexts of 30 steps per update and "
-        "evaluated after each of 5 epochs, for 10 episodes without sticky actions under the paper's target returns."
+        "The scripts are reproductions/offline/ of d3rlpy 1.1.1, and of 2.3.0 for DT. Each seed draws its own "
+        "episodes, 10,000 steps of each of 50 buffers. CQL and QR-DQN were trained on 32 transitions per update and "
+        "evaluated every 125,000 updates, for 10 episodes with sticky actions and epsilon 0.001. DT was trained on 128 "
+        "contexts of 30 steps per update and evaluated after each of 5 epochs, for 10 episodes without sticky actions "
+        "under the paper's target returns."
     ),
 )
 

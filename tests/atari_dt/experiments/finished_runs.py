@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from atari_dt.experiments.run_config import RunConfig
-from atari_dt.experiments.run_result import CurvePoint, RunCosts, RunResult, TargetResult
+from atari_dt.experiments.run_result import CheckpointResult, CurvePoint, RunCosts, RunResult, TargetResult
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.training.metrics import MetricsLine
 from atari_dt.training.training_run import Hardware
@@ -36,6 +36,9 @@ def finish_run(
     source: StoreSource = RECORDED_HERE,
     index: int = 0,
     return_percentile: int | None = None,
+    updates: int | None = None,
+    earlier: Sequence[tuple[int, Sequence[Sequence[float]]]] = (),
+    td_loss: float | None = None,
 ) -> None:
     """Write the files of a finished run.
 
@@ -48,7 +51,14 @@ def finish_run(
         source: Source of the dataset.
         index: Number that decides losses and costs, different for each run.
         return_percentile: Percentile of each target return.
+        updates: Number of updates of the last checkpoint.
+        earlier: Updates of each earlier checkpoint, and its scores under each target return.
+        td_loss: Temporal-difference loss of the training, which is logged with a loss of 1.5.
     """
+
+    def target_result(multiple: float | None, target: float | None, scores: Sequence[float]) -> TargetResult:
+        return TargetResult(multiple, target, tuple(scores), tuple(scores), (20,) * len(scores), return_percentile)
+
     dataset = DatasetInfo(
         game,
         ("NOOP", "FIRE", "RIGHT", "LEFT"),
@@ -68,11 +78,16 @@ def finish_run(
         dataset=dataset,
         data_source=source,
         curve=(CurvePoint(5, 9.0, 0.1), CurvePoint(10, 0.1 * index, 0.2)),
-        targets=tuple(
-            TargetResult(multiple, target, tuple(scores), tuple(scores), (20,) * len(scores), return_percentile)
-            for multiple, target, scores in targets
-        ),
+        targets=tuple(target_result(*target) for target in targets),
         random_scores=(1.0, 2.0),
+        updates=updates,
+        earlier=tuple(
+            CheckpointResult(
+                update,
+                tuple(target_result(*target[:2], scores) for target, scores in zip(targets, of_targets, strict=True)),
+            )
+            for update, of_targets in earlier
+        ),
     )
     costs = RunCosts(index + 1.0, 100.0 * index, "float32", {"torch": "2.13.0"}, Hardware("abacus", 2, None))
     directory = out / name
@@ -80,5 +95,7 @@ def finish_run(
     (directory / "experiment.json").write_text(json.dumps(config.to_json()))
     (directory / "result.json").write_text(json.dumps(result.to_json()))
     (directory / "costs.json").write_text(json.dumps(costs.to_json()))
-    line = MetricsLine(10, 100, 6e-4, loss=1.5, action_accuracy=0.5, grad_norm=1.0, contexts_per_s=10.0)
+    line = MetricsLine(
+        10, 100, 6e-4, loss=1.5, action_accuracy=0.5, grad_norm=1.0, contexts_per_s=10.0, td_loss=td_loss
+    )
     (directory / "training" / "metrics.jsonl").write_text(json.dumps(line.to_json()) + "\n")
