@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from atari_dt.batches.contexts import ContextBatch
 from atari_dt.batches.loader import BatchLoader
 from atari_dt.method_config import MethodConfig
 from atari_dt.model.pretrained import PretrainedModel
@@ -107,4 +108,32 @@ class Method(Protocol[Batch]):
 
         Raises:
             InputError: If the network cannot act under the protocol, or with this sampling.
+        """
+
+    @property
+    def action_score(self) -> str:
+        """Name of what `score_actions` returns, as in a sentence: ``"the logit"`` or ``"Q"``."""
+
+    def encode_states(self, model: PretrainedModel, states: Tensor) -> Tensor:
+        """Return what the network computes from each state alone, for `score_actions`.
+
+        Args:
+            model: Network in evaluation mode.
+            states: uint8 or float ``[..., 4, 84, 84]``. The result has gradients with respect to float states.
+
+        Returns:
+            float32 ``[..., D]``.
+        """
+
+    def score_actions(self, model: PretrainedModel, encoded_states: Tensor, batch: ContextBatch) -> Tensor:
+        """Return what the network compares the actions by at the last step of each context.
+
+        Args:
+            model: Network in evaluation mode.
+            encoded_states: States of the contexts, ``[M, K, D]``; see `encode_states`.
+            batch: M contexts, or one context that is shared by all M; ``batch.states`` is ignored. K is the
+                `window_length` of the network, or less.
+
+        Returns:
+            float32 ``[M, num_actions]``.
         """

@@ -49,6 +49,7 @@ class SequenceMethod:
     """The Decision Transformer, or behavior cloning if the config says that the network reads no returns-to-go."""
 
     network = DecisionTransformer
+    action_score = "the logit"
 
     def make_network(self, config: MethodConfig, store: TrajectoryStore) -> DecisionTransformer:
         """Return an untrained network that embeds every timestep of a store."""
@@ -84,6 +85,21 @@ class SequenceMethod:
         """Return the policy that samples from the predicted distribution of actions."""
         assert isinstance(model, DecisionTransformer)
         return DecisionTransformerPolicy(model, num_envs, protocol, sampling)
+
+    def encode_states(self, model: PretrainedModel, states: Tensor) -> Tensor:
+        """Return the state tokens."""
+        assert isinstance(model, DecisionTransformer)
+        return model.encode_states(states)
+
+    def score_actions(self, model: PretrainedModel, encoded_states: Tensor, batch: ContextBatch) -> Tensor:
+        """Return the action logits at the last step of each context."""
+        assert isinstance(model, DecisionTransformer)
+        num_contexts = len(encoded_states)
+        actions, returns, timesteps = (
+            values.expand(num_contexts, -1) for values in (batch.actions, batch.returns_to_go, batch.timesteps)
+        )
+        logits = model.predict(encoded_states, actions, returns, timesteps).action_logits
+        return logits[torch.arange(num_contexts, device=logits.device), batch.attention_mask.sum(1) - 1]
 
 
 def _narrow(config: MethodConfig) -> ModelConfig:

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from atari_dt.batches.contexts import ContextBatch
 from atari_dt.batches.transitions import TransitionBatch, TransitionLoader, drop_truncated_ends
-from atari_dt.method_config import MethodConfig, QRDQNConfig, REMConfig
+from atari_dt.method_config import MethodConfig, ValueConfig
 from atari_dt.methods.method import Objective
 from atari_dt.model.pretrained import PretrainedModel
 from atari_dt.model.q_network import QNetwork
@@ -100,13 +101,14 @@ class ValueMethod:
     """
 
     network = QNetwork
+    action_score = "Q"
 
     def __init__(self, make_objective: Callable[[QNetwork, int], ValueObjective]):
         self._make_objective = make_objective
 
     def make_network(self, config: MethodConfig, store: TrajectoryStore) -> QNetwork:
         """Return an untrained network for the actions of a store."""
-        assert isinstance(config, (QRDQNConfig, REMConfig))
+        assert isinstance(config, ValueConfig)
         return QNetwork(config, store.num_actions)
 
     def window_length(self, config: MethodConfig) -> int:
@@ -150,3 +152,13 @@ class ValueMethod:
                 "largest Q; leave them out"
             )
         return EpsilonGreedyPolicy(model, num_envs)
+
+    def encode_states(self, model: PretrainedModel, states: Tensor) -> Tensor:
+        """Return Q of every action: the network reads nothing but the state."""
+        assert isinstance(model, QNetwork)
+        return model.q_values(states.flatten(0, -4)).unflatten(0, states.shape[:-3])
+
+    def score_actions(self, model: PretrainedModel, encoded_states: Tensor, batch: ContextBatch) -> Tensor:
+        """Return Q of every action at the last step of each context."""
+        contexts = torch.arange(len(encoded_states), device=encoded_states.device)
+        return encoded_states[contexts, batch.attention_mask.sum(1) - 1]
