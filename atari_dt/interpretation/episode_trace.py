@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +16,21 @@ from atari_dt.environment.config import FRAME_SKIP, EnvironmentConfig
 from atari_dt.evaluation.results import EvaluationResult
 from atari_dt.games.catalogue import Game, find_game
 from atari_dt.model.dataset_info import DatasetInfo
-from atari_dt.model.decision_transformer import DecisionTransformer
+from atari_dt.model.pretrained import PretrainedModel
 
 Floats = npt.NDArray[np.float32]
 
 Ints = npt.NDArray[np.int64]
+
+Preference = Literal["probability", "Q"]
 
 
 @dataclass(frozen=True)
 class EpisodeTrace:
     """Trace of an episode of T steps.
 
-    Contexts are left-aligned, as in `PolicyStep`; values after the newest step are undefined.
+    Contexts are left-aligned, as in `PolicyStep`; values after the newest step are undefined. A Q-network has contexts
+    of one step (K = 1), no returns-to-go and timesteps (0), and no attention (0 layers, heads and token types).
 
     Attributes:
         states: uint8 ``[T, 4, 84, 84]``.
@@ -36,8 +41,9 @@ class EpisodeTrace:
         timesteps: Timesteps as the model read them, int64 ``[T, K]``.
         attention: Attention from the query token, float32 ``[T, layers, heads, K, token_types]``.
         rollout: Attention rollout, float32 ``[T, K, token_types]``; see `attention_rollout`.
-        probabilities: Action probabilities under each of R target returns, given the same history, float64
-            ``[T, R, num_actions]``. Actions were drawn from those of the played target return.
+        preferences: What the actions were chosen by, float64 ``[T, R, num_actions]``: probabilities under each of R
+            target returns, given the same history, or Q (R = 1). Actions were drawn from the probabilities under the
+            played target return, or have the largest Q, except for the random ones of an epsilon-greedy policy.
         screens: Screen before each action as palette indices, uint8 ``[T, 210, 160]`` (taller in some games).
         palette: RGB colors, uint8 ``[P, 3]``.
         scores: Score before each action and at the end in points, float64 ``[T + 1]``.
@@ -51,13 +57,18 @@ class EpisodeTrace:
     timesteps: Ints
     attention: Floats
     rollout: Floats
-    probabilities: npt.NDArray[np.float64]
+    preferences: npt.NDArray[np.float64]
     screens: npt.NDArray[np.uint8]
     palette: npt.NDArray[np.uint8]
     scores: npt.NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    @property
+    def largest_spread(self) -> float:
+        """Largest difference of the preferences of two actions in one step, over all steps."""
+        return float(np.ptp(self.preferences, axis=-1).max())
 
     def batch(self, steps: Ints, device: torch.device) -> ContextBatch:
         """Return the contexts of the given steps ``[B]`` as a batch on a device."""
@@ -75,17 +86,19 @@ class TracedEvaluation:
     Attributes:
         model: Evaluated model.
         checkpoint: Directory of the checkpoint.
-        target_returns: Target returns of the traces' ``probabilities``, ascending, float32 ``[R]``; one placeholder in
-            behavior cloning.
+        target_returns: Target returns of the traces' ``preferences``, ascending, float32 ``[R]``; one placeholder for
+            models without target returns.
         played_index: Index of the played target return.
         result: Scores, seeds and actions.
         episodes: Trace of each episode.
         environment: Config of the environment.
         overrides: Protocol and sampling settings that differ from the defaults, as text.
         seed: Seed of the emulator, the no-ops and the action sampling.
+        token_types: Types of the tokens whose attention the traces hold.
+        preference: What the traces' ``preferences`` are.
     """
 
-    model: DecisionTransformer
+    model: PretrainedModel
     checkpoint: Path
     target_returns: Floats
     played_index: int
@@ -94,6 +107,8 @@ class TracedEvaluation:
     environment: EnvironmentConfig
     overrides: str
     seed: int
+    token_types: tuple[str, ...]
+    preference: Preference
 
     @property
     def dataset(self) -> DatasetInfo:
@@ -112,9 +127,19 @@ class TracedEvaluation:
         return "/".join(parts[-2:])
 
     @property
+    def title(self) -> str:
+        """Title of the pictures and the page."""
+        return f"{self.game.name}: {'attention and saliency' if self.token_types else 'saliency'}"
+
+    @property
     def conditioned(self) -> bool:
         """Whether the model is conditioned on returns."""
-        return self.model.config.conditioning == "return"
+        return self.model.config.conditioned
+
+    @property
+    def context_length(self) -> int:
+        """K, the number of steps of a full context."""
+        return self.episodes[0].context_actions.shape[1]
 
     @property
     def target_return(self) -> float:
@@ -134,7 +159,15 @@ class TracedEvaluation:
         """Return a target return and its multiple of the dataset's largest return as text, such as ``"45 (0.5×)"``."""
         largest = self.dataset.max_return
         multiple = f" ({target_return / largest:.3g}×)" if largest is not None and largest > 0 else ""
-        return f"{format_number(target_return)}{multiple}" if self.conditioned else "none (behavior cloning)"
+        return f"{format_number(target_return)}{multiple}" if self.conditioned else f"none ({self.model.config.label})"
+
+    def without_attention(self) -> TracedEvaluation:
+        """Return a copy without attention, for views of saliency alone."""
+        episodes = (
+            dataclasses.replace(each, attention=each.attention[:, :0, :0, :, :0], rollout=each.rollout[:, :, :0])
+            for each in self.episodes
+        )
+        return dataclasses.replace(self, episodes=tuple(episodes), token_types=())
 
 
 def format_number(value: float) -> str:

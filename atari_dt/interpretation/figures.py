@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from atari_dt.config import Conditioning
-from atari_dt.interpretation.attention import AttentionByDistance, token_types
+from atari_dt.interpretation.attention import AttentionByDistance
 from atari_dt.interpretation.episode_trace import Floats
 from atari_dt.rendering.figures import to_png
 
@@ -60,16 +59,15 @@ def _draw_entropy(axes: Axes, attention: AttentionByDistance, colors: Floats) ->
     axes.legend(fontsize=8, ncols=2, loc="upper left")
 
 
-def heads_figure(attention: Floats, conditioning: Conditioning, title: str) -> bytes:
+def heads_figure(attention: Floats, token_types: tuple[str, ...], title: str) -> bytes:
     """Draw the attention of every layer and head at one step; return a PNG file.
 
     Args:
         attention: Weights ``[layers, heads, steps, token_types]``.
-        conditioning: Conditioning of the model.
+        token_types: Types of a step's tokens.
         title: Title of the figure.
     """
     layers, heads, steps, _ = attention.shape
-    types = token_types(conditioning)
     figure = Figure(figsize=(2 + 1.5 * heads, 1.2 + 1.0 * layers), layout="constrained")
     figure.suptitle(title, fontsize=11)
     for layer, row in enumerate(figure.subplots(layers, heads, sharex=True, sharey=True, squeeze=False)):
@@ -79,10 +77,10 @@ def heads_figure(attention: Floats, conditioning: Conditioning, title: str) -> b
                 aspect="auto",
                 norm=PowerNorm(0.5, 0, attention.max()),
                 cmap="viridis",
-                extent=(0.5 - steps, 0.5, len(types) - 0.5, -0.5),
+                extent=(0.5 - steps, 0.5, len(token_types) - 0.5, -0.5),
             )
             axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=7)
-            axes.set_yticks(range(len(types)), types, fontsize=7)
+            axes.set_yticks(range(len(token_types)), token_types, fontsize=7)
             axes.tick_params(axis="x", labelsize=7)
             axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     figure.supxlabel("step relative to the newest", fontsize=9)

@@ -1,4 +1,4 @@
-"""Saliency: which pixels of which frame change the logit of a context's last action.
+"""Saliency: which pixels of which frame change what an action was chosen by: its logit, or Q.
 
 Both methods return a map for each frame of each step's stack. A frame occurs in up to four stacks of a context;
 `sum_by_frame` adds its maps.
@@ -11,59 +11,67 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from atari_dt.batches.contexts import ContextBatch
-from atari_dt.interpretation.visualization_config import check_patch
-from atari_dt.model.decision_transformer import DecisionTransformer
+from atari_dt.interpretation.visualization_config import Explained, check_patch
+from atari_dt.methods.registry import find_method
+from atari_dt.model.pretrained import PretrainedModel
 from replay_data.episode import LEAD_IN, STACK
 
 FRAME_SIZE = 84  # pixels along a side
 
 
-def gradient_times_input(model: DecisionTransformer, batch: ContextBatch) -> Tensor:
-    """Multiply every pixel by the derivative of the last action's logit (Shrikumar et al. 2016).
+def gradient_times_input(model: PretrainedModel, batch: ContextBatch, explain: Explained = "score") -> Tensor:
+    """Multiply every pixel by the derivative of the last action's score (Shrikumar et al. 2016).
 
-    To first order, a positive value means that the pixel raises the logit. Black pixels have value 0.
+    To first order, a positive value means that the pixel raises the score. Black pixels have value 0.
 
     Args:
-        model: Model in evaluation mode.
-        batch: B contexts on the model's device. The explained action is the last one of each context.
+        model: Model in evaluation mode. The scores of a Decision Transformer are logits, those of a Q-network are Q.
+        batch: B contexts on the model's device, of one step for a Q-network. The explained action is the last one of
+            each context.
+        explain: ``"score"``, or ``"advantage"`` for the score minus the mean score of all actions (for Q, the
+            advantage of Wang et al. 2016, equation 9).
 
     Returns:
-        Saliency in logits, float32 ``[B, K, 4, 84, 84]``; 0 on padding.
+        Saliency in the unit of the score, float32 ``[B, K, 4, 84, 84]``; 0 on padding.
     """
     states = batch.states.float().requires_grad_()
-    # A logit depends on its own context only, so the gradient of the sum holds the gradient of each logit.
-    (gradient,) = torch.autograd.grad(_last_logits(model, model.encode_states(states), batch).sum(), states)
+    encoded = find_method(model.config).encode_states(model, states)
+    # A score depends on its own context only, so the gradient of the sum holds the gradient of each score.
+    (gradient,) = torch.autograd.grad(_last_scores(model, encoded, batch, explain).sum(), states)
     return gradient * states.detach()
 
 
 @torch.no_grad()
 def occlusion(
-    model: DecisionTransformer,
+    model: PretrainedModel,
     batch: ContextBatch,
     patch: int = 12,
     last_steps: int | None = None,
     batch_size: int = 256,
+    explain: Explained = "score",
 ) -> Tensor:
-    """Cover one patch at a time and measure how far the last action's logit falls (Zeiler & Fergus 2014).
+    """Cover one patch at a time and measure how far the last action's score falls (Zeiler & Fergus 2014).
 
     A patch belongs to one frame of one step's stack. It is filled with the frame's most frequent gray level, which is
     the background of most games.
 
     Args:
-        model: Model in evaluation mode.
+        model: Model in evaluation mode; see `gradient_times_input`.
         batch: B contexts on the model's device. The explained action is the last one of each context.
         patch: Side of a patch in pixels, a divisor of 84.
         last_steps: Number of newest steps whose states are covered; all by default.
         batch_size: Number of covered states in one forward pass.
+        explain: What is measured; see `gradient_times_input`.
 
     Returns:
-        Drop of the logit, float32 ``[B, K, 4, 84 / patch, 84 / patch]``: positive where the patch raises the logit; 0
+        Drop of the score, float32 ``[B, K, 4, 84 / patch, 84 / patch]``: positive where the patch raises the score; 0
         for steps that were not covered and on padding.
 
     Raises:
         InputError: If 84 is not a multiple of ``patch``.
     """
     check_patch(patch)
+    encode_states = find_method(model.config).encode_states
     num_contexts, steps = batch.actions.shape
     patches = FRAME_SIZE // patch  # along a side
     drops = torch.zeros(num_contexts, steps, STACK * patches**2, device=batch.actions.device)
@@ -73,16 +81,16 @@ def occlusion(
     for index in range(num_contexts):
         context = _without_padding(batch, index)
         num_steps = context.actions.shape[1]
-        tokens = model.encode_states(context.states)
-        logit = _last_logits(model, tokens, context)
+        encoded = encode_states(model, context.states)
+        score = _last_scores(model, encoded, context, explain)
         for step in range(0 if last_steps is None else max(0, num_steps - last_steps), num_steps):
             state = context.states[0, step]
             background = state.flatten(1).mode().values[:, None, None]
             for chunk in torch.arange(len(masks)).split(batch_size):
                 covered = repeat(masks[chunk], "c f y x -> c f (y dy) (x dx)", dy=patch, dx=patch)
-                changed = tokens.expand(len(chunk), -1, -1).clone()
-                changed[:, step] = model.encode_states(torch.where(covered, background, state))
-                drops[index, step, chunk] = logit - _last_logits(model, changed, context)
+                changed = encoded.expand(len(chunk), -1, -1).clone()
+                changed[:, step] = encode_states(model, torch.where(covered, background, state))
+                drops[index, step, chunk] = score - _last_scores(model, changed, context, explain)
     return rearrange(drops, "b k (f y x) -> b k f y x", f=STACK, y=patches)
 
 
@@ -108,24 +116,22 @@ def sum_by_cell(saliency: Tensor, cells: int) -> Tensor:
     return saliency.unflatten(-2, (cells, size)).unflatten(-1, (cells, size)).sum((-3, -1))
 
 
-def _last_logits(model: DecisionTransformer, tokens: Tensor, batch: ContextBatch) -> Tensor:
-    """Return the logit of each context's last action.
+def _last_scores(model: PretrainedModel, encoded_states: Tensor, batch: ContextBatch, explain: Explained) -> Tensor:
+    """Return the score of each context's last action.
 
     Args:
         model: Model in evaluation mode.
-        tokens: State tokens ``[M, K, D]``.
+        encoded_states: Encoded states ``[M, K, D]``.
         batch: M contexts, or one context that is shared by all M.
+        explain: See `gradient_times_input`.
 
     Returns:
-        Logits ``[M]``.
+        Scores ``[M]``.
     """
-    actions, returns, timesteps = (
-        values.expand(len(tokens), -1) for values in (batch.actions, batch.returns_to_go, batch.timesteps)
-    )
-    logits = model.predict(tokens, actions, returns, timesteps).action_logits
-    last = batch.attention_mask.sum(1).expand(len(tokens)) - 1
-    contexts = torch.arange(len(tokens), device=tokens.device)
-    return logits[contexts, last, actions[contexts, last]]
+    scores = find_method(model.config).score_actions(model, encoded_states, batch)
+    last = batch.attention_mask.sum(1, keepdim=True) - 1
+    chosen = scores.gather(1, batch.actions.gather(1, last).expand(len(scores), -1))[:, 0]
+    return chosen if explain == "score" else chosen - scores.mean(1)
 
 
 def _without_padding(batch: ContextBatch, index: int) -> ContextBatch:

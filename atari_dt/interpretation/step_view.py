@@ -1,4 +1,4 @@
-"""Pictures of one step of an episode: the frames of its context with their attention and saliency."""
+"""Pictures of one step of an episode: the frames of its context with their saliency, and attention if there is any."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from atari_dt.interpretation.attention import token_types
 from atari_dt.interpretation.episode_trace import EpisodeTrace, Floats, TracedEvaluation, format_number
 from atari_dt.interpretation.saliency import FRAME_SIZE
 from atari_dt.rendering.canvas import FAINT_COLOR, LINE_COLOR, PAGE_COLOR, Canvas
@@ -19,23 +18,23 @@ from replay_data.opencv import cv2
 
 TOKEN_COLORS = {"return": "#e08a00", "state": "#3b82f6", "action": "#16a34a"}
 
-POSITIVE_COLOR, NEGATIVE_COLOR = "#ff2d75", "#00b8d9"  # saliency that raises and lowers the logit
+POSITIVE_COLOR, NEGATIVE_COLOR = "#ff2d75", "#00b8d9"  # saliency that raises and lowers the score
 
 _MAX_OPACITY = 0.85  # of saliency over a frame
 
 _MAX_COLUMNS = 13  # of the strip
+_MAX_ZOOM = 2  # of the frames of a short strip
 
 # Lengths in units of the canvas.
 _GAP = 8
 _BARS_HEIGHT, _BAR_WIDTH, _VALUE_HEIGHT = 60, 20, 18
 _LABEL_HEIGHT = 16
 _LINE_HEIGHT, _SWATCH = 18, 10
-_LEGEND_HEIGHT = 2 * _LINE_HEIGHT + _GAP
 _MIN_STRIP_WIDTH = 520  # of the text above the strip
 _TITLE_Y, _RUN_Y, _STATUS_Y, _STRIP_Y = 6, 28, 44, 66
 _TITLE_SIZE, _STATUS_SIZE, _TEXT_SIZE, _FRAME_LABEL_SIZE, _VALUE_SIZE, _NOTE_SIZE = 16, 14, 11, 10, 9, 8
 _STACK_WIDTH = STACK * (FRAME_SIZE + _GAP) + 3 * _GAP
-_PROBABILITY_WIDTH = 240
+_ACTION_BAR_WIDTH = 240
 _SCREEN_SCALE = 2
 
 _MAX_NAME_LENGTH = 40  # of the run, in characters
@@ -54,6 +53,7 @@ class StepView:
         weights: Attention to the tokens of the context, ``[K, token_types]``.
         weights_name: Name of the weights, such as ``"attention of layer 1, head 3"``.
         saliency: Saliency of the frames of the context, ``[K + 3, cells, cells]``.
+        explained: What the saliency raises and lowers, such as ``"the logit"``.
     """
 
     traced: TracedEvaluation
@@ -62,37 +62,117 @@ class StepView:
     weights: Floats
     weights_name: str
     saliency: Floats
+    explained: str
 
     @property
     def token_types(self) -> tuple[str, ...]:
-        """Types of a step's tokens."""
-        return token_types(self.traced.model.config.conditioning)
+        """Types of a step's tokens; empty without attention."""
+        return self.traced.token_types
 
     @property
-    def probabilities(self) -> npt.NDArray[np.float64]:
-        """Action probabilities under the played target return, ``[num_actions]``."""
-        return self.episode.probabilities[self.step, self.traced.played_index]
+    def preferences(self) -> npt.NDArray[np.float64]:
+        """Action probabilities under the played target return, or Q of the actions, ``[num_actions]``."""
+        return self.episode.preferences[self.step, self.traced.played_index]
+
+    @property
+    def bars(self) -> npt.NDArray[np.float64]:
+        """Lengths of the bars of the actions as fractions of 1, ``[num_actions]``.
+
+        These are the probabilities, or how far Q is above the smallest Q of the step, as a fraction of the episode's
+        largest difference.
+        """
+        if self.traced.preference == "probability":
+            return self.preferences
+        return (self.preferences - self.preferences.min()) / max(self.episode.largest_spread, 1e-30)
 
     @property
     def action(self) -> str:
         """Name of the action taken."""
         return self.traced.dataset.action_meanings[self.episode.actions[self.step]]
 
+    def describe_preference(self, action: int) -> str:
+        """Return the probability or Q of an action as text, such as ``"43%"`` or ``"Q 1.234"``."""
+        value = self.preferences[action]
+        return f"{value:.0%}" if self.traced.preference == "probability" else f"Q {value:.3f}"
 
-def step_figure(view: StepView, stacks: dict[str, Floats]) -> Image.Image:
+    @property
+    def legend(self) -> list[list[tuple[str, str]]]:
+        """Lines of the legend below the strip: color and text of each entry."""
+        lines = [
+            [
+                (POSITIVE_COLOR, f"raises {self.explained} of {self.action}"),
+                (NEGATIVE_COLOR, f"lowers {self.explained} of {self.action}"),
+            ]
+        ]
+        if self.token_types:
+            tokens = [(TOKEN_COLORS[name], name) for name in self.token_types]
+            lines.insert(0, [*tokens, (PAGE_COLOR, f"{self.weights_name}, in %")])
+        if self.traced.preference == "Q":
+            lines.append([(TOKEN_COLORS["state"], "Q above the smallest Q of the step")])
+        return lines
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """Layout of the strip of a context: its frames in rows, each above the attention to its step's tokens.
+
+    Attributes:
+        rows: Number of rows.
+        columns: Number of columns.
+        zoom: Units per pixel of a frame.
+        bars_height: Height of the bars below a frame.
+    """
+
+    rows: int
+    columns: int
+    zoom: int
+    bars_height: int
+
+    @classmethod
+    def of(cls, view: StepView) -> _Strip:
+        """Return the layout of a strip of K frames and the lead-in frames of the oldest state."""
+        num_frames = len(view.weights) + LEAD_IN
+        rows = math.ceil(num_frames / _MAX_COLUMNS)
+        zoom = _MAX_ZOOM if num_frames * _MAX_ZOOM <= _MAX_COLUMNS else 1
+        return cls(rows, math.ceil(num_frames / rows), zoom, _BARS_HEIGHT if view.token_types else 0)
+
+    @property
+    def frame_size(self) -> int:
+        """Side of a frame."""
+        return FRAME_SIZE * self.zoom
+
+    @property
+    def row_height(self) -> int:
+        """Height of a row."""
+        return self.frame_size + self.bars_height + _LABEL_HEIGHT + _GAP
+
+    @property
+    def height(self) -> int:
+        """Height of all rows."""
+        return self.rows * self.row_height
+
+    @property
+    def width(self) -> int:
+        """Width of all columns, or of the text above them."""
+        return max(self.columns * (self.frame_size + _GAP), _MIN_STRIP_WIDTH)
+
+
+def step_figure(view: StepView, stacks: dict[str, Floats], show_actions: bool = False) -> Image.Image:
     """Draw one step: the frames of its context, and the stack of its newest state.
 
     Args:
         view: Step to draw.
         stacks: Saliency maps of the newest state's four frames by name, each ``[4, cells, cells]``.
+        show_actions: Whether to draw the probability or Q of every action.
     """
-    strip_height, strip_width = _strip_size(len(view.weights))
-    width = max(strip_width, len(stacks) * _STACK_WIDTH) + 2 * _GAP
-    stacks_y = _STRIP_Y + strip_height + _LEGEND_HEIGHT
+    strip = _Strip.of(view)
+    width = max(strip.width, len(stacks) * _STACK_WIDTH) + 2 * _GAP
+    stacks_y = _STRIP_Y + strip.height + _legend_height(view)
     frames_y = stacks_y + _LINE_HEIGHT + 2
-    canvas = Canvas(width, frames_y + FRAME_SIZE + _GAP, scale=2)
-    title = f"{view.traced.game.name}: attention and saliency at step {view.step}"
-    canvas.draw_text(_GAP, _TITLE_Y, title, _TITLE_SIZE, bold=True)
+    actions_y = frames_y + FRAME_SIZE + 2 * _GAP
+    height = actions_y + _actions_height(view) if show_actions else frames_y + FRAME_SIZE + _GAP
+    canvas = Canvas(width, height, scale=2)
+    canvas.draw_text(_GAP, _TITLE_Y, f"{view.traced.title} at step {view.step}", _TITLE_SIZE, bold=True)
     _draw_context(canvas, _GAP, view)
     for i, (name, maps) in enumerate(stacks.items()):
         x = _GAP + i * _STACK_WIDTH
@@ -100,32 +180,30 @@ def step_figure(view: StepView, stacks: dict[str, Floats]) -> Image.Image:
         for frame in range(STACK):
             pixels = overlay(view.episode.states[view.step, frame], maps[frame], np.abs(maps).max())
             canvas.draw_pixels(x + frame * (FRAME_SIZE + _GAP), frames_y, pixels)
+    if show_actions:
+        _draw_actions(canvas, _GAP, actions_y, view)
     return canvas.image
 
 
 def video_frame(view: StepView) -> Pixels:
-    """Draw the screen beside one step's context and action probabilities, uint8 ``[height, width, 3]``, both even."""
-    episode, step = view.episode, view.step
+    """Draw the screen beside one step's context and the preferences of its actions.
+
+    Returns:
+        uint8 ``[height, width, 3]``, both even.
+    """
+    episode, step, strip = view.episode, view.step, _Strip.of(view)
     screen = episode.palette[episode.screens[step]].repeat(_SCREEN_SCALE, axis=0).repeat(_SCREEN_SCALE, axis=1)
     screen_height, screen_width = screen.shape[:2]
-    strip_height, strip_width = _strip_size(len(view.weights))
-    actions = view.traced.dataset.action_meanings
-    left, actions_y = screen_width + 3 * _GAP, _STRIP_Y + strip_height + _LEGEND_HEIGHT
-    height = max(screen_height + 5 * _GAP, actions_y + _LINE_HEIGHT * len(actions) + _GAP)
-    canvas = Canvas(left + strip_width + _GAP, height, scale=1)
+    left, actions_y = screen_width + 3 * _GAP, _STRIP_Y + strip.height + _legend_height(view)
+    height = max(screen_height + 5 * _GAP, actions_y + _actions_height(view))
+    canvas = Canvas(left + strip.width + _GAP, height, scale=1)
     canvas.draw_pixels(_GAP, _GAP, screen)
     status_y = screen_height + 2 * _GAP
     canvas.draw_text(_GAP, status_y, f"score {format_number(float(episode.scores[step]))}", _STATUS_SIZE, bold=True)
     canvas.draw_text(_GAP + screen_width, status_y, f"step {step}", _STATUS_SIZE, anchor="ra")
-    title = f"{view.traced.game.name}: attention and saliency"
-    canvas.draw_text(left, _TITLE_Y, title, _TITLE_SIZE, bold=True)
+    canvas.draw_text(left, _TITLE_Y, view.traced.title, _TITLE_SIZE, bold=True)
     _draw_context(canvas, left, view)
-    bars_x = left + max(canvas.text_width(name, _TEXT_SIZE) for name in actions) + 2 * _GAP
-    for action, (name, probability) in enumerate(zip(actions, view.probabilities, strict=True)):
-        y = actions_y + _LINE_HEIGHT * action
-        canvas.draw_text(left, y, name, _TEXT_SIZE, bold=name == view.action)
-        canvas.fill_rectangle(bars_x, y + 1, bars_x + _PROBABILITY_WIDTH * probability, y + 13, TOKEN_COLORS["state"])
-        canvas.draw_text(bars_x + _PROBABILITY_WIDTH + _GAP, y, f"{probability:.0%}", _TEXT_SIZE)
+    _draw_actions(canvas, left, actions_y, view)
     return np.asarray(canvas.image)
 
 
@@ -152,17 +230,23 @@ def _rgb(color: str) -> tuple[int, int, int]:
     return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
 
-def _strip_size(steps: int) -> tuple[int, int]:
-    """Return height and width of the strip of a context of K steps."""
-    rows, columns = _grid(steps)
-    height = rows * (FRAME_SIZE + _BARS_HEIGHT + _LABEL_HEIGHT + _GAP)
-    return height, max(columns * (FRAME_SIZE + _GAP), _MIN_STRIP_WIDTH)
+def _legend_height(view: StepView) -> int:
+    return len(view.legend) * _LINE_HEIGHT + _GAP
 
 
-def _grid(steps: int) -> tuple[int, int]:
-    """Return rows and columns of a strip of K frames and the lead-in frames of the oldest state."""
-    rows = math.ceil((steps + LEAD_IN) / _MAX_COLUMNS)
-    return rows, math.ceil((steps + LEAD_IN) / rows)
+def _actions_height(view: StepView) -> int:
+    return _LINE_HEIGHT * len(view.preferences) + _GAP
+
+
+def _draw_actions(canvas: Canvas, left: float, top: float, view: StepView) -> None:
+    """Draw the name, the bar, and the probability or Q of every action."""
+    names = view.traced.dataset.action_meanings
+    bars_x = left + max(canvas.text_width(name, _TEXT_SIZE) for name in names) + 2 * _GAP
+    for action, (name, length) in enumerate(zip(names, view.bars, strict=True)):
+        y = top + _LINE_HEIGHT * action
+        canvas.draw_text(left, y, name, _TEXT_SIZE, bold=name == view.action)
+        canvas.fill_rectangle(bars_x, y + 1, bars_x + _ACTION_BAR_WIDTH * length, y + 13, TOKEN_COLORS["state"])
+        canvas.draw_text(bars_x + _ACTION_BAR_WIDTH + _GAP, y, view.describe_preference(action), _TEXT_SIZE)
 
 
 def _draw_context(canvas: Canvas, left: float, view: StepView) -> None:
@@ -173,21 +257,14 @@ def _draw_context(canvas: Canvas, left: float, view: StepView) -> None:
     canvas.draw_text(left, _RUN_Y, run, _TEXT_SIZE, FAINT_COLOR)
     returns_to_go = format_number(float(episode.returns_to_go[step, episode.num_steps[step] - 1]))
     score = format_number(float(episode.scores[step]))
-    probability = view.probabilities[episode.actions[step]]
-    status = [f"score {score}", f"return-to-go {returns_to_go}", f"action {view.action} ({probability:.0%})"]
+    preference = view.describe_preference(int(episode.actions[step]))
+    status = [f"score {score}", f"return-to-go {returns_to_go}", f"action {view.action} ({preference})"]
     if not traced.conditioned:
         del status[1]
     canvas.draw_text(left, _STATUS_Y, " · ".join(status), _TEXT_SIZE)
     _draw_strip(canvas, left, _STRIP_Y, view)
-    legend = (
-        [*((TOKEN_COLORS[name], name) for name in view.token_types), (PAGE_COLOR, f"{view.weights_name}, in %")],
-        [
-            (POSITIVE_COLOR, f"raises the logit of {view.action}"),
-            (NEGATIVE_COLOR, f"lowers the logit of {view.action}"),
-        ],
-    )
-    for line, entries in enumerate(legend):
-        x, y = left, _STRIP_Y + _strip_size(len(view.weights))[0] + _LINE_HEIGHT * line
+    for line, entries in enumerate(view.legend):
+        x, y = left, _STRIP_Y + _Strip.of(view).height + _LINE_HEIGHT * line
         for color, text in entries:
             canvas.fill_rectangle(x, y + 3, x + _SWATCH, y + 3 + _SWATCH, color)
             canvas.draw_text(x + _SWATCH + 4, y, text, _TEXT_SIZE)
@@ -196,22 +273,24 @@ def _draw_context(canvas: Canvas, left: float, view: StepView) -> None:
 
 def _draw_strip(canvas: Canvas, left: float, top: float, view: StepView) -> None:
     """Draw the frames of a context with their saliency, each above the attention to its step's tokens."""
-    steps, num_steps = len(view.weights), int(view.episode.num_steps[view.step])
-    rows, columns = _grid(steps)
-    max_weight, max_saliency = view.weights.max(), np.abs(view.saliency).max()
+    strip, num_steps = _Strip.of(view), int(view.episode.num_steps[view.step])
+    max_weight, max_saliency = view.weights.max(initial=0), np.abs(view.saliency).max()
     for distance in range(min(num_steps + LEAD_IN, view.step + 1)):
-        row, column = divmod(rows * columns - 1 - distance, columns)  # the newest frame comes last
-        x = left + column * (FRAME_SIZE + _GAP)
-        y = top + row * (FRAME_SIZE + _BARS_HEIGHT + _LABEL_HEIGHT + _GAP)
+        row, column = divmod(strip.rows * strip.columns - 1 - distance, strip.columns)  # the newest frame comes last
+        x = left + column * (strip.frame_size + _GAP)
+        y = top + row * strip.row_height
         frame = view.episode.states[view.step - distance, -1]
-        canvas.draw_pixels(x, y, overlay(frame, view.saliency[num_steps + LEAD_IN - 1 - distance], max_saliency))
-        floor, center = y + FRAME_SIZE + _BARS_HEIGHT, x + FRAME_SIZE / 2
+        pixels = overlay(frame, view.saliency[num_steps + LEAD_IN - 1 - distance], max_saliency)
+        canvas.draw_pixels(x, y, pixels.repeat(strip.zoom, axis=0).repeat(strip.zoom, axis=1))
+        floor, center = y + strip.frame_size + strip.bars_height, x + strip.frame_size / 2
         label = f"−{distance}" if distance else "now"
         canvas.draw_text(center, floor + 3, label, _FRAME_LABEL_SIZE, FAINT_COLOR, anchor="ma")
+        if not view.token_types:
+            continue
         if distance >= num_steps:
             canvas.draw_text(center, floor - 8, "lead-in", _NOTE_SIZE, FAINT_COLOR, anchor="ms")
             continue
-        bar_x = x + (FRAME_SIZE - len(view.token_types) * _BAR_WIDTH) / 2
+        bar_x = x + (strip.frame_size - len(view.token_types) * _BAR_WIDTH) / 2
         for token_type, weight in zip(view.token_types, view.weights[num_steps - 1 - distance], strict=True):
             height = (_BARS_HEIGHT - _VALUE_HEIGHT) * weight / max_weight
             canvas.fill_rectangle(bar_x + 1, floor - height, bar_x + _BAR_WIDTH - 1, floor, TOKEN_COLORS[token_type])
@@ -220,4 +299,4 @@ def _draw_strip(canvas: Canvas, left: float, top: float, view: StepView) -> None
                 text_x = bar_x + _BAR_WIDTH / 2
                 canvas.draw_text(text_x, floor - height - 2, percent, _VALUE_SIZE, FAINT_COLOR, anchor="ms")
             bar_x += _BAR_WIDTH
-        canvas.fill_rectangle(x, floor, x + FRAME_SIZE, floor + 1, LINE_COLOR)
+        canvas.fill_rectangle(x, floor, x + strip.frame_size, floor + 1, LINE_COLOR)

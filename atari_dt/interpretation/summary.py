@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from atari_dt.interpretation.attention import AttentionByDistance, attention_by_distance, token_types
+from atari_dt.interpretation.attention import AttentionByDistance, attention_by_distance
 from atari_dt.interpretation.episode_trace import Floats, TracedEvaluation
 from atari_dt.rendering.tables import align_columns
 from replay_data import InputError
@@ -36,7 +37,7 @@ class AttentionSummary:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``attention.json``: shares of 1, entropy in nats, distances in steps."""
-        traced, config = self.traced, self.traced.model.config
+        traced = self.traced
         return {
             "format_version": FORMAT_VERSION,
             "game": traced.game.name,
@@ -46,8 +47,8 @@ class AttentionSummary:
             "scores": traced.result.scores.tolist(),
             "steps": [len(episode) for episode in traced.episodes],
             "num_contexts": self.attention.num_contexts,
-            "context_length": config.context_length,
-            "token_types": token_types(config.conditioning),
+            "context_length": traced.context_length,
+            "token_types": traced.token_types,
             "attention_by_layer_head_distance_token_type": self.attention.weights.tolist(),
             "entropy_by_layer_head": self.attention.entropy.tolist(),
             "mean_distance_by_layer_head": self.attention.mean_distance.tolist(),
@@ -60,8 +61,7 @@ class AttentionSummary:
         """Return a table with the mean of each layer's heads, and uniform attention to compare with."""
         traced, attention = self.traced, self.attention
         layers, _, steps, num_types = attention.weights.shape
-        types = token_types(traced.model.config.conditioning)
-        rows = [["", "entropy (nats)", "mean distance (steps)", "newest step", *types]]
+        rows = [["", "entropy (nats)", "mean distance (steps)", "newest step", *traced.token_types]]
         means = [
             (f"layer {layer + 1}", attention.entropy[layer].mean(), attention.weights[layer].mean(0))
             for layer in range(layers)
@@ -89,13 +89,10 @@ def attention_of_full_contexts(traced: TracedEvaluation) -> AttentionByDistance:
     Raises:
         InputError: If no episode lasted K steps.
     """
-    context_length = traced.model.config.context_length
-    weights = [episode.attention[episode.num_steps == context_length] for episode in traced.episodes]
-    if not any(map(len, weights)):
-        raise InputError(
-            f"no episode lasted {context_length} steps, the model's context length; change `seed` or raise `episodes`"
-        )
-    return attention_by_distance(np.concatenate(weights))
+    full_contexts = _full_contexts(traced)
+    return attention_by_distance(
+        np.concatenate([episode.attention[full] for episode, full in zip(traced.episodes, full_contexts, strict=True)])
+    )
 
 
 def summarize_attention(
@@ -108,9 +105,40 @@ def summarize_attention(
         attention: Its attention by distance; see `attention_of_full_contexts`.
         saliency: Saliency maps of each episode, float32 ``[T, K + 3, cells, cells]``.
     """
-    full_contexts = [episode.num_steps == traced.model.config.context_length for episode in traced.episodes]
+    greedy = np.concatenate([episode.preferences[:, [0, -1]].argmax(-1) for episode in traced.episodes])
+    differs = float((greedy[:, 0] != greedy[:, 1]).mean())
+    return AttentionSummary(traced, attention, saliency_shares(traced, saliency), differs)
+
+
+def saliency_shares(traced: TracedEvaluation, saliency: Sequence[Floats]) -> Floats:
+    """Return the share of each frame in the absolute saliency, averaged over the full contexts.
+
+    Args:
+        traced: Traced evaluation.
+        saliency: Saliency maps of each episode, float32 ``[T, K + 3, cells, cells]``.
+
+    Returns:
+        Newest frame first, float64 ``[K + 3]``.
+
+    Raises:
+        InputError: If no episode lasted K steps.
+    """
+    full_contexts = _full_contexts(traced)
     absolute = [np.abs(maps[full]).sum((2, 3)) for maps, full in zip(saliency, full_contexts, strict=True)]
     shares = np.concatenate([sums / np.maximum(sums.sum(1, keepdims=True), 1e-30) for sums in absolute])
-    greedy = np.concatenate([episode.probabilities[:, [0, -1]].argmax(-1) for episode in traced.episodes])
-    differs = float((greedy[:, 0] != greedy[:, 1]).mean())
-    return AttentionSummary(traced, attention, shares.mean(0)[::-1], differs)
+    return shares.mean(0)[::-1]
+
+
+def _full_contexts(traced: TracedEvaluation) -> list[npt.NDArray[np.bool_]]:
+    """Return which steps of each episode have a context of K steps, bool ``[T]``.
+
+    Raises:
+        InputError: If no step has.
+    """
+    context_length = traced.context_length
+    full_contexts = [episode.num_steps == context_length for episode in traced.episodes]
+    if not any(full.any() for full in full_contexts):
+        raise InputError(
+            f"no episode lasted {context_length} steps, the model's context length; change `seed` or raise `episodes`"
+        )
+    return full_contexts

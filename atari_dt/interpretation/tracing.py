@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from atari_dt.config import Conditioning
+from atari_dt.config import ModelConfig
 from atari_dt.evaluation.evaluator import evaluate_policy, make_dataset_env
 from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.evaluation.target_returns import (
@@ -20,11 +21,21 @@ from atari_dt.evaluation.target_returns import (
     look_up_percentiles,
 )
 from atari_dt.hardware import find_device, translate_out_of_memory
-from atari_dt.interpretation.attention import attention_from, attention_rollout, by_step_and_token_type, query_positions
-from atari_dt.interpretation.episode_trace import EpisodeTrace, Floats, Ints, TracedEvaluation
+from atari_dt.interpretation.attention import (
+    attention_from,
+    attention_rollout,
+    by_step_and_token_type,
+    query_positions,
+    token_types,
+)
+from atari_dt.interpretation.episode_trace import EpisodeTrace, Floats, Ints, Preference, TracedEvaluation
+from atari_dt.methods.registry import find_method, load_model
 from atari_dt.model.decision_transformer import DecisionTransformer
-from atari_dt.model.pretrained import latest_checkpoint
+from atari_dt.model.pretrained import PretrainedModel, latest_checkpoint
+from atari_dt.model.q_network import QNetwork
 from atari_dt.policies.decision_transformer import DecisionTransformerPolicy
+from atari_dt.policies.policy import Policy
+from atari_dt.policies.predictors import MIN_STATES, pad_rows
 from atari_dt.policies.protocol import EvaluationProtocol
 from atari_dt.policies.sampling import Sampling
 from atari_dt.rendering.video import Pixels, screens
@@ -48,7 +59,7 @@ def trace_episodes(
     """Play episodes with a trained model and trace every decision.
 
     The episodes are those of an evaluation with the same seed and without a cache, which knows no attention weights and
-    no other target returns; the logits differ in the last bits.
+    no other target returns; the logits of a Decision Transformer differ in the last bits.
 
     Args:
         run_directory: Run directory or checkpoint.
@@ -65,21 +76,17 @@ def trace_episodes(
     play = play or PlayConfig(episodes=1, max_steps=2000)
     device = find_device(play.device)
     checkpoint = latest_checkpoint(run_directory)
-    model = DecisionTransformer.from_pretrained(checkpoint).to(device)
+    model = load_model(checkpoint).to(device)
     dataset = model.require_dataset()
-    if play.max_steps < model.config.context_length:
-        raise InputError(f"`max_steps` must be at least {model.config.context_length}, the model's context length")
+    context_length = find_method(model.config).window_length(model.config)
+    if play.max_steps < context_length:
+        raise InputError(f"`max_steps` must be at least {context_length}, the model's context length")
     target_returns, played_index = _traced_target_returns(model, return_multiple, return_percentile, target_return)
     if play.protocol.cache == "on":
-        raise InputError("`cache` must be 'auto' or 'off': attention weights are traced without a cache")
+        raise InputError("`cache` must be 'auto' or 'off': episodes are traced without a cache")
     protocol = dataclasses.replace(play.protocol, cache="off").resolved(dataset, model.config)
     play = dataclasses.replace(play, protocol=protocol)
-    policy = TracingPolicy(
-        DecisionTransformerPolicy(model, play.episodes, play.protocol, play.sampling, keep_last_step=True),
-        model.config.conditioning,
-        target_returns - target_returns[played_index],
-        played_index,
-    )
+    policy = _make_policy(model, play, target_returns, played_index)
     with translate_out_of_memory(device, "`episodes`"):
         environment = play.environment(dataset)
         env = make_dataset_env(dataset, play.episodes, environment)
@@ -111,11 +118,13 @@ def trace_episodes(
         environment,
         ", ".join(overrides),
         play.seed,
+        policy.token_types,
+        policy.preference,
     )
 
 
 class StepTrace(NamedTuple):
-    """One step of an `EpisodeTrace`: its fields up to ``probabilities``, without the leading T."""
+    """One step of an `EpisodeTrace`: its fields up to ``preferences``, without the leading T."""
 
     state: npt.NDArray[np.uint8]
     action: np.int64
@@ -125,46 +134,84 @@ class StepTrace(NamedTuple):
     timesteps: Ints
     attention: Floats
     rollout: Floats
-    probabilities: npt.NDArray[np.float64]
+    preferences: npt.NDArray[np.float64]
 
 
-class TracingPolicy:
-    """Policy that traces every decision of a `DecisionTransformerPolicy`.
+class TracingPolicy(ABC):
+    """Policy that traces every decision of another policy.
 
     Args:
-        policy: Traced policy, with ``keep_last_step``.
-        conditioning: Conditioning of the policy's model.
-        shifts: Differences of R target returns from the played one, float32 ``[R]``; see
-            `DecisionTransformerPolicy.probabilities_under`.
-        played_index: Index of the played target return, whose shift is 0.
+        policy: Traced policy.
 
     Attributes:
+        token_types: Types of the tokens whose attention is traced.
+        preference: What the traced ``preferences`` are.
         episodes: Steps of each episode, in the order in which the episodes began.
     """
 
-    def __init__(
-        self, policy: DecisionTransformerPolicy, conditioning: Conditioning, shifts: Floats, played_index: int
-    ):
-        self._policy, self._conditioning = policy, conditioning
-        self._other_shifts, self._played_index = np.delete(shifts, played_index), played_index
+    token_types: tuple[str, ...]
+    preference: Preference
+
+    def __init__(self, policy: Policy):
+        self._traced_policy = policy
         self.episodes: list[list[StepTrace]] = []
         self._current_episodes: dict[int, list[StepTrace]] = {}  # by environment index
 
     @property
     def returns_to_go(self) -> Floats:
         """Return-to-go of each environment, float32 ``[N]``."""
-        return self._policy.returns_to_go
+        return self._traced_policy.returns_to_go
 
     def start(self, env_indices: Ints, target_returns: Floats, seeds: Ints) -> None:
         """Begin an episode in each of the given environments."""
-        self._policy.start(env_indices, target_returns, seeds)
+        self._traced_policy.start(env_indices, target_returns, seeds)
         for env_index in env_indices:
             self._current_episodes[env_index] = []
             self.episodes.append(self._current_episodes[env_index])
 
     def act(self, env_indices: Ints, states: npt.NDArray[np.uint8], rewards: Floats) -> Ints:
         """Choose actions with the traced policy, int64 ``[M]``, and trace the decisions."""
-        actions = self._policy.act(env_indices, states, rewards)
+        actions = self._traced_policy.act(env_indices, states, rewards)
+        columns: list[npt.NDArray[Any]] = [states.copy(), actions, *self.describe(env_indices, states, actions)]
+        for env_index, *values in zip(env_indices, *columns, strict=True):
+            self._current_episodes[env_index].append(StepTrace(*values))
+        return actions
+
+    @abstractmethod
+    def describe(self, env_indices: Ints, states: npt.NDArray[np.uint8], actions: Ints) -> list[npt.NDArray[Any]]:
+        """Return the fields of `StepTrace` after ``action`` for the decisions that were just made.
+
+        Args:
+            env_indices: Indices of the environments, int64 ``[M]``.
+            states: States, uint8 ``[M, 4, 84, 84]``.
+            actions: Actions chosen, int64 ``[M]``.
+
+        Returns:
+            Arrays ``[M, ...]``.
+        """
+
+
+class TransformerTracingPolicy(TracingPolicy):
+    """Policy that traces every decision of a `DecisionTransformerPolicy`, with its attention weights.
+
+    Args:
+        policy: Traced policy, with ``keep_last_step``.
+        config: Config of the policy's model.
+        shifts: Differences of R target returns from the played one, float32 ``[R]``; see
+            `DecisionTransformerPolicy.probabilities_under`.
+        played_index: Index of the played target return, whose shift is 0.
+    """
+
+    preference = "probability"
+
+    def __init__(self, policy: DecisionTransformerPolicy, config: ModelConfig, shifts: Floats, played_index: int):
+        super().__init__(policy)
+        self.token_types = token_types(config.conditioning)
+        self._policy, self._conditioning = policy, config.conditioning
+        self._other_shifts, self._played_index = np.delete(shifts, played_index), played_index
+
+    def describe(self, env_indices: Ints, states: npt.NDArray[np.uint8], actions: Ints) -> list[npt.NDArray[Any]]:
+        """Return the context, its attention, and the action probabilities under each target return."""
         step = self._policy.last_step
         assert step is not None
         inputs = step.forward_pass
@@ -183,24 +230,55 @@ class TracingPolicy:
             probabilities = np.insert(others, self._played_index, step.probabilities, axis=1)
         context_actions = np.pad(inputs.actions.cpu().numpy(), [(0, 0), (0, 1)])
         context_actions[np.arange(len(env_indices)), step.num_steps - 1] = actions
-        columns: list[npt.NDArray[Any]] = [  # the fields of `StepTrace`
-            states.copy(),
-            actions,
-            step.num_steps,
-            context_actions,
-            inputs.returns_to_go.cpu().numpy(),
-            inputs.timesteps.cpu().numpy(),
-            attention,
-            rollout,
-            probabilities,
-        ]
-        for env_index, *values in zip(env_indices, *columns, strict=True):
-            self._current_episodes[env_index].append(StepTrace(*values))
-        return actions
+        returns_to_go, timesteps = inputs.returns_to_go.cpu().numpy(), inputs.timesteps.cpu().numpy()
+        return [step.num_steps, context_actions, returns_to_go, timesteps, attention, rollout, probabilities]
+
+
+class ValueTracingPolicy(TracingPolicy):
+    """Policy that traces every decision of the policy of a Q-network, with Q of every action.
+
+    Args:
+        policy: Traced policy.
+        model: Its network, in evaluation mode.
+    """
+
+    token_types = ()
+    preference = "Q"
+
+    def __init__(self, policy: Policy, model: QNetwork):
+        super().__init__(policy)
+        self._model, self._device = model, next(model.parameters()).device
+
+    @torch.inference_mode()
+    def describe(self, env_indices: Ints, states: npt.NDArray[np.uint8], actions: Ints) -> list[npt.NDArray[Any]]:
+        """Return contexts of one step, and Q of every action."""
+        size = len(actions)
+        # As many rows as the policy computes, for the same bits.
+        rows = pad_rows(torch.from_numpy(states).to(self._device), MIN_STATES)
+        q_values = self._model.q_values(rows)[:size].double().cpu().numpy()
+        returns_to_go, timesteps = np.zeros((size, 1), np.float32), np.zeros((size, 1), np.int64)
+        attention, rollout = np.zeros((size, 0, 0, 1, 0), np.float32), np.zeros((size, 1, 0), np.float32)
+        num_steps = np.ones(size, np.int64)
+        return [num_steps, actions[:, None], returns_to_go, timesteps, attention, rollout, q_values[:, None]]
+
+
+def _make_policy(model: PretrainedModel, play: PlayConfig, target_returns: Floats, played_index: int) -> TracingPolicy:
+    """Return the policy that plays and traces a model."""
+    if isinstance(model, QNetwork):
+        policy = find_method(model.config).make_policy(model, play.episodes, play.protocol, play.sampling)
+        return ValueTracingPolicy(policy, model)
+    assert isinstance(model, DecisionTransformer)
+    shifts = target_returns - target_returns[played_index]
+    return TransformerTracingPolicy(
+        DecisionTransformerPolicy(model, play.episodes, play.protocol, play.sampling, keep_last_step=True),
+        model.config,
+        shifts,
+        played_index,
+    )
 
 
 def _traced_target_returns(
-    model: DecisionTransformer,
+    model: PretrainedModel,
     return_multiple: float | None,
     return_percentile: int | None,
     target_return: float | None,
@@ -208,10 +286,11 @@ def _traced_target_returns(
     """Return the traced target returns, ascending, and the index of the played one."""
     dataset = model.require_dataset()
     num_given = sum(given is not None for given in (return_multiple, return_percentile, target_return))
-    if model.config.conditioning == "none":
+    if not model.config.conditioned:
         if num_given:
             raise InputError(
-                "behavior cloning has no target return; omit `return_multiple`, `return_percentile` and `target_return`"
+                f"{model.config.title} has no target return; omit `return_multiple`, `return_percentile` and "
+                "`target_return`"
             )
         return np.zeros(1, dtype=np.float32), 0
     if num_given > 1:

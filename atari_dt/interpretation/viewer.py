@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from atari_dt.interpretation.attention import token_types
 from atari_dt.interpretation.episode_trace import EpisodeTrace, Floats, TracedEvaluation
 from atari_dt.rendering.video import STEPS_PER_SECOND
 
@@ -22,41 +21,50 @@ SaliencyMaps = Mapping[str, Floats]
 _SALIENCY_LEVELS = 15  # of each sign
 
 
-def viewer_page(traced: TracedEvaluation, saliency: Sequence[SaliencyMaps]) -> str:
+def viewer_page(traced: TracedEvaluation, saliency: Sequence[SaliencyMaps], explained: str) -> str:
     """Return the page with the episodes packed into it.
 
     Attention weights are stored as 8-bit square roots (an error of at most 0.4%, less for small weights), probabilities
-    in 16 bits, and saliency in 31 levels relative to the step's largest value.
+    and Q in 16 bits, and saliency in 31 levels relative to the step's largest value.
 
     Args:
         traced: Traced evaluation.
         saliency: Saliency maps of each episode by method, each float32 ``[T, K + 3, cells, cells]`` (see
             `atari_dt.interpretation.saliency.sum_by_frame`).
+        explained: What the saliency raises and lowers, such as ``"the logit"``.
 
     Returns:
         HTML.
     """
-    config = traced.model.config
+    num_layers, num_heads = traced.episodes[0].attention.shape[1:3]
     data = {
         "run": str(traced.checkpoint),
         "settings": f"{traced.overrides}, seed {traced.seed}",
-        "contextLength": config.context_length,
-        "numLayers": config.num_layers,
-        "numHeads": config.num_heads,
-        "tokenTypes": token_types(config.conditioning),
+        "contextLength": traced.context_length,
+        "numLayers": num_layers,
+        "numHeads": num_heads,
+        "tokenTypes": traced.token_types,
         "conditioned": traced.conditioned,
         "actionMeanings": traced.dataset.action_meanings,
         "targetReturns": traced.target_returns.tolist(),
         "targetReturnLabels": [traced.target_label(target) for target in traced.target_returns.tolist()],
         "playedIndex": traced.played_index,
         "stepsPerSecond": STEPS_PER_SECOND,
+        "preference": traced.preference,
         "saliencyMethods": list(saliency[0]),
+        "explained": explained,
         "episodes": [
-            {"score": score, "numSteps": len(episode), "truncated": traced.truncated(episode), **_pack(episode, maps)}
+            {
+                "score": score,
+                "numSteps": len(episode),
+                "truncated": traced.truncated(episode),
+                **_pack(episode, maps),
+                **_pack_preferences(traced, episode),
+            }
             for episode, maps, score in zip(traced.episodes, saliency, traced.result.scores.tolist(), strict=True)
         ],
     }
-    title = html.escape(f"{traced.game.name}: attention and saliency")
+    title = html.escape(traced.title)
     template = resources.files(__package__).joinpath("viewer.html").read_text(encoding="utf-8")
     # Escaping every "<" keeps the data from ending its own script element.
     embedded = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
@@ -76,11 +84,23 @@ def _pack(episode: EpisodeTrace, maps: SaliencyMaps) -> dict[str, Any]:
         "returnsToGo": _deflate(returns_to_go.astype("<f4")),
         "attention": _deflate(_square_roots(episode.attention)),
         "rollout": _deflate(_square_roots(episode.rollout)),
-        "probabilities": _deflate(np.rint(episode.probabilities * 65535).astype("<u2")),
         "saliency": {
             name: {"cells": values.shape[-1], "values": _deflate(_saliency_levels(values))}
             for name, values in maps.items()
         },
+    }
+
+
+def _pack_preferences(traced: TracedEvaluation, episode: EpisodeTrace) -> dict[str, Any]:
+    """Return the probabilities or Q of an episode in 16 bits, and the range that the 16 bits span."""
+    low, high = 0.0, 1.0
+    if traced.preference != "probability":
+        low, high = float(episode.preferences.min()), float(episode.preferences.max())
+    levels = np.rint((episode.preferences - low) / max(high - low, 1e-30) * 65535)
+    return {
+        "preferences": _deflate(levels.astype("<u2")),
+        "preferenceRange": (low, high),
+        "largestSpread": episode.largest_spread,
     }
 
 

@@ -1,43 +1,73 @@
-"""What the pictures of a model's attention show."""
+"""What the pictures of a model's attention and saliency show."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from atari_dt.config import ModelConfig
+from atari_dt.method_config import MethodConfig
 from replay_data import InputError
 from replay_data.episode import FRAME_SHAPE
 
 if TYPE_CHECKING:
     from atari_dt.interpretation.episode_trace import EpisodeTrace, Floats
 
+Explained = Literal["score", "advantage"]
+
 
 @dataclass(frozen=True)
-class VisualizationConfig:
-    """What the figures, the video and the page show.
+class SaliencyConfig:
+    """What the pictures, the video and the page show of saliency.
 
     Raises:
         InputError: If a value is not valid for any model.
     """
 
     step: int | None = None
-    """Step of the best episode shown in attention.png; by default the middle one."""
+    """Step of the best episode in the picture of one step; by default the middle one."""
+    explain: Explained = "score"
+    """What the pixels raise or lower: `score`, the logit or Q of the action taken, or `advantage`, how far that is
+    above the mean of all actions."""
+    occlusion: bool = False
+    """Add the occlusion map of each step's newest state to the page (slow)."""
+    patch: int = 12
+    """Side of an occluded patch in pixels, a divisor of 84."""
+    video: bool = True
+    """Write a video of the best episode."""
+
+    def __post_init__(self) -> None:
+        check_patch(self.patch)
+
+    def chosen_step(self, episode: EpisodeTrace) -> int:
+        """Return the step of an episode in the picture of one step.
+
+        Raises:
+            InputError: If the episode has no such step.
+        """
+        step = len(episode) // 2 if self.step is None else self.step
+        if not 0 <= step < len(episode):
+            raise InputError(f"`step` must be between 0 and {len(episode) - 1}, the episode's last step, not {step}")
+        return step
+
+
+@dataclass(frozen=True)
+class VisualizationConfig(SaliencyConfig):
+    """What the pictures, the video and the page show of attention and saliency.
+
+    Raises:
+        InputError: If a value is not valid for any model.
+    """
+
     layer: str = "mean"
     """Layer shown in attention.png and attention.mp4: `mean` of all layers, `rollout`, or a number from 1."""
     head: str = "mean"
     """Head of that layer: `mean` of all heads, or a number from 1."""
     grid: bool = False
     """Write attention_heads.png, the attention of every head at the step."""
-    occlusion: bool = False
-    """Add the occlusion map of each step's newest state to the page (slow)."""
-    patch: int = 12
-    """Side of an occluded patch in pixels, a divisor of 84."""
-    video: bool = True
-    """Write attention.mp4, a video of the best episode."""
 
     def __post_init__(self) -> None:
-        check_patch(self.patch)
+        super().__post_init__()
         if self.layer not in ("mean", "rollout") and not _is_number(self.layer):
             raise InputError(f"`layer` must be mean, rollout or a number from 1, not {self.layer!r}")
         if self.head != "mean" and not _is_number(self.head):
@@ -45,9 +75,10 @@ class VisualizationConfig:
         if self.head != "mean" and not _is_number(self.layer):
             raise InputError(f"`head` is {self.head}, so `layer` must be a number from 1, not {self.layer}")
 
-    def check(self, model: ModelConfig) -> None:
-        """Raise InputError unless the model has the layer and the head."""
-        for name, value, count in (("layer", self.layer, model.num_layers), ("head", self.head, model.num_heads)):
+    def check(self, model: MethodConfig) -> None:
+        """Raise InputError unless the model has attention weights, the layer and the head."""
+        config = require_attention(model)
+        for name, value, count in (("layer", self.layer, config.num_layers), ("head", self.head, config.num_heads)):
             if _is_number(value) and int(value) > count:
                 raise InputError(f"`{name}` must be at most {count}, the model's number of {name}s, not {value}")
 
@@ -61,6 +92,20 @@ class VisualizationConfig:
         if self.head == "mean":
             return layer.mean(1), f"attention of layer {self.layer}, mean of its heads"
         return layer[:, int(self.head) - 1], f"attention of layer {self.layer}, head {self.head}"
+
+
+def require_attention(model: MethodConfig) -> ModelConfig:
+    """Return the config of a model that has attention weights.
+
+    Raises:
+        InputError: If it has none.
+    """
+    if not isinstance(model, ModelConfig):
+        raise InputError(
+            f"the network of {model.title} has no attention weights; show its saliency with "
+            "scripts/visualize_saliency.py instead"
+        )
+    return model
 
 
 def check_patch(patch: int) -> None:

@@ -24,7 +24,7 @@ from atari_dt.environment.vector_env import AleVectorEnv
 from atari_dt.evaluation import DecisionTransformerPolicy, evaluate_policy
 from atari_dt.games.catalogue import Game
 from atari_dt.hardware import synchronize
-from atari_dt.interpretation.tracing import TracingPolicy
+from atari_dt.interpretation.tracing import TransformerTracingPolicy
 from atari_dt.model import DatasetInfo, DecisionTransformer
 from atari_dt.policies.policy import Policy
 from atari_dt.policies.predictors import WindowPredictor
@@ -70,7 +70,7 @@ def play(
     evaluated_policy: Policy = policy
     if num_target_returns:
         shifts = np.arange(num_target_returns, dtype=np.float32)
-        evaluated_policy = TracingPolicy(policy, model.config.conditioning, shifts, played_index=0)
+        evaluated_policy = TransformerTracingPolicy(policy, model.config, shifts, played_index=0)
     for owner, method, part in (
         (env, "reset", "emulator"),
         (env, "restart", "emulator"),

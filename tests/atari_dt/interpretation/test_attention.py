@@ -303,7 +303,7 @@ def check_episode(
         with torch.inference_mode():
             output = model(*context, output_attentions=True)
         probabilities = sampling.probabilities(output.action_logits[:, -1])
-        assert np.allclose(probabilities[0], episode.probabilities[t, list(shifts).index(0)], atol=1e-5)
+        assert np.allclose(probabilities[0], episode.preferences[t, list(shifts).index(0)], atol=1e-5)
         query = len(types) * (num_steps - 1) + types.index("state")
         for layer, weights in enumerate(output.attentions):
             row = episode.attention[t, layer].reshape(model.config.num_heads, -1)
@@ -314,7 +314,7 @@ def check_episode(
         with torch.inference_mode():
             output = model(states, actions, returns + torch.from_numpy(shifts[checked, None]), timesteps)
         probabilities = sampling.probabilities(output.action_logits[:, -1])
-        assert np.allclose(probabilities, episode.probabilities[t, checked], atol=1e-4)
+        assert np.allclose(probabilities, episode.preferences[t, checked], atol=1e-4)
 
 
 def test_keep_last_step_changes_no_probability() -> None:
@@ -349,7 +349,7 @@ def test_target_return_grid_is_centered_where_the_largest_return_is_negative(tmp
     ("conditioning", "options", "message"),
     [
         ("return", {"play": PlayConfig(max_steps=4)}, "`max_steps` must be at least 5"),
-        ("return", {"play": PlayConfig(EvaluationProtocol(cache="on"))}, "weights are traced without a cache"),
+        ("return", {"play": PlayConfig(EvaluationProtocol(cache="on"))}, "episodes are traced without a cache"),
         ("return", {"target_return": math.nan}, "must be finite numbers .*, not nan"),
         ("return", {"target_return": 1e39}, "must be finite numbers .*, not 1e\\+39"),
         ("return", {"target_return": 3.0, "return_multiple": 1.0}, "set only one of"),

@@ -65,7 +65,7 @@ def viewer(tmp_path_factory: pytest.TempPathFactory) -> Viewer:
     path = tmp_path_factory.mktemp("viewer")
     traced = trace_episodes(run_directory(path), PlayConfig(episodes=2, max_steps=60), show_progress=False)
     maps = compute_saliency(traced)
-    (path / "viewer.html").write_text(viewer_page(traced, maps), encoding="utf-8")
+    (path / "viewer.html").write_text(viewer_page(traced, maps, "the logit"), encoding="utf-8")
     return traced, maps, path / "viewer.html"
 
 
@@ -93,8 +93,8 @@ def test_page_contains_the_traces(viewer: Viewer) -> None:
         weights = (unpack(packed["attention"], "u1", steps, 2, 2, K, 3) / 255.0) ** 2
         assert np.abs(weights - episode.attention).max() < 0.004
         assert np.abs((unpack(packed["rollout"], "u1", steps, K, 3) / 255.0) ** 2 - episode.rollout).max() < 0.004
-        probabilities = unpack(packed["probabilities"], "<u2", steps, len(traced.target_returns), 4) / 65535
-        assert np.abs(probabilities - episode.probabilities).max() < 1e-5
+        probabilities = unpack(packed["preferences"], "<u2", steps, len(traced.target_returns), 4) / 65535
+        assert np.abs(probabilities - episode.preferences).max() < 1e-5
         assert np.array_equal(unpack(packed["actions"], "u1", steps), episode.actions)
         for name, values in maps.items():
             levels = unpack(packed["saliency"][name]["values"], "i1", steps, K + 3, 14, 14) / 15.0
@@ -266,9 +266,9 @@ def test_viewer_controls(browser: Any, viewer: Viewer, messages: list[str]) -> N
     for target in (traced.played_index, 0, 8):
         slide(page, "#target-return", target)
         numbers = page.eval_on_selector_all(
-            "#actions .probability", "all => all.map(each => parseFloat(each.textContent) / 100)"
+            "#actions .preference", "all => all.map(each => parseFloat(each.textContent) / 100)"
         )
-        assert numbers == pytest.approx(episode.probabilities[41, target], abs=0.0006)
+        assert numbers == pytest.approx(episode.preferences[41, target], abs=0.0006)
         widths = page.eval_on_selector_all("#actions b", "all => all.map(bar => parseFloat(bar.style.width) / 100)")
         assert widths == pytest.approx(numbers)
         probabilities.append(numbers)
@@ -331,11 +331,11 @@ def test_behavior_cloning_has_no_target_return_slider(browser: Any, tmp_path: Pa
         run_directory(tmp_path, "none"), PlayConfig(protocol, episodes=1, max_steps=10), show_progress=False
     )
     path = tmp_path / "viewer.html"
-    path.write_text(viewer_page(traced, compute_saliency(traced)), encoding="utf-8")
+    path.write_text(viewer_page(traced, compute_saliency(traced), "the logit"), encoding="utf-8")
     page = open_page(browser, path, messages)
     assert page.locator("#target-return").is_hidden()
     assert page.locator("#episode").is_hidden()
-    assert "target return none (behavior cloning)" in page.inner_text("#summary")
+    assert "target return none (BC)" in page.inner_text("#summary")
     page.locator("body").press("End")
     page.hover(".cell:nth-child(4)")
     assert re.fullmatch(r"Step 6, 3 steps back: state [\d.]+% · action [\d.]+%.*", page.inner_text("#readout"))

@@ -81,7 +81,7 @@ def test_visualize_writes_all_files_and_the_numbers_of_the_contexts(traced: Trac
     differs = [
         probabilities[0].argmax() != probabilities[-1].argmax()
         for episode in traced.episodes
-        for probabilities in episode.probabilities
+        for probabilities in episode.preferences
     ]
     assert numbers["greedy_action_differs"] == pytest.approx(np.mean(differs))
     assert 0 < np.mean(differs) < 1
@@ -105,8 +105,8 @@ def test_strip_places_frames_bars_and_saliency(traced: TracedEvaluation) -> None
     saliency = np.zeros((K + 3, 14, 14), dtype=np.float32)
     saliency[2, 5, 5] = 1  # in the newest of the three lead-in frames
     for picture, scale in (
-        (np.asarray(step_figure(StepView(traced, episode, 20, weights, "planted", saliency), {})), 2),
-        (video_frame(StepView(traced, episode, 20, weights, "planted", saliency)), 1),
+        (np.asarray(step_figure(StepView(traced, episode, 20, weights, "planted", saliency, "the logit"), {})), 2),
+        (video_frame(StepView(traced, episode, 20, weights, "planted", saliency, "the logit")), 1),
     ):
         left, top = (8 * scale, 66 * scale) if scale == 2 else (320 + 24, 66)
         for cell in range(K + 3):
@@ -155,7 +155,7 @@ def test_step_layer_and_head_change_the_figure(traced: TracedEvaluation, tmp_pat
         (
             VisualizationConfig(video=False),
             VisualizationConfig(7, video=False),
-            VisualizationConfig(7, "1", "2", video=False),
+            VisualizationConfig(7, layer="1", head="2", video=False),
         )
     ):
         visualize(tmp_path / str(i), traced, config, show_progress=False)
