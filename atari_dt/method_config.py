@@ -9,6 +9,7 @@ config has
 - ``source``: its publication;
 - ``conditioned``: whether the model acts under a target return;
 - ``cacheable``: whether the model can act with cached keys and values;
+- ``loss_name``: what the loss is, with its unit, for the axes of figures; only losses of the same name are comparable;
 - ``describe_sizes``: the settings that decide how much memory a training takes.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias, get_args
 
@@ -28,7 +30,7 @@ METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
 
 
 @dataclass(frozen=True)
-class ValueConfig:
+class ValueConfig(ABC):
     """Settings that the value-based methods share.
 
     The defaults are those of Agarwal et al. 2020 (arXiv:1907.04543), whose code Kumar et al. 2020 (arXiv:2006.04779)
@@ -39,6 +41,7 @@ class ValueConfig:
     label: ClassVar[str]
     title: ClassVar[str]
     source: ClassVar[str]
+    loss_name: ClassVar[str]
     conditioned: ClassVar[bool] = False
     cacheable: ClassVar[bool] = False
 
@@ -58,6 +61,11 @@ class ValueConfig:
             if each.type == "int" and getattr(self, each.name) < 1:
                 raise InputError(f"`{each.name}` must be at least 1, not {getattr(self, each.name)}")
 
+    @property
+    @abstractmethod
+    def num_estimates(self) -> int:
+        """Number of outputs of the network for each action."""
+
     def describe_sizes(self, batch_size: int) -> str:
         """Return the settings that decide how much memory a training takes, for an error message."""
         return f"`batch_size` ({batch_size})"
@@ -75,6 +83,7 @@ class QRDQNConfig(ValueConfig):
     label: ClassVar[str] = "QR-DQN"
     title: ClassVar[str] = "quantile-regression DQN (QR-DQN)"
     source: ClassVar[str] = "Dabney et al., AAAI 2018"
+    loss_name: ClassVar[str] = "quantile TD loss"
 
     num_quantiles: int = 200
     """Number of quantiles of the return that the network estimates for each action."""
@@ -112,6 +121,7 @@ class REMConfig(ValueConfig):
     label: ClassVar[str] = "REM"
     title: ClassVar[str] = "random ensemble mixture (REM)"
     source: ClassVar[str] = "Agarwal et al., ICML 2020"
+    loss_name: ClassVar[str] = "Huber TD loss"
 
     num_q_heads: int = 200
     """Number of estimates of Q for each action; the loss of a batch mixes them at random."""
@@ -122,7 +132,7 @@ class REMConfig(ValueConfig):
         return self.num_q_heads
 
 
-MethodConfig: TypeAlias = ModelConfig | QRDQNConfig | CQLConfig | REMConfig
+MethodConfig: TypeAlias = ModelConfig | ValueConfig
 """Config of any method."""
 
 CONFIG_TYPES: dict[MethodName, type[MethodConfig]] = {
@@ -167,6 +177,7 @@ def read_method_config(content: Any) -> MethodConfig:
     method = fields.pop("method", None)
     if method is None:  # the file is of a Decision Transformer or behavior cloning, which ``conditioning`` tells apart
         return ModelConfig.from_json(fields)
-    if method not in METHOD_NAMES or CONFIG_TYPES[method] is ModelConfig:
-        raise ValueError(f"method is {str(method)[:80]!r}, which is not one of qrdqn, cql and rem")
+    names = [name for name, config_type in CONFIG_TYPES.items() if config_type is not ModelConfig]
+    if method not in names:
+        raise ValueError(f"method is {str(method)[:80]!r}, which is not one of {', '.join(names)}")
     return read_dataclass(fields, CONFIG_TYPES[method])

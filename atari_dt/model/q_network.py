@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atari_dt.method_config import CQLConfig, QRDQNConfig, REMConfig
+from atari_dt.method_config import ValueConfig
 from atari_dt.model.checkpoint_config import CheckpointConfig
 from atari_dt.model.nature_cnn import NatureCNN
 from atari_dt.model.pretrained import PretrainedModel
@@ -27,10 +27,10 @@ class QNetwork(PretrainedModel):
         num_actions: Size of the game's action set.
     """
 
-    config: QRDQNConfig | REMConfig
-    config_types = (QRDQNConfig, CQLConfig, REMConfig)
+    config: ValueConfig
+    config_types = (ValueConfig,)
 
-    def __init__(self, config: QRDQNConfig | REMConfig, num_actions: int):
+    def __init__(self, config: ValueConfig, num_actions: int):
         super().__init__(config, num_actions)
         self.encoder = NatureCNN()
         self.hidden = nn.Linear(self.encoder.num_features, HIDDEN)
@@ -39,7 +39,7 @@ class QNetwork(PretrainedModel):
     @classmethod
     def from_config(cls, config: CheckpointConfig) -> QNetwork:
         """Return the untrained network that a checkpoint's ``config.json`` describes."""
-        assert isinstance(config.model, (QRDQNConfig, REMConfig))
+        assert isinstance(config.model, ValueConfig)
         return cls(config.model, config.num_actions)
 
     @classmethod

@@ -38,7 +38,9 @@ def assert_compared_with_like(printed: str, monkeypatch: pytest.MonkeyPatch, run
         trained["cloning"] = dataclasses.replace(model, conditioning="return"), training
 
     def run_sweep(runs: Mapping[str, RunConfig], *_: object) -> None:
-        trained.update({name: (config.model, config.training) for name, config in runs.items()})
+        for name, config in runs.items():
+            assert isinstance(config.model, ModelConfig)
+            trained[name] = config.model, config.training
 
     with monkeypatch.context() as patch:
         patch.setattr(atari_dt.training, "train", train)

@@ -41,7 +41,9 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
         started[out.name] = model, training
 
     def run_sweep(runs: Mapping[str, RunConfig], *_: Any) -> None:
-        started.update({name: (run.model, run.training) for name, run in runs.items()})
+        for name, run in runs.items():
+            assert isinstance(run.model, ModelConfig)
+            started[name] = run.model, run.training
 
     monkeypatch.setattr(atari_dt.training, "train", train)
     monkeypatch.setattr(atari_dt.experiments.sweep, "run_sweep_and_report", run_sweep)
