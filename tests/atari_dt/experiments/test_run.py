@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from atari_dt.experiments.results import read_groups
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig, read_run_config
 from atari_dt.experiments.run_result import read_result
 from atari_dt.method_config import CQLConfig, MethodConfig, QRDQNConfig, REMConfig
-from atari_dt.training import TrainingStopped
+from atari_dt.training import TrainingStopped, loop
 from atari_dt.training.learner import Learner
 from replay_data import InputError, TrajectoryStore
 
@@ -33,13 +34,46 @@ CONFIGS: tuple[MethodConfig, ...] = (
     CQLConfig(num_quantiles=2),
     REMConfig(num_q_heads=2),
 )
-EVALUATION = EvaluationConfig(episodes=2, max_steps=10, evaluated_checkpoints=2)
-
-
 TRAINING = TrainingConfig(
     max_updates=4, batch_size=2, checkpoint_every=2, keep_checkpoints=2, precision="fp32", device="cpu"
 )
 CONSTANT = dataclasses.replace(TRAINING, schedule="constant")
+EVALUATION = EvaluationConfig(episodes=1, max_steps=10, evaluated_checkpoints=2)
+
+
+@pytest.fixture(scope="module")
+def cheap() -> Iterator[pytest.MonkeyPatch]:
+    """Leave out what takes longer than these runs: the figures of an evaluation and the count of operations."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "write_evaluation", lambda *_, **__: None)
+        patch.setattr(loop, "flops_per_window", lambda *_: 1.0)
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def finished(
+    readable_store: TrajectoryStore, tmp_path_factory: pytest.TempPathFactory, cheap: pytest.MonkeyPatch
+) -> tuple[Path, Mapping[str, RunConfig]]:
+    """Return the directory and the configs of a run of each method."""
+    bases = {
+        ("Breakout", config.method): RunConfig(Path(), config, training, EVALUATION)
+        for config, training in zip(CONFIGS, (TRAINING, TRAINING, CONSTANT, CONSTANT, CONSTANT), strict=True)
+    }
+    methods = parse_methods(["rem", "top50bc", "qrdqn", "bc", "cql", "dt"])
+    runs = benchmark_runs(bases, {("Breakout", 7): readable_store}, methods)
+    random_results = []
+
+    def count(*arguments: Any, **options: Any) -> EvaluationResult:
+        random_results.append(evaluate_random(*arguments, **options))
+        return random_results[-1]
+
+    cheap.setattr(run_evaluation, "evaluate_random", count)
+    out = tmp_path_factory.mktemp("runs")
+    for name, config in runs.items():
+        do_run(out / name, config)
+        assert [tuple(each.scores) for each in random_results] == [read_result(out / name).random_scores]  # played once
+        random_results.clear()
+    return out, runs
 
 
 def do_run(directory: Path, config: RunConfig) -> None:
@@ -49,47 +83,29 @@ def do_run(directory: Path, config: RunConfig) -> None:
     run.execute_run(directory)
 
 
-def test_every_method_runs(readable_store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    random_results = []
-
-    def count(*arguments: Any, **options: Any) -> EvaluationResult:
-        random_results.append(evaluate_random(*arguments, **options))
-        return random_results[-1]
-
-    monkeypatch.setattr(run_evaluation, "evaluate_random", count)
-    monkeypatch.setattr(
-        run, "write_evaluation", lambda *_, **__: None
-    )  # draws figures, which take longer than the runs
-    bases = {
-        ("Breakout", config.method): RunConfig(Path(), config, training, EVALUATION)
-        for config, training in zip(CONFIGS, (TRAINING, TRAINING, CONSTANT, CONSTANT, CONSTANT), strict=True)
-    }
-    methods = parse_methods(["rem", "top50bc", "qrdqn", "bc", "cql", "dt"])
-    runs = benchmark_runs(bases, {("Breakout", 7): readable_store}, methods)
+def test_every_method_runs(finished: tuple[Path, Mapping[str, RunConfig]]) -> None:
+    out, runs = finished
     assert list(runs) == [f"Breakout-{label}-seed7" for label in ("REM", "50BC", "QRDQN", "BC", "CQL", "DT")]
     for name, config in runs.items():
-        do_run(tmp_path / name, config)
-        assert read_run_config(tmp_path / name) == config
-        result = read_result(tmp_path / name)
+        assert read_run_config(out / name) == config
+        result = read_result(out / name)
         assert (result.updates, [checkpoint.update for checkpoint in result.earlier]) == (4, [2])
-        assert [tuple(each.scores) for each in random_results] == [result.random_scores]  # played once
-        random_results.clear()
-    groups = sorted(read_groups(tmp_path, runs), key=lambda group: group.order)
+    groups = sorted(read_groups(out, runs), key=lambda group: group.order)
     assert [group.method for group in groups] == ["DT", "BC", "50%BC", "CQL", "QR-DQN", "REM"]
 
     # Each checkpoint is played as it would be played alone.
-    path = tmp_path / "Breakout-CQL-seed7" / "training" / "checkpoints" / "update-00000002"
+    path = out / "Breakout-CQL-seed7" / "training" / "checkpoints" / "update-00000002"
     alone = run_evaluation.evaluate_runs([path], EVALUATION.play_config("cpu"), show_progress=False)
-    assert tuple(alone.results[0][0].scores) == read_result(path.parents[2]).earlier[0].targets[0].scores
+    (target,) = read_result(path.parents[2]).earlier[0].targets
+    assert (tuple(alone.results[0][0].scores), tuple(alone.results[0][0].returns)) == (target.scores, target.returns)
 
 
 def test_an_interrupted_run_evaluates_the_same_checkpoints(
-    readable_store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, Mapping[str, RunConfig]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The interruption writes a checkpoint of update 3, and the run keeps and evaluates those of updates 2 and 4."""
-    monkeypatch.setattr(run, "write_evaluation", lambda *_, **__: None)
-    config = RunConfig(readable_store.path, QRDQNConfig(num_quantiles=2), CONSTANT, EVALUATION)
-    do_run(tmp_path / "once", config)
+    out, runs = finished
+    name = "Breakout-QRDQN-seed7"
     make_update = Learner.update
 
     def interrupted_update(learner: Learner, batch: Any, update: int, *arguments: float) -> Tensor:
@@ -100,13 +116,12 @@ def test_an_interrupted_run_evaluates_the_same_checkpoints(
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "update", interrupted_update)
         with pytest.raises(TrainingStopped):
-            do_run(tmp_path / "interrupted", config)
-    checkpoints = tmp_path / "interrupted" / "training" / "checkpoints"
+            do_run(tmp_path / name, runs[name])
+    checkpoints = tmp_path / name / "training" / "checkpoints"
     assert sorted(path.name for path in checkpoints.iterdir()) == ["update-00000002", "update-00000003"]
-    do_run(tmp_path / "interrupted", config)
+    do_run(tmp_path / name, runs[name])
     assert sorted(path.name for path in checkpoints.iterdir()) == ["update-00000002", "update-00000004"]
-    results = [(tmp_path / name / "result.json").read_bytes() for name in ("once", "interrupted")]
-    assert results[0] == results[1]
+    assert (tmp_path / name / "result.json").read_bytes() == (out / name / "result.json").read_bytes()
 
 
 def test_a_run_keeps_the_checkpoints_that_it_evaluates(tmp_path: Path) -> None:
