@@ -13,7 +13,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from atari_dt.config import ModelConfig
 from atari_dt.model import DatasetInfo, DecisionTransformer
+from atari_dt.model.q_network import QNetwork
+from atari_dt.policies.protocol import PROTOCOLS
 from replay_data import TrajectoryStore
+from tests.atari_dt.q_networks import CONFIGS, use_small_layers
 from tests.scripts.commands import (
     Refuse,
     assert_failed_write_leaves_nothing,
@@ -108,6 +111,44 @@ def test_behavior_cloning_is_evaluated_once(
     assert "behavior cloning has no target return" in capsys.readouterr().err
     assert call(monkeypatch, "evaluate.py", tmp_path / "cloning", run) == 1
     assert "these runs differ" in capsys.readouterr().err
+
+
+def test_value_models_are_evaluated_under_both_protocols(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_small_layers(monkeypatch.setattr)
+    model = QNetwork(CONFIGS["cql"], num_actions=4)
+    model.dataset = DatasetInfo.from_store(TrajectoryStore.open(run.parent / "store"))
+    checkpoint, out = tmp_path / "cql" / "checkpoints" / "update-00001200", tmp_path / "evaluation"
+    model.save_pretrained(checkpoint)
+    small = ("--episodes", 2, "--max-steps", 9, "--device", "cpu")
+    assert call(monkeypatch, "evaluate.py", tmp_path / "cql", *small, "--protocol", "original", "--out", out) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for text in (
+        "none (CQL)",
+        "Chen et al. 2021 61.1",
+        "d3rlpy-benchmarks, 10 seeds 22.0 ± 2.1",
+        "CQL after 1,200 updates",
+    ):
+        assert text in printed
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["method"] == "cql"
+    assert scores["protocol"] == dataclasses.asdict(PROTOCOLS["original"])
+    assert (scores["runs"][0]["run"], scores["runs"][0]["updates"]) == (str(checkpoint), 1200)
+    assert scores["runs"][0]["evaluations"][0]["target_return"] is None
+    assert {"cql-best.mp4", "cql-worst.mp4", "target_returns.png", "scores.png"} <= {
+        file.name for file in out.iterdir()
+    }
+    for options, message in (
+        (("--target-returns", 5), "conservative Q-learning (CQL) has no target return; leave --return-multiples, "),
+        (("--data", run.parent / "store"), "--target-returns and --data out"),
+        (("--temperature", 0), "--temperature and --top-k have no effect on CQL"),
+        (("--protocol", "original", "--window-timestep", "first"), "--integer-returns have no effect on CQL"),
+        (("--cache", "on"), "--cache must be 'auto' or 'off' for this model"),
+        ((run,), "these runs differ in their game, sticky actions, reward clipping, method"),
+    ):
+        assert call(monkeypatch, "evaluate.py", tmp_path / "cql", *options, *small) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_data_without_a_positive_return_is_evaluated_at_percentiles(

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from atari_dt.methods import load_model
 from atari_dt.model import DecisionTransformer, ReportedEvaluation
+from atari_dt.model.q_network import QNetwork
+from tests.atari_dt.q_networks import CONFIGS, use_small_layers
 from tests.scripts.commands import (
     Refuse,
     call,
@@ -28,6 +31,7 @@ def test_a_run_is_shared_with_its_scores(
     scores = json.loads(file.read_text())
     for name, value, message in (
         ("game", "Pong", "holds scores in Pong, but the model plays Breakout"),
+        ("method", "cql", "holds scores of CQL, but the model is one of DT"),
         ("runs", [{"evaluations": [{"scores": []}]}], "holds no scores"),
         ("runs", 2 * scores["runs"], "holds scores of 2 runs"),
     ):
@@ -36,6 +40,13 @@ def test_a_run_is_shared_with_its_scores(
         assert call(monkeypatch, *command) == 1
         assert message in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == [file.parent, out]
+
+
+def test_a_value_model_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_layers(monkeypatch.setattr)
+    QNetwork(CONFIGS["rem"], num_actions=4).save_pretrained(tmp_path / "run")
+    assert call(monkeypatch, "push_to_hub.py", tmp_path / "run", "--repo-id", "a/b", "--out", tmp_path / "out") == 0
+    assert load_model(tmp_path / "out").config == CONFIGS["rem"]
 
 
 @pytest.mark.parametrize(

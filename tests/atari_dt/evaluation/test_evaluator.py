@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from atari_dt.config import ModelConfig
@@ -19,12 +21,14 @@ from atari_dt.evaluation.target_returns import compute_target_returns
 from atari_dt.games.catalogue import find_game
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.decision_transformer import DecisionTransformer
+from atari_dt.model.q_network import QNetwork
 from atari_dt.policies.epsilon_greedy import RandomPolicy
 from atari_dt.policies.protocol import PROTOCOLS, ProtocolName
 from replay_data import InputError, StoreWriter, TrajectoryStore
 from replay_data.store_metadata import StoreSource
 from tests.atari_dt.environment.test_environment import play_emulator
 from tests.atari_dt.models import DATASET, small_model, use_fast_encoder
+from tests.atari_dt.q_networks import CONFIGS, use_small_layers
 
 
 def test_scores_and_returns_are_sums_of_the_emulators_rewards() -> None:
@@ -65,6 +69,32 @@ def test_episodes_do_not_depend_on_the_number_of_environments(protocol: Protocol
             assert np.array_equal(episode_a.actions, episode_b.actions)
             assert np.array_equal(episode_a.returns_to_go, episode_b.returns_to_go)
     assert max(result.lengths.max() for result in alone) <= 160
+
+
+def test_episodes_of_a_q_network_are_those_of_one_environment_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Play them again with actions that are chosen by hand: greedy or random ones, by the episode's generator."""
+    use_small_layers(monkeypatch.setattr)
+    torch.manual_seed(0)
+    model = QNetwork(dataclasses.replace(CONFIGS["rem"], epsilon=0.3), 4).eval()
+    model.dataset = DATASET
+    play, episodes = PlayConfig(episodes=3, max_steps=40, seed=2), 3
+    (result,) = evaluate(model, [0.0], play, num_envs=2, show_progress=False)
+    for i, sequence in enumerate(np.random.SeedSequence([2, 1]).spawn(episodes)):
+        emulator_seed, sampling_seed = sequence.generate_state(2)
+        env = AleVectorEnv(find_game("Breakout"), 1, play.environment(DATASET))
+        rng = np.random.default_rng(sampling_seed)
+        states, done = env.reset(np.array([emulator_seed >> 1])), np.array([False])
+        score, actions = 0.0, []
+        while not done[0]:
+            with torch.inference_mode():
+                means = model(torch.from_numpy(states).repeat(12, 1, 1, 1))[0].numpy().mean(-1)
+            action = int(rng.integers(4) if rng.random() < 0.3 else means.argmax())
+            actions.append(action)
+            states, rewards, done = env.step(np.array([action]))
+            score += float(rewards[0])
+        assert np.array_equal(result.episodes[i].actions, actions)
+        assert (result.scores[i], result.lengths[i]) == (score, len(actions))
+        assert not result.episodes[i].returns_to_go.any()
 
 
 class ObservedPolicy(RandomPolicy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import ale_py
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium import Env, Space
 from gymnasium.spaces import Box, Discrete
@@ -19,10 +21,12 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from torch import nn
 
 from atari_dt.evaluation.gymnasium_policy import GymnasiumPolicy, load_policy
+from atari_dt.model.q_network import QNetwork
 from atari_dt.policies.decision_transformer import DecisionTransformerPolicy
 from atari_dt.policies.sampling import Sampling
 from replay_data import InputError
-from tests.atari_dt.models import small_model, use_fast_encoder
+from tests.atari_dt.models import DATASET, small_model, use_fast_encoder
+from tests.atari_dt.q_networks import CONFIGS, use_small_layers
 
 NEXT_STEP, SAME_STEP = AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP
 GREEDY = Sampling(temperature=0)
@@ -110,6 +114,28 @@ def test_loaded_policy_acts_as_the_saved_model(tmp_path: Path) -> None:
         assert np.array_equal(loaded.returns_to_go, policy.returns_to_go)
         chosen.update(map(int, actions))
     assert len(chosen) > 1
+
+
+def test_model_without_target_returns_plays_and_refuses_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_layers(monkeypatch.setattr)
+    model = QNetwork(dataclasses.replace(CONFIGS["qrdqn"], epsilon=0.0), 4).eval()
+    model.dataset = DATASET
+    model.save_pretrained(tmp_path / "run")
+    policy, num_envs = load_policy(tmp_path / "run", device="cpu"), 3
+    assert policy.target_return is None
+    policy.reset(StandInEnvs(num_envs, Discrete(4)))
+    states = np.random.default_rng(0).integers(0, 256, (num_envs, 84, 84, 4), dtype=np.uint8)
+    actions = policy.act(states, np.zeros(num_envs), np.zeros(num_envs, dtype=bool))
+    with torch.inference_mode():
+        q_values = model(torch.from_numpy(states.transpose(0, 3, 1, 2).copy())).numpy().mean(-1)
+    assert np.array_equal(actions, q_values.argmax(-1))
+    for multiple, target in ((None, 0.0), (1.0, None)):
+        with pytest.raises(InputError, match=r"quantile-regression DQN \(QR-DQN\) has no target return; leave"):
+            load_policy(tmp_path / "run", multiple, target_return=target)
+    with pytest.raises(InputError, match="behavior cloning has no target return"):
+        GymnasiumPolicy(small_model("none"), 3.0)
+    with pytest.raises(InputError, match="`target_return` is missing"):
+        GymnasiumPolicy(small_model())
 
 
 @pytest.mark.parametrize("target_return", [1e39, float("nan"), float("-inf")])

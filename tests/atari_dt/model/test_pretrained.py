@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,19 @@ from huggingface_hub import HfApi, ModelCard, constants
 from safetensors.torch import load_file
 
 from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.method_config import VALUE_TRAINING, CQLConfig, QRDQNConfig, REMConfig
 from atari_dt.model import pretrained
 from atari_dt.model.checkpoint_config import CheckpointConfig
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.model.pretrained import latest_checkpoint
+from atari_dt.model.q_network import QNetwork
 from atari_dt.model.reported_evaluation import ReportedEvaluation
 from replay_data import InputError
 from replay_data.testing import write_random_store
 from tests.atari_dt.model.networks import random_inputs, small_model
+from tests.atari_dt.models import DATASET
+from tests.atari_dt.q_networks import use_small_layers
 from tests.conftest import DATA
 
 EVALUATION = ReportedEvaluation(
@@ -72,6 +77,65 @@ def test_saved_checkpoint_restores_the_model_and_has_a_card(model: DecisionTrans
         assert row in card.text
     with pytest.raises(InputError, match="exists already"):
         model.save_pretrained(path)
+
+
+@pytest.mark.parametrize(
+    ("config", "title", "tag", "deviation"),
+    [
+        (
+            QRDQNConfig(num_quantiles=6),
+            "Quantile-regression DQN (QR-DQN) for Breakout (Dabney et al., AAAI 2018)",
+            "quantile-regression-dqn",
+            "num_quantiles = 6 (paper: 200)",
+        ),
+        (
+            CQLConfig(num_quantiles=200, alpha=1.0),
+            "Conservative Q-learning (CQL) for Breakout (Kumar et al., NeurIPS 2020)",
+            "conservative-q-learning",
+            "alpha = 1.0 (paper: 4.0)",
+        ),
+        (
+            REMConfig(num_q_heads=3, epsilon=0.5),
+            "Random ensemble mixture (REM) for Breakout (Agarwal et al., ICML 2020)",
+            "random-ensemble-mixture",
+            "epsilon = 0.5 (paper: 0.001), num_q_heads = 3 (paper: 200)",
+        ),
+    ],
+    ids=["qrdqn", "cql", "rem"],
+)
+def test_value_models_are_shared_and_loaded_by_the_code_of_their_card(
+    config: QRDQNConfig | REMConfig,
+    title: str,
+    tag: str,
+    deviation: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use_small_layers(monkeypatch.setattr)
+    network = QNetwork(config, 4).eval()
+    network.dataset, network.training_config = DATASET, VALUE_TRAINING
+    network.evaluations = (ReportedEvaluation(None, None, (3.0, 5.0), 4.0, 1.0),)
+    path = tmp_path / "shared"
+    network.save_pretrained(path, repo_id="somebody/breakout")
+    card = ModelCard.load(path / "README.md")
+    assert title in card.text
+    assert tag in (card.data.tags or [])
+    assert f"Unlike in the paper: {deviation}.\n" in card.text
+    assert "| none | 4.0 ± 1.0 | 2 |" in card.text
+    assert "| discount | 0.99 |" in card.text
+
+    hub = {"somebody/breakout": str(path)}
+    monkeypatch.setattr(pretrained, "snapshot_download", lambda repo_id, **options: hub[repo_id])
+    (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    again = names["model"]
+    assert isinstance(again, QNetwork)
+    assert again.checkpoint_config == network.checkpoint_config
+    assert not again.training
+    weights = network.state_dict()
+    assert weights.keys() == again.state_dict().keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in again.state_dict().items())
 
 
 def test_card_of_an_untrained_model_says_that_nothing_is_recorded(model: DecisionTransformer, tmp_path: Path) -> None:
