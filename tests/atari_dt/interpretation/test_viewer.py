@@ -26,6 +26,7 @@ from atari_dt.interpretation.tracing import trace_episodes
 from atari_dt.interpretation.viewer import SaliencyMaps, viewer_page
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.policies.protocol import EvaluationProtocol
+from tests.atari_dt.interpretation.q_runs import q_run
 from tests.atari_dt.models import DATASET
 
 Viewer = tuple[TracedEvaluation, list[SaliencyMaps], Path]  # with the file of the page
@@ -322,6 +323,32 @@ def test_page_fits_laptop_and_phone(browser: Any, viewer: Viewer, messages: list
     play = page.locator("#play").bounding_box()
     assert play is not None
     assert play["y"] + play["height"] <= height  # in view without scrolling
+    assert messages == []
+
+
+def test_page_of_a_q_network_shows_q_and_no_attention(
+    browser: Any, tmp_path: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced = trace_episodes(q_run(tmp_path, monkeypatch), PlayConfig(episodes=1, max_steps=8), show_progress=False)
+    (episode,) = traced.episodes
+    path = tmp_path / "viewer.html"
+    maps: list[SaliencyMaps] = [{"planted": np.ones((8, 4, 14, 14), dtype=np.float32)}]
+    path.write_text(viewer_page(traced, maps, "the advantage"), encoding="utf-8")
+    page = open_page(browser, path, messages)
+    assert page.inner_text("h1") == "Breakout: saliency"
+    assert page.locator(".of-attention:visible").count() == 0
+    assert "effect of a pixel on the advantage of the action taken" in page.inner_text("#help")
+    slide(page, "#scrub", 5)
+    q_values = episode.preferences[5, 0]
+    numbers = page.eval_on_selector_all("#actions .preference", "all => all.map(each => parseFloat(each.textContent))")
+    assert numbers == pytest.approx(q_values, abs=0.0006 + np.ptp(episode.preferences) / 65535)
+    widths = page.eval_on_selector_all("#actions b", "all => all.map(bar => parseFloat(bar.style.width) / 100)")
+    spread = np.ptp(episode.preferences, axis=-1).max()
+    assert widths == pytest.approx((q_values - q_values.min()) / spread, abs=0.002)
+    assert f"Q {numbers[episode.actions[5]]:.3f}" in page.inner_text("#facts")
+    page.hover(".cell:nth-child(2)")
+    taken = DATASET.action_meanings[episode.actions[3]]
+    assert page.inner_text("#readout") == f"Step 3, 2 steps back: saliency 25.0% · action taken: {taken}"
     assert messages == []
 
 
