@@ -46,7 +46,8 @@ def evaluate(
 
     Args:
         model: Trained model with its ``dataset``, on the device it plays on; ``play.device`` is ignored.
-        target_returns: Target returns, in the dataset's reward units.
+        target_returns: Target returns, in the dataset's reward units. For a model without target returns, give one,
+            which it ignores.
         play: How the model plays.
         num_envs: Number of environments stepped in parallel; the results do not depend on it.
         show_progress: Whether to show a progress bar of episodes on standard error.
@@ -55,8 +56,8 @@ def evaluate(
         One result for each target return.
 
     Raises:
-        InputError: If a number is out of range, the model does not know its dataset, or the game's actions are not
-            those of the dataset.
+        InputError: If a number is out of range, the model does not know its dataset, the game's actions are not those
+            of the dataset, or the model cannot act under the protocol or with this sampling.
     """
     play = play or PlayConfig()
     _check_arguments(target_returns, num_envs)
