@@ -17,10 +17,15 @@ PAPER_EVALUATION = EvaluationConfig(protocol="original", episodes=10)
 """How the paper evaluates any game, apart from its target returns."""
 
 
-def describe_evaluation_deviations(game: Game, evaluation: EvaluationConfig) -> str:
+def describe_evaluation_deviations(game: Game, evaluation: EvaluationConfig, conditioned: bool = True) -> str:
     """Return a description of the settings of an evaluation that differ from the paper's, or an empty string.
 
     Target returns are compared for games of the paper only. Percentile 100 is the multiple 1.
+
+    Args:
+        game: Game that was played.
+        evaluation: Config of the evaluation.
+        conditioned: Whether the model acts under a target return; otherwise target returns are not compared.
     """
     paper = benchmark_preset("paper", game)[2]
     targets = ("return_multiples", "target_returns", "return_percentiles")
@@ -31,7 +36,7 @@ def describe_evaluation_deviations(game: Game, evaluation: EvaluationConfig) -> 
         f"{name} = {_format(value)} (paper: {_format(getattr(paper, name))})"
         for name, value in vars(evaluation).items()
         if name not in ("evaluation_seed", "evaluated_checkpoints")
-        and (game.paper or name not in targets)
+        and ((game.paper and conditioned) or name not in targets)
         and value != getattr(paper, name)
     )
 

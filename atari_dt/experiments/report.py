@@ -255,7 +255,7 @@ def _describe_deviations(groups: Sequence[RunGroup]) -> list[str]:
         game, config = group.game, group.config
         deviations = [
             describe_deviations(game.name, config.model, config.training),
-            describe_evaluation_deviations(game, config.evaluation),
+            describe_evaluation_deviations(game, config.evaluation, config.model.conditioned),
         ]
         described = ", ".join(filter(None, deviations)) or "none"
         methods.setdefault(game.name, {}).setdefault(described, {})[group.method] = None

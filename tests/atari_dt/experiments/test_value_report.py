@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from atari_dt.config import ModelConfig
 from atari_dt.experiments import curves
@@ -97,6 +99,8 @@ def test_a_report_says_what_is_not_comparable(tmp_path: Path) -> None:
     assert "| num_quantiles | 200 | all CQL, QR-DQN |" in text
     assert "| discount | 0.99 | all CQL, QR-DQN, REM |" in text
     assert "| top_percent | 100.0 | all |" in text
+    deviations = "protocol = dopamine (paper: original), episodes = 16 (paper: 10)"
+    assert f"- Breakout, CQL, QR-DQN, REM: {deviations}\n" in text
 
 
 def test_data_of_the_dqn_replay_dataset_need_not_be_incomparable(tmp_path: Path) -> None:
@@ -114,6 +118,10 @@ def test_games_without_published_scores_have_no_such_table(tmp_path: Path) -> No
     groups = read_groups(tmp_path, {"a": config})
     assert groups[0].game == find_game("Asterix")
     assert published_rows(groups) == [[*HEADER]]
+
+
+def points_of(line: Line2D) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in np.asarray(line.get_xydata())]
 
 
 @pytest.fixture
@@ -134,8 +142,7 @@ def test_losses_of_different_units_do_not_share_axes(tmp_path: Path, drawn: list
     curves.loss_figure(tmp_path, sorted_groups(tmp_path))
     panels = {}
     for axes in drawn[0].axes:
-        lines = [line.get_ydata() for line in axes.lines]
-        panels[axes.get_ylabel()] = [values for line in lines if (values := [float(value) for value in line])]
+        panels[axes.get_ylabel()] = [[y for _, y in points] for line in axes.lines if (points := points_of(line))]
     td_loss, validation = [0.25], [9.0, 0.0]
     assert panels == {
         "training cross-entropy (nats)": [[1.5]],
@@ -153,23 +160,13 @@ def test_scores_are_drawn_over_updates(tmp_path: Path, drawn: list[Figure]) -> N
     assert not curves.has_score_curves([group for group in groups if group.method != "CQL"])
     curves.score_figure(groups)
     (axes,) = drawn[0].axes
-    points = [
-        [(int(x), float(y)) for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)]
-        for line in axes.lines
-        if line.get_marker() == "o"
-    ]
-    assert points == [
+    assert [points_of(line) for line in axes.lines if line.get_marker() == "o"] == [
         [(2_000, 7.0)],
         [(5_000, 9.0), (10_000, 7.0), (20_000, 5.0)],
         [(5_000, 1.0), (10_000, 6.0), (20_000, 3.0)],
         [(20_000, 2.0)],
     ]
-    means = {
-        line.get_label(): list(zip(map(int, line.get_xdata()), map(float, line.get_ydata()), strict=True))
-        for line in axes.lines
-        if line.get_marker() == "_"
-    }
-    assert means == {
+    assert {line.get_label(): points_of(line) for line in axes.lines if line.get_marker() == "_"} == {
         "DT, target 6 (1×)": [(2_000, 7.0)],
         "CQL": [(5_000, 5.0), (10_000, 6.5), (20_000, 4.0)],
         "REM": [(20_000, 2.0)],
