@@ -132,8 +132,8 @@ class RunScores:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
-        fields = omit_none(vars(self), "updates")
-        return {**fields, "evaluations": [evaluation.to_json() for evaluation in self.evaluations]}
+        evaluations = [evaluation.to_json() for evaluation in self.evaluations]
+        return omit_none({"run": self.run, "updates": self.updates, "evaluations": evaluations}, "updates")
 
     @classmethod
     def from_json(cls, content: Any) -> RunScores:

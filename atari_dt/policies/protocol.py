@@ -22,7 +22,8 @@ ProtocolName = Literal["dopamine", "original"]
 class EvaluationProtocol:
     """Settings in which two evaluations of one model can differ, apart from sampling (docs/protocol.md).
 
-    The defaults are the ``dopamine`` protocol.
+    The defaults are the ``dopamine`` protocol. A Q-network, which reads only the current state, uses only those of
+    the environment: ``sticky_actions``, ``frames``, ``noop_max`` and ``second_reset``.
     """
 
     sticky_actions: float | None = None
