@@ -82,8 +82,11 @@ def unused_path(path: Path) -> Path:
 
 
 def with_flags(message: str) -> str:
-    """Replace each parameter name in backticks, such as `num_steps`, by its command-line option, --num-steps."""
-    return re.sub(r"`([a-z][a-z0-9_]*)`", lambda name: f"--{name[1].replace('_', '-')}", message)
+    """Replace each parameter name in backticks, such as `num_steps`, by its command-line option, --num-steps.
+
+    An option with a prefix, such as --training.num-steps, is named with a dot.
+    """
+    return re.sub(r"`([a-z][a-z0-9_.]*)`", lambda name: f"--{name[1].replace('_', '-')}", message)
 
 
 def _explain(error: OSError) -> str:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -25,7 +25,15 @@ from atari_dt.experiments.benchmark_preset import (
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig
 from atari_dt.experiments.sweep_options import SweepOptions
 from atari_dt.games.catalogue import Game, find_game
-from atari_dt.method_config import VALUE_TRAINING, CQLConfig, MethodConfig, QRDQNConfig, REMConfig
+from atari_dt.method_config import (
+    METHOD_NAMES,
+    VALUE_TRAINING,
+    CQLConfig,
+    MethodConfig,
+    QRDQNConfig,
+    REMConfig,
+    default_config,
+)
 from atari_dt.preparation.options import DataOptions
 from atari_dt.recipes import RecipeName, apply_recipe
 from replay_data import InputError
@@ -92,9 +100,10 @@ class Options:
 
     def settings(self, method: MethodName) -> tuple[MethodConfig, TrainingConfig]:
         """Return the configs of a method and of its training."""
-        if method in _OF_SEQUENCES:
-            return dataclasses.replace(self.model, conditioning="return" if method == "dt" else "none"), self.training
-        return getattr(self, method), self.value_training
+        config = default_config(method)
+        if isinstance(config, ModelConfig):
+            return dataclasses.replace(self.model, conditioning=config.conditioning), self.training
+        return getattr(self, method, config), self.value_training
 
 
 def main() -> None:
@@ -146,16 +155,9 @@ def _configs_of_game(
     evaluation = evaluation.for_returns_of(datasets)
     arithmetic = {name: getattr(options.training, name) for name in ARITHMETIC_SETTINGS}
     value_training = dataclasses.replace(value_training_preset(options.preset), **arithmetic)
-    default = dataclasses.replace(
-        options,
-        model=model,
-        training=training,
-        qrdqn=QRDQNConfig(),
-        cql=CQLConfig(),
-        rem=REMConfig(),
-        value_training=value_training,
-        evaluation=evaluation,
-    )
+    defaults: dict[str, Any] = {name: default_config(name) for name in _VALUE_METHODS}
+    defaults |= {"model": model, "training": training, "value_training": value_training, "evaluation": evaluation}
+    default = dataclasses.replace(options, **defaults)
     game_options = tyro.cli(Options, default=default)
     names = {method.name for method in methods}
     for section, (prefix, owners) in _SECTIONS.items():
@@ -175,20 +177,21 @@ def _configs_of_game(
             settings = game_options.settings(method_name)
             configs[method_name] = RunConfig(Path(), *settings, game_options.evaluation, game_options.threads)
         except InputError as error:
-            raise InputError(f"{method_name}: {error}") from error
+            message = str(error)
+            if method_name in _VALUE_METHODS:
+                message = message.replace("`keep_checkpoints`", "`value_training.keep_checkpoints`")
+            raise InputError(f"{method_name}: {message}") from error
     conditioned = any(config.model.conditioned for config in configs.values())
     return configs, game_options.evaluation.explain_default(evaluation) if conditioned else None
 
 
-_OF_SEQUENCES: set[MethodName] = {"dt", "bc"}
-_OF_VALUES: set[MethodName] = {"qrdqn", "cql", "rem"}
+_VALUE_METHODS = [name for name in METHOD_NAMES if name in Options.__dataclass_fields__]
+
 _SECTIONS: dict[str, tuple[str, set[MethodName]]] = {
-    "model": ("", _OF_SEQUENCES),
-    "training": ("", _OF_SEQUENCES),
-    "qrdqn": ("qrdqn.", {"qrdqn"}),
-    "cql": ("cql.", {"cql"}),
-    "rem": ("rem.", {"rem"}),
-    "value_training": ("value-training.", _OF_VALUES),
+    "model": ("", {"dt", "bc"}),
+    "training": ("", {"dt", "bc"}),
+    **{name: (f"{name}.", {name}) for name in _VALUE_METHODS},
+    "value_training": ("value-training.", set(_VALUE_METHODS)),
 }
 """Prefix and methods of the options of each config."""
 

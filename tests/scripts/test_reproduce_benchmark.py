@@ -70,7 +70,7 @@ def test_help_shows_the_papers_evaluation(monkeypatch: pytest.MonkeyPatch, capsy
         ("--data-from q_learning --cql.alpha 1", "--cql.alpha is an option of cql, and --methods has none of them"),
         (
             "--data-from q_learning --methods dt rem --evaluated-checkpoints 4 --keep-checkpoints 4",
-            "rem: --keep-checkpoints must be at least --evaluated-checkpoints (4), not 3",
+            "rem: --value-training.keep-checkpoints must be at least --evaluated-checkpoints (4), not 3",
         ),
         ("--data-from q_learning --threads 0", "--threads must be at least 1, not 0"),
         ("--data-from q_learning --device abacus", "abacus"),
