@@ -12,11 +12,12 @@ from matplotlib.lines import Line2D
 
 from atari_dt.config import ModelConfig
 from atari_dt.experiments import curves
-from atari_dt.experiments.published_table import HEADER, published_rows
+from atari_dt.experiments.published_table import HEADER, published_rows, row_of_published
 from atari_dt.experiments.report import write_report
 from atari_dt.experiments.results import RunGroup, read_groups
 from atari_dt.experiments.run_config import RunConfig
 from atari_dt.games.catalogue import find_game
+from atari_dt.games.published_scores import PUBLISHED_SCORES
 from atari_dt.method_config import VALUE_TRAINING, CQLConfig, MethodConfig, QRDQNConfig, REMConfig
 from replay_data.store_metadata import StoreSource
 from tests.atari_dt.experiments.finished_runs import finish_run
@@ -118,6 +119,14 @@ def test_games_without_published_scores_have_no_such_table(tmp_path: Path) -> No
     groups = read_groups(tmp_path, {"a": config})
     assert groups[0].game == find_game("Asterix")
     assert published_rows(groups) == [[*HEADER]]
+
+
+def test_the_docs_have_all_published_scores() -> None:
+    lines = (Path(__file__).parents[3] / "docs" / "results.md").read_text().splitlines()
+    table = lines[lines.index(f"| {' | '.join(HEADER)} |") + 2 :]
+    rows = [f"| {' | '.join(row_of_published(find_game(score.game), score))} |" for score in PUBLISHED_SCORES]
+    assert sorted(table[: len(rows)]) == sorted(rows)
+    assert table[len(rows)] == ""
 
 
 def points_of(line: Line2D) -> list[tuple[float, float]]:
