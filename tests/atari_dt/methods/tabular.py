@@ -6,9 +6,9 @@ Everything here but `TableNetwork` is computed without PyTorch and without the p
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -212,34 +212,39 @@ def solve_quantiles(transitions: list[Transition], num_quantiles: int, discount:
 
 
 def losses_by_hand(
-    config: ValueConfig, online: Any, target: Any, transitions: list[Transition], mixture: FloatArray | None = None
+    config: ValueConfig,
+    estimates: Sequence[FloatArray],
+    next_estimates: Sequence[FloatArray | None],
+    actions: Iterable[int],
+    rewards: Iterable[float],
+    mixture: FloatArray | None = None,
 ) -> dict[str, float]:
-    """Return the metrics of a batch, with loops over numbers.
+    """Return the metrics of a batch of B transitions, with loops over numbers.
 
     Args:
         config: Config of the method.
-        online: Table of the network.
-        target: Table of the target network.
-        transitions: The batch.
-        mixture: Weights of REM's heads; None for QR-DQN and CQL.
+        estimates: Estimates of the network in each state, ``[num_actions, N]``.
+        next_estimates: Estimates of the target network in each next state; None where the game ended.
+        actions: Action of each transition.
+        rewards: Clipped reward of each transition.
+        mixture: Weights of REM's heads ``[N]``; None for QR-DQN and CQL.
     """
-    online, target = np.asarray(online, np.float64), np.asarray(target, np.float64)
     sums = {"td_loss": 0.0, "conservative": 0.0, "q_value": 0.0, "action_accuracy": 0.0}
-    for state, action, reward, next_state in transitions:
-        q = online[state].mean(-1).tolist()
+    for of_state, of_next_state, action, reward in zip(estimates, next_estimates, actions, rewards, strict=True):
+        q = of_state.mean(-1).tolist()
         sums["q_value"] += max(q)
         sums["action_accuracy"] += q.index(max(q)) == action
         sums["conservative"] += np.log(sum(np.exp(value) for value in q)) - q[action]
-        following = np.zeros_like(target[0]) if next_state is None else target[next_state]
+        following = np.zeros_like(of_state) if of_next_state is None else of_next_state
         if mixture is not None:
             best = max((following * mixture).sum(-1))
-            error = abs(reward + config.discount * best - (online[state, action] * mixture).sum())
+            error = abs(reward + config.discount * best - (of_state[action] * mixture).sum())
             sums["td_loss"] += error**2 / 2 if error <= 1 else error - 0.5
         else:
             best_action = following.mean(-1).argmax()
             targets = [reward + config.discount * value for value in following[best_action].tolist()]
-            sums["td_loss"] += quantile_huber_by_hand(online[state, action].tolist(), targets)
-    means = {name: total / len(transitions) for name, total in sums.items()}
+            sums["td_loss"] += quantile_huber_by_hand(of_state[action].tolist(), targets)
+    means = {name: total / len(estimates) for name, total in sums.items()}
     return {"loss": means["td_loss"] + getattr(config, "alpha", 0.0) * means.pop("conservative"), **means}
 
 

@@ -109,7 +109,11 @@ def scattered_learner(method: str, scale: float) -> TableLearner:
 def test_the_losses_equal_loops_over_numbers(method: str, scale: float) -> None:
     """The best action of the next state is that of the target network, and nothing follows a terminated transition."""
     learner, config = scattered_learner(method, scale), CONFIGS[method]
-    objective, online, target = learner.objective, learner.online.detach().numpy(), learner.target.numpy()
+    objective, online, target = (
+        learner.objective,
+        learner.online.detach().double().numpy(),
+        learner.target.double().numpy(),
+    )
     assert (online.mean(-1).argmax(-1) != target.mean(-1).argmax(-1)).any()
     transitions = random_transitions(np.random.default_rng(0), 40)
     weights = {}
@@ -119,7 +123,11 @@ def test_the_losses_equal_loops_over_numbers(method: str, scale: float) -> None:
         weights = {True: draw_mixture(6, objective.seed, update), False: np.full(6, 1 / 6)}
     for training in (True, False):
         values = dict(zip(objective.metrics, objective.train(training)(make_batch(transitions)).tolist(), strict=True))
-        expected = losses_by_hand(config, online, target, transitions, weights.get(training))
+        states, actions, rewards, next_states = zip(*transitions, strict=True)
+        following = [None if each is None else target[each] for each in next_states]
+        expected = losses_by_hand(
+            config, [online[each] for each in states], following, actions, rewards, weights.get(training)
+        )
         assert values == pytest.approx(expected, rel=1e-5)
     if method == "cql":
         assert values["loss"] > values["td_loss"] + 1
@@ -149,6 +157,19 @@ def test_gradients_reach_the_estimates_of_the_data_alone(method: str) -> None:
         torch.testing.assert_close(gradient[others], expected[:, None].expand(-1, 6))
         touched |= others
     assert torch.equal(gradient.abs().amax(-1) > 0, touched)
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+def test_metrics_and_gradients_of_a_batch_are_means_of_those_of_its_shards(method: str) -> None:
+    """As processes that train together need them; the shards have 5 and 2 transitions."""
+    _, objective, online, _ = scattered_learner(method, 1.0)
+    objective.prepare(1)
+    transitions = random_transitions(np.random.default_rng(5), 7)
+    results = []
+    for shards in ([transitions], [transitions[:5], transitions[5:]]):
+        values = torch.stack([objective(make_batch(shard)) * (len(shard) / 7) for shard in shards]).sum(0)
+        results.append((values.detach(), *torch.autograd.grad(values[0], online)))
+    torch.testing.assert_close(results[1], results[0])
 
 
 @pytest.mark.parametrize("method", CONFIGS)

@@ -11,14 +11,18 @@ from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from atari_dt.batches.loader import BatchLoader
 from atari_dt.config import ModelConfig, TrainingConfig
-from atari_dt.training import ContextLoader, TrainingStopped, distributed, loop, metrics, train
+from atari_dt.method_config import MethodConfig
+from atari_dt.training import TrainingStopped, distributed, loop, metrics, train
 from atari_dt.training.distributed import PEER_TIMEOUT
 from replay_data import InputError, TrajectoryStore
+from tests.atari_dt.q_networks import use_small_layers
 
 SCRIPTS = Path(__file__).parents[3] / "scripts"
 
@@ -50,13 +54,17 @@ def join(processes: list[ForkServerProcess]) -> list[int | None]:
 
 
 def _prepare() -> None:
-    """Use one thread, and skip the measurements behind ``mfu``, which take longer than these runs train."""
+    """Use one thread and small Q-networks, and skip the measurements behind ``mfu``.
+
+    They would take longer than these runs train.
+    """
     torch.set_num_threads(1)
+    use_small_layers()
     loop.flops_per_window = lambda *_: 1  # type: ignore[attr-defined]
     metrics.matmul_peak = lambda *_: 1.0  # type: ignore[attr-defined]
 
 
-def train_in_child(data: Path, out: Path, model_config: ModelConfig, config: TrainingConfig) -> None:
+def train_in_child(data: Path, out: Path, model_config: MethodConfig, config: TrainingConfig) -> None:
     """Train, or resume a run, in this child process."""
     _prepare()
     train(TrajectoryStore.open(data), out, model_config, config, resume=True, show_progress=False)
@@ -74,7 +82,7 @@ def start_group(
     store: TrajectoryStore,
     out: Path,
     config: TrainingConfig | list[TrainingConfig],
-    model_config: ModelConfig = SMALL,
+    model_config: MethodConfig = SMALL,
     peer_timeout: timedelta = PEER_TIMEOUT,
 ) -> list[ForkServerProcess]:
     """Start two processes that train together, as ``torchrun`` does; each may have its own config."""
@@ -94,7 +102,7 @@ def train_as_rank(
     data: Path,
     out: Path,
     config: TrainingConfig,
-    model_config: ModelConfig,
+    model_config: MethodConfig,
     peer_timeout: timedelta,
 ) -> None:
     """Train as one of two processes; write the steps of each batch to ``OUT.RANK.npz``, or an error to ``….error``."""
@@ -108,13 +116,13 @@ def train_as_rank(
         "MASTER_PORT": str(port),
     }
     sampled: list[np.ndarray] = []
-    batch = ContextLoader.batch
+    batch = BatchLoader.batch
 
-    def record(self: ContextLoader, steps: np.ndarray) -> object:
+    def record(self: BatchLoader[Any], steps: np.ndarray) -> object:
         sampled.append(steps)
         return batch(self, steps)
 
-    ContextLoader.batch = record  # type: ignore[method-assign, assignment]
+    BatchLoader.batch = record  # type: ignore[method-assign, assignment]
     try:
         train(TrajectoryStore.open(data), out, model_config, config, resume=True, show_progress=False)
     except InputError as error:
