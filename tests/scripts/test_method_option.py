@@ -16,6 +16,7 @@ from atari_dt.experiments.run_config import RunConfig
 from atari_dt.method_config import CQLConfig, MethodConfig, QRDQNConfig, REMConfig
 from replay_data import TrajectoryStore
 from replay_data.testing import write_random_store
+from tests.atari_dt.q_networks import use_small_layers
 from tests.conftest import DATA
 from tests.scripts.commands import Refuse, call
 
@@ -154,6 +155,7 @@ def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str)
 def test_a_run_resumes_only_with_its_own_method(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    use_small_layers(monkeypatch.setattr)
     out = tmp_path / "run"
     options = f"--data {run.parent / 'store'} --out {out} --batch-size 4 --max-updates 1".split()
     assert call(monkeypatch, "train.py", *options, "--method", "cql", "--num-quantiles", 2) == 0
