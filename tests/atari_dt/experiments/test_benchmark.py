@@ -23,6 +23,7 @@ from atari_dt.experiments.benchmark_preset import benchmark_preset
 from atari_dt.experiments.results import format_number, read_groups
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig
 from atari_dt.games.catalogue import find_game
+from atari_dt.method_config import VALUE_TRAINING, CQLConfig, QRDQNConfig, REMConfig
 from atari_dt.model.dataset_info import DatasetInfo
 from replay_data import InputError, TrajectoryStore
 from replay_data.store_metadata import StoreSource
@@ -30,6 +31,7 @@ from replay_data.store_writer import StoreWriter
 from replay_data.testing import write_random_store
 from tests.atari_dt.experiments.benchmark_bases import bases_of
 from tests.atari_dt.experiments.finished_runs import finish_run
+from tests.conftest import DATA
 
 DT_AND_BC = parse_methods(["dt", "bc"])
 NORMALIZED = 8
@@ -123,6 +125,33 @@ def test_table_1_has_the_papers_shape(benchmark: tuple[Path, dict[str, RunConfig
     ]
 
 
+def test_value_methods_have_columns_and_best_scores(tmp_path: Path) -> None:
+    """The paper's scores in points give its percentages. Only CQL has several checkpoints that both seeds share."""
+    base = RunConfig(tmp_path, training=VALUE_TRAINING)
+    other = dataclasses.replace(base.training, seed=1)
+    cql, qrdqn, rem = (dataclasses.replace(base, model=each) for each in (CQLConfig(), QRDQNConfig(), REMConfig()))
+    runs = {"a": cql, "b": dataclasses.replace(cql, training=other), "c": qrdqn, "d": rem}
+    finish_run(tmp_path, "a", cql, [(None, None, [61.1])], updates=2900, earlier=[(1000, [[99]]), (2000, [[70.0]])])
+    finish_run(tmp_path, "b", runs["b"], [(None, None, [61.1])], updates=3100, earlier=[(2000, [[66.0]])])
+    finish_run(tmp_path, "c", qrdqn, [(None, None, [6.8])], updates=4000)
+    finish_run(tmp_path, "d", rem, [(None, None, [4.5])])
+    groups = sorted(read_groups(tmp_path, runs), key=lambda group: group.order)
+    header, row = table_1(groups)
+    columns = [*range(3, 6), *(header.index(f"published {name}") for name in ("CQL", "QR-DQN", "REM"))]
+    assert [header[i] for i in columns[:3]] == ["CQL", "QR-DQN", "REM"]
+    assert [row[i] for i in columns] == ["211.1 ± 0.0", "17.1", "8.9", "211.1", "17.1", "8.9"]
+    header, *rows = score_rows(groups)
+    assert header[NORMALIZED:] == ["normalized %", "updates", "best score", "updates of the best"]
+    last_columns = [(cells[1], *cells[NORMALIZED + 1 :]) for cells in rows]
+    assert last_columns[:3] == [
+        ("CQL", "3,000", "68.0 ± 2.0", "2,000"),
+        ("QR-DQN", "4,000", "", ""),
+        ("REM", "", "", ""),
+    ]
+    assert {len(cells) for cells in rows} == {len(header)}
+    assert score_rows(groups[1:])[0][NORMALIZED:] == ["normalized %", "updates"]
+
+
 def write_losing_store(path: Path, game: str) -> TrajectoryStore:
     """Write a store of ten episodes with returns of -10, -9, …, -1."""
     with StoreWriter(
@@ -189,5 +218,10 @@ def test_errors_name_the_run_of_several_games(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         benchmark_runs(bases_of({"Skiing": base, "Tennis": base}), stores, parse_methods(["top1bc"]))
     large = dataclasses.replace(base, training=dataclasses.replace(base.training, batch_size=1000))
+    old = {("Skiing", 1): TrajectoryStore.open(DATA / "version_1" / "store")}
+    few = dataclasses.replace(base, training=dataclasses.replace(base.training, batch_size=2))
+    assert set(benchmark_runs(bases_of({"Skiing": few}), old, DT_AND_BC)) == {"Skiing-DT-seed1", "Skiing-BC-seed1"}
+    with pytest.raises(InputError, match=r"^Skiing-CQL-seed1: .* does not tell terminated from truncated episodes"):
+        benchmark_runs(bases_of({"Skiing": few}), old, parse_methods(["dt", "cql"]))
     with pytest.raises(InputError, match=r"^Tennis-DT-seed1: a batch of 1000 is larger than"):
         benchmark_runs(bases_of({"Skiing": base, "Tennis": large}), stores, DT_AND_BC)
