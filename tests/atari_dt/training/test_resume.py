@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from atari_dt.config import TrainingConfig
+from atari_dt.method_config import MethodConfig
 from atari_dt.model import DecisionTransformer
 from atari_dt.model.pretrained import latest_checkpoint
 from atari_dt.recipes import apply_recipe
@@ -26,6 +27,8 @@ from atari_dt.training.metrics import MetricsLogger
 from replay_data import InputError, TrajectoryStore
 from replay_data.storage.locks import lock_directory
 from replay_data.testing import write_random_store
+from tests.atari_dt.q_networks import ADAM, use_small_layers
+from tests.atari_dt.q_networks import CONFIGS as VALUE_CONFIGS
 from tests.atari_dt.training.processes import DROPOUT, SMALL, run_script, start, train_in_child
 
 CONFIG = TrainingConfig(
@@ -37,14 +40,37 @@ def latest_update(out: Path) -> str:
     return max((path.name for path in out.glob("checkpoints/update-*")), default="")
 
 
-def test_a_run_killed_at_any_moment_resumes_bit_for_bit(readable_store: TrajectoryStore, tmp_path: Path) -> None:
-    """Compare 65 updates with the same updates in a run killed again and again, both with dropout."""
-    uninterrupted = train(readable_store, tmp_path / "once", DROPOUT, CONFIG, show_progress=False).state_dict()
+@pytest.mark.parametrize(
+    ("method_config", "config"),
+    [
+        (DROPOUT, CONFIG),
+        (
+            dataclasses.replace(VALUE_CONFIGS["rem"], target_update_every=50),
+            dataclasses.replace(
+                ADAM, max_updates=240, batch_size=9, log_every=8, checkpoint_every=30, keep_checkpoints=2
+            ),
+        ),
+    ],
+    ids=["dt", "rem"],
+)
+def test_a_run_killed_at_any_moment_resumes_bit_for_bit(
+    readable_store: TrajectoryStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method_config: MethodConfig,
+    config: TrainingConfig,
+) -> None:
+    """Compare all updates with the same updates in a run killed again and again.
+
+    The Decision Transformer has dropout, and REM random mixtures and a target network.
+    """
+    use_small_layers(monkeypatch.setattr)
+    uninterrupted = train(readable_store, tmp_path / "once", method_config, config, show_progress=False).state_dict()
     out = tmp_path / "killed"
     rng = np.random.default_rng(0)
     kills = 0
     for _ in range(20):
-        child = start(train_in_child, readable_store.path, out, DROPOUT, CONFIG)
+        child = start(train_in_child, readable_store.path, out, method_config, config)
         before = latest_update(out)
         while child.is_alive() and latest_update(out) == before:
             time.sleep(0.005)
@@ -56,7 +82,7 @@ def test_a_run_killed_at_any_moment_resumes_bit_for_bit(readable_store: Trajecto
         assert child.exitcode == -signal.SIGKILL
         kills += 1
     assert kills >= 4
-    model = train(readable_store, out, DROPOUT, CONFIG, resume=True, show_progress=False)
+    model = train(readable_store, out, method_config, config, resume=True, show_progress=False)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, uninterrupted[name]), name
     lines, expected = (
@@ -65,7 +91,9 @@ def test_a_run_killed_at_any_moment_resumes_bit_for_bit(readable_store: Trajecto
     )
     assert lines == expected
     names = sorted(path.name for path in (out / "checkpoints").iterdir())
-    assert names == ["update-00000055", "update-00000065"]
+    assert config.max_updates is not None
+    last_planned = (config.max_updates - 1) // config.checkpoint_every * config.checkpoint_every
+    assert names == [f"update-{update:08d}" for update in (last_planned, config.max_updates)]
 
 
 def test_the_fast_recipe_resumes_bit_for_bit(readable_store: TrajectoryStore, tmp_path: Path) -> None:
