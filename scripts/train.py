@@ -54,7 +54,7 @@ class Options(Generic[Config]):
 def main() -> None:
     """Parse the command line for the method, then for the store and the recipe, and then with their defaults."""
     method = find_method_name()
-    model, training = default_settings(method, game="")
+    model, training = default_settings(method)
     options = parse(Options(data=tyro.MISSING, out=tyro.MISSING, model=model, training=training))
     store = TrajectoryStore.open(options.data)
     model, training = apply_recipe(options.recipe, *default_settings(method, store.game))

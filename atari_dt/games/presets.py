@@ -55,17 +55,17 @@ def find_preset(game: str) -> GamePreset:
     return PRESETS.get(rom, GamePreset())
 
 
-def default_settings(method: MethodName, game: str) -> tuple[MethodConfig, TrainingConfig]:
+def default_settings(method: MethodName, game: str | None = None) -> tuple[MethodConfig, TrainingConfig]:
     """Return the default configs of a method and of its training on a game.
 
     Args:
         method: Name of the method.
-        game: Name of the game, as in `find_preset`.
+        game: Name of the game, as in `find_preset`; None for a game without a preset.
     """
     config = default_config(method)
     if not isinstance(config, ModelConfig):
         return config, VALUE_TRAINING
-    preset = find_preset(game)
+    preset = GamePreset() if game is None else find_preset(game)
     return dataclasses.replace(preset.model, conditioning=config.conditioning), preset.training
 
 

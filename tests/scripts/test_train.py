@@ -43,7 +43,7 @@ def test_an_option_of_the_wrong_kind_is_refused(
         ("--data {tmp}/nowhere --out {tmp}/new", "no trajectory store at {tmp}/nowhere"),
         ("--data {run} --out {tmp}/new", "{run} is not a trajectory store"),
         ("--data {store} --out {tmp}/new --context-length 0", "--context-length must be at least 1, not 0"),
-        ("--data {store} --out {tmp}/new", "a batch of 128 contexts is larger than the dataset of 11 steps"),
+        ("--data {store} --out {tmp}/new", "a batch of 128 is larger than the dataset of 11 steps"),
         ("--data {store} --out {tmp}/new --batch-size 4 --device tpu", "no device 'tpu'"),
         ("--data {store} --out {tmp}/new --batch-size 4 --seed -1", "--seed must be between 0"),
         ("--data {store} --out {tmp}/new --batch-size 4 --learning-rate 1e38", "no longer finite at update"),
@@ -52,7 +52,7 @@ def test_an_option_of_the_wrong_kind_is_refused(
             "--data {store} --out {tmp}/new --batch-size 4 --validation-fraction 1",
             "--validation-fraction must be at least 0 and less than 1, not 1.0",
         ),
-        ("--data {pong} --out {tmp}/new", "a batch of 512 contexts is larger than the dataset of 4 steps"),
+        ("--data {pong} --out {tmp}/new", "a batch of 512 is larger than the dataset of 4 steps"),
     ],
 )
 def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str) -> None:
