@@ -18,8 +18,8 @@ from atari_dt.policies.protocol import PROTOCOLS, ProtocolName
 
 @dataclass(frozen=True)
 class Options:
-    """Play episodes with a trained model and visualize its attention and saliency: figures, a video, numbers, and a
-    page to step through the episodes in a browser."""
+    """Play episodes with a Decision Transformer, or by behavior cloning, and visualize attention and saliency: figures,
+    a video, numbers, and a page to step through the episodes in a browser. visualize_saliency.py shows any method."""
 
     run_directory: tyro.conf.Positional[Path]
     """Run directory or checkpoint."""
