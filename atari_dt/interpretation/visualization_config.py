@@ -27,7 +27,7 @@ class SaliencyConfig:
     step: int | None = None
     """Step of the best episode in the picture of one step; by default the middle one."""
     explain: Explained = "score"
-    """Explain `score`, the logit or Q of the action taken, or `advantage`, how far it is above the mean of all actions."""
+    """Explain `score`, the logit or Q of the action taken, or `advantage`, how far it is above the mean of all."""
     occlusion: bool = False
     """Add the occlusion map of each step's newest state to the page (slow)."""
     patch: int = 12
