@@ -36,9 +36,10 @@ from atari_dt.evaluation.results import Evaluation, EvaluationResult
 from atari_dt.evaluation.run_evaluation import evaluate_runs
 from atari_dt.experiments.run_config import RunConfig, read_run_config
 from atari_dt.experiments.run_result import CheckpointResult, CurvePoint, RunCosts, RunResult, TargetResult
+from atari_dt.model.pretrained import checkpoint_updates
 from atari_dt.rendering.evaluation_report import write_evaluation
 from atari_dt.training import MetricsLine, read_metrics, read_training_run, train
-from atari_dt.training.checkpoint import checkpoint_update, find_planned_checkpoints
+from atari_dt.training.checkpoint import find_planned_checkpoints
 from replay_data import TrajectoryStore
 from replay_data.storage.atomic import atomic_write
 from replay_data.storage.locks import exclusive_lock
@@ -133,7 +134,7 @@ def _validation_curve(metrics: Iterable[MetricsLine]) -> tuple[CurvePoint, ...]:
 def _checkpoint_results(evaluation: Evaluation) -> list[CheckpointResult]:
     """Return the episodes of each checkpoint, oldest first."""
     return [
-        CheckpointResult(checkpoint_update(checkpoint), _target_results(evaluation, results))
+        CheckpointResult(checkpoint_updates(checkpoint) or 0, _target_results(evaluation, results))
         for checkpoint, results in zip(evaluation.checkpoints, evaluation.results, strict=True)
     ]
 

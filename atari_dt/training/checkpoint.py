@@ -14,7 +14,7 @@ from torch import Tensor
 
 from atari_dt.config import ARITHMETIC_SETTINGS, TrainingConfig
 from atari_dt.model.loading import LOADING_ERRORS, load_torch_file
-from atari_dt.model.pretrained import PretrainedModel, find_checkpoints
+from atari_dt.model.pretrained import PretrainedModel, checkpoint_updates, find_checkpoints
 from atari_dt.model.weights import load_optimizer
 from atari_dt.training.learner import Learner
 from replay_data import InputError
@@ -154,13 +154,8 @@ def find_planned_checkpoints(directory: Path, config: TrainingConfig) -> list[Pa
         config: Config of the training.
     """
     checkpoints = find_checkpoints(directory)
-    planned = [path for path in checkpoints[:-1] if checkpoint_update(path) % config.checkpoint_every == 0]
+    planned = [path for path in checkpoints[:-1] if (checkpoint_updates(path) or 0) % config.checkpoint_every == 0]
     return [*planned, *checkpoints[-1:]]
-
-
-def checkpoint_update(path: Path) -> int:
-    """Return the number of updates of a checkpoint of a run, which is in its directory's name."""
-    return int(path.name.removeprefix("update-"))
 
 
 def read_checkpoint(path: Path, model: PretrainedModel) -> Checkpoint:
