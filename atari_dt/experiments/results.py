@@ -22,11 +22,13 @@ from atari_dt.experiments.run_config import RunConfig
 from atari_dt.experiments.run_result import RunCosts, RunResult, TargetResult, read_costs, read_result
 from atari_dt.games.catalogue import Game, find_game
 from atari_dt.games.presets import default_settings
+from atari_dt.method_config import METHOD_NAMES
 from atari_dt.recipes import INGREDIENTS, RecipeName, apply_recipe
 from replay_data import InputError
 
 METHOD_ORDER: tuple[MethodName, ...] = ("dt", "bc", "cql", "qrdqn", "rem")
-"""Order of the methods in tables and figures; the value-based ones as in table 1 of Chen et al. 2021."""
+"""Order of the methods in tables and figures, before any others; that of the value-based ones is as in table 1 of Chen
+et al. 2021."""
 
 
 class CheckpointScores(NamedTuple):
@@ -76,7 +78,7 @@ class RunGroup:
     def order(self) -> tuple[float, ...]:
         """Key that sorts methods as in `METHOD_ORDER`, BC before %BC, and then by ascending context length."""
         method, percent = self.config.model.method, self.config.training.top_percent
-        return METHOD_ORDER.index(method), -percent, self.context_length or 0
+        return (*METHOD_ORDER, *METHOD_NAMES).index(method), -percent, self.context_length or 0
 
     @property
     def context_length(self) -> int | None:
