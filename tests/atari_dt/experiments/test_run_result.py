@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.experiments.results import read_groups
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig, read_run_config
 from atari_dt.experiments.run_result import (
+    CheckpointResult,
     CurvePoint,
     RunCosts,
     RunFailure,
@@ -20,6 +22,7 @@ from atari_dt.experiments.run_result import (
     read_failure,
     read_result,
 )
+from atari_dt.method_config import VALUE_TRAINING, CQLConfig
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.training.training_run import Hardware
 from replay_data import InputError
@@ -108,6 +111,30 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert read_run_config(tmp_path) == CONFIG
     assert read_result(tmp_path) == RESULT
     assert read_costs(tmp_path) == COSTS
+
+
+def test_results_of_several_checkpoints_are_read_again(tmp_path: Path) -> None:
+    target = TargetResult(None, None, scores=(1.0, 2.0), returns=(1.0, 2.0), lengths=(20, 9))
+    config = dataclasses.replace(CONFIG, model=CQLConfig(alpha=1.0), training=VALUE_TRAINING)
+    earlier = (CheckpointResult(3, (target,)), CheckpointResult(7, (target,)))
+    result = dataclasses.replace(RESULT, config=config, targets=(target,), updates=9, earlier=earlier)
+    content = result.to_json()
+    assert content["config"]["model"]["method"] == "cql"
+    assert "method" not in RESULT.to_json()["config"]["model"]
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    assert read_result(tmp_path) == result
+    for damage in (
+        {"updates": 7},
+        {"updates": None},
+        {"earlier": content["earlier"][::-1]},
+        {"earlier": [{"update": 3, "targets": []}]},
+        {"earlier": [{"update": 3, "targets": 2 * content["targets"]}]},
+        {"earlier": [{"update": -3, "targets": content["targets"]}]},
+        {"earlier": {"update": 3}},
+    ):
+        (tmp_path / "result.json").write_text(json.dumps(content | damage))
+        with pytest.raises(InputError, match=r"result\.json cannot be read"):
+            read_result(tmp_path)
 
 
 def test_a_failure_counts_only_without_a_result(tmp_path: Path) -> None:
