@@ -186,10 +186,13 @@ def _add_curves(report: ReportDocument, out: Path, groups: Sequence[RunGroup]) -
         )
     report.figure("curves", "Training and validation loss over updates", loss_figure(out, groups))
     losses = dict.fromkeys(group.config.model.loss_name for group in groups)
-    report.paragraph(
-        ("Losses of different kinds are not comparable: " + ", ".join(losses) + ". " if len(losses) > 1 else "")
-        + name_data(groups)
-    )
+    note = ""
+    if len(losses) > 1:
+        note = (
+            f"Losses of different kinds are not comparable: {', '.join(losses)}. TD losses are drawn without CQL's "
+            "conservative term. "
+        )
+    report.paragraph(note + name_data(groups))
 
 
 def _add_runs(
