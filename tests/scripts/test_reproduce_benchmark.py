@@ -11,6 +11,7 @@ import atari_dt.experiments.sweep
 import atari_dt.preparation.origins
 from atari_dt.experiments.run_config import RunConfig
 from atari_dt.games.catalogue import find_game
+from atari_dt.method_config import CQLConfig, REMConfig
 from replay_data import TrajectoryStore
 from replay_data.testing import write_random_store
 from tests.conftest import DATA
@@ -93,15 +94,44 @@ def test_stores_that_exist_are_checked_before_data_is_made(
     assert [path.name for path in tmp_path.iterdir()] == ["pong"]
 
 
-def test_missing_data_is_made_before_the_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> dict[str, RunConfig]:
+    """Return a dictionary to which the command adds its runs instead of doing them."""
     trained: dict[str, RunConfig] = {}
 
     def run_sweep(runs: Mapping[str, RunConfig], *_: object) -> None:
         trained.update(runs)
 
     monkeypatch.setattr(atari_dt.experiments.sweep, "run_sweep_and_report", run_sweep)
+    return trained
+
+
+def test_value_methods_have_options_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: dict[str, RunConfig]
+) -> None:
+    write_random_store(tmp_path / "breakout", [75] * 20, repeat_frames=True)
+    common = "--games Breakout --seeds 4 --preset quick --recipe fast --methods bc cql rem"
+    options = "--max-updates 7 --value-training.max-updates 9 --cql.alpha 1 --device cpu --precision fp32"
+    arithmetic = "--value-training.precision bf16"
+    command = ("--data", tmp_path, "--out", tmp_path / "new", *f"{common} {options} {arithmetic}".split())
+    assert call(monkeypatch, "reproduce_benchmark.py", *command) == 0
+    bc, cql, rem = (trained[f"Breakout-{label}-seed4"] for label in ("BC", "CQL", "REM"))
+    assert (cql.model, rem.model) == (CQLConfig(alpha=1.0), REMConfig())
+    assert cql.training == rem.training
+    assert (bc.training.max_updates, cql.training.max_updates) == (7, 9)
+    assert (bc.training.learning_rate, cql.training.learning_rate) == (3e-3, 5e-5)  # of recipe and paper
+    assert (cql.training.batch_size, cql.training.checkpoint_every, cql.training.keep_checkpoints) == (32, 5000, 4)
+    assert (cql.training.schedule, cql.training.final_tokens) == ("constant", None)
+    assert (bc.training.device, cql.training.device) == ("cpu", "cpu")
+    assert (bc.training.precision, cql.training.precision) == ("fp32", "bf16")
+
+
+def test_missing_data_is_made_before_the_runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    trained: dict[str, RunConfig],
+) -> None:
     options = "--preset quick --games breakout --seeds 1 --methods dt bc --data-from rl_unplugged --data-steps 800"
     with serving(DATA / "rl_unplugged") as server:
         command = ("--data", tmp_path / "data", "--out", tmp_path / "out", "--base-url", server.url, *options.split())
