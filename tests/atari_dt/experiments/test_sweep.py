@@ -29,6 +29,7 @@ from atari_dt.experiments.results import read_groups
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig, read_run_config
 from atari_dt.experiments.run_result import RunResult, read_result
 from atari_dt.experiments.sweep import describe_failure, run_sweep
+from atari_dt.method_config import CQLConfig
 from replay_data import InputError, TrajectoryStore
 from replay_data.storage.locks import lock_directory
 from tests.atari_dt.experiments.ray_cluster import start_cluster
@@ -53,7 +54,9 @@ def base(readable_store: TrajectoryStore) -> RunConfig:
         device="cpu",
         validation_fraction=0.2,
     )
-    return RunConfig(readable_store.path, model, training, EvaluationConfig(episodes=2, max_steps=15))
+    return RunConfig(
+        readable_store.path, model, training, EvaluationConfig(episodes=2, max_steps=15, evaluated_checkpoints=2)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +99,7 @@ def ablation_command(base: RunConfig, out: Path) -> list[str]:
             *("batch_size", "warmup_tokens", "max_updates", "checkpoint_every", "log_every", "precision", "device"),
             "validation_fraction",
         ),
-        "evaluation": ("episodes", "max_steps"),
+        "evaluation": ("episodes", "max_steps", "evaluated_checkpoints"),
     }
     values = {name: getattr(getattr(base, section), name) for section in names for name in names[section]}
     words = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
@@ -152,6 +155,7 @@ def check_table(table: str, expected: list[RunResult]) -> None:
         assert result.config.training.warmup_tokens == 8 * 2 * length
         assert row[:3] == [str(length), "1", f"{np.mean(result.targets[0].scores):.1f}"]
         assert f"{result.curve[-1].validation_loss:.3f}" in row
+        assert (result.updates, [each.update for each in result.earlier]) == (UPDATES, [UPDATES - UPDATES_PER_LINE])
         assert [point.update for point in result.curve] == list(range(UPDATES_PER_LINE, UPDATES + 1, UPDATES_PER_LINE))
 
 
@@ -169,7 +173,8 @@ def test_the_error_message_of_a_run_is_the_reason_of_its_failure() -> None:
 def test_a_run_that_fails_is_named_and_stops_no_other(
     base: RunConfig, undisturbed: Path, tmp_path: Path, store: TrajectoryStore, readable_store: TrajectoryStore
 ) -> None:
-    poisoned = dataclasses.replace(base, training=dataclasses.replace(base.training, learning_rate=1e30, seed=1))
+    training = dataclasses.replace(base.training, learning_rate=1e30, schedule="constant", seed=1)
+    poisoned = dataclasses.replace(base, model=CQLConfig(num_quantiles=2), training=training)
     shutil.copytree(undisturbed / "K1-seed1", tmp_path / "K1-seed1")
     (tmp_path / "K1-seed1" / "result.json").unlink()  # trained, to be evaluated again
     runs = ablation_runs(base, [1], [1]) | {"poisoned": poisoned}
@@ -182,6 +187,8 @@ def test_a_run_that_fails_is_named_and_stops_no_other(
     assert (tmp_path / "poisoned" / "log.txt").stat() == log
     assert run_sweep(runs, tmp_path, jobs=2, retry_failed=True, show_progress=False) == failures  # retried
     assert (tmp_path / "poisoned" / "log.txt").stat() != log
+    with pytest.raises(InputError, match=r"conservative Q-learning \(CQL\) has no context length to ablate"):
+        ablation_runs(poisoned, [1], [1])
     runs = ablation_runs(base, [1, 2], [1])
     right, wrong = ({base.data: each.digest} for each in (readable_store, store))
     assert [group.names for group in read_groups(tmp_path, runs, right)] == [("K1-seed1",)]
