@@ -27,7 +27,7 @@ def test_every_file_that_is_not_code_is_named(package: str) -> None:
     assert {path.relative_to(ROOT / package).as_posix() for path in files} == named
 
 
-@pytest.mark.parametrize("name", ["environment", "evaluation", "model", "training"])
+@pytest.mark.parametrize("name", ["environment", "evaluation", "methods", "model", "training"])
 def test_names_of_a_package_can_be_listed_and_imported(name: str) -> None:
     package, api = import_module(f"atari_dt.{name}"), import_module(f"atari_dt.{name}.api")
     assert dir(package) == sorted(api.__all__)

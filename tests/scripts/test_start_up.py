@@ -24,7 +24,10 @@ HEAVY = (
     *("minari", "pyarrow", "ray", "requests", "safetensors", "scipy", "tensorboard", "torch"),
 )
 
-PACKAGES = ("atari_dt", *(f"atari_dt.{name}" for name in ("environment", "evaluation", "games", "model", "training")))
+PACKAGES = (
+    "atari_dt",
+    *(f"atari_dt.{name}" for name in ("environment", "evaluation", "games", "methods", "model", "training")),
+)
 
 # Call every command in one process: each adds its modules to those of the commands before it.
 PROGRAM = """
