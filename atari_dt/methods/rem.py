@@ -21,12 +21,14 @@ class MixtureObjective(ValueObjective):
 
     def __init__(self, model: QNetwork, seed: int):
         super().__init__(model, seed)
-        self.register_buffer("mixture", torch.full((model.config.num_estimates,), torch.nan), persistent=False)
+        mixture = torch.full((model.config.num_estimates,), torch.nan, device=next(model.parameters()).device)
+        self.register_buffer("mixture", mixture, persistent=False)
 
     def prepare(self, update: int) -> None:
         """Copy the weights to the target network if it is time, and draw the mixture of the update."""
         super().prepare(update)
-        self.mixture.copy_(torch.from_numpy(draw_mixture(len(self.mixture), self.seed, update)))
+        mixture = torch.from_numpy(draw_mixture(len(self.mixture), self.seed, update))
+        self.mixture.copy_(mixture, non_blocking=True)  # no update waits for a GPU
 
     def td_loss(self, chosen: Tensor, rewards: Tensor, discounts: Tensor, next_estimates: Tensor) -> Tensor:
         """Return the loss against the largest mixture of heads in the next state."""

@@ -40,8 +40,8 @@ class ValueObjective(Objective[TransitionBatch]):
         super().__init__()
         self.model, self.config, self.seed = model, model.config, seed
         target = type(model).from_config(model.checkpoint_config).requires_grad_(False)
-        target.load_state_dict(model.state_dict())
         self.target = target.to(next(model.parameters()).device)
+        self.target.load_state_dict(model.state_dict())
 
     def forward(self, batch: TransitionBatch) -> Tensor:
         """Return the loss, the fraction of the data's actions that are greedy, the TD loss, and the mean largest Q."""

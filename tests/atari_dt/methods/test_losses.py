@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atari_dt.method_config import REMConfig
+from atari_dt.methods import find_method
 from atari_dt.methods.qrdqn import quantile_huber_loss
 from atari_dt.methods.rem import MixtureObjective, draw_mixture
 from tests.atari_dt.methods.tabular import (
@@ -213,6 +214,16 @@ def test_each_update_mixes_anew() -> None:
         learner.validate(batch)
         assert torch.equal(objective.mixture, mixtures[-1])
     assert len({tuple(mixture.tolist()) for mixture in mixtures}) == 4
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+def test_objectives_are_on_the_device_of_their_network(method: str) -> None:
+    """The meta device stands for a GPU."""
+    network = make_learner(CONFIGS[method], A)[1].model.to("meta")
+    objective = find_method(CONFIGS[method]).make_objective(network, seed=0)
+    objective.prepare(1)
+    tensors = [*objective.parameters(), *objective.buffers()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
 @pytest.mark.parametrize("method", CONFIGS)
