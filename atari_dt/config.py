@@ -207,7 +207,7 @@ class TrainingConfig:
     device: str = "auto"
     """Device: `cpu`, `cuda`, `cuda:1` etc.; `auto` selects a GPU if there is one."""
     seed: int = 123
-    """Random seed of the initial weights, the order of the contexts and dropout."""
+    """Random seed of the initial weights, the order of the data, dropout, and the mixtures of REM."""
     log_every: int = 25
     """Updates between two lines of metrics.jsonl."""
     checkpoint_every: int = 1000

@@ -1,4 +1,4 @@
-"""Train a Decision Transformer on the contexts of a trajectory store.
+"""Train a model of any learning method on a trajectory store.
 
 The names of this package are in `atari_dt.training.api`, and are imported when the first of them is used. Commands
 therefore read their options before they import PyTorch.

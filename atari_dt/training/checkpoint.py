@@ -57,7 +57,7 @@ class Checkpoint:
 
     Attributes:
         path: Directory of the checkpoint.
-        update: Number of updates made, which is also the position in the order of contexts.
+        update: Number of updates made, which is also the position in the order of batches.
         tokens: Number of tokens trained on, which is also the position in the learning-rate schedule.
         weights: State dict of the model.
         optimizer: State dict of the optimizer.

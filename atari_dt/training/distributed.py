@@ -59,10 +59,10 @@ class ProcessGroup:
     control: dist.ProcessGroup | None = None
 
     def shard(self, steps: IntArray) -> IntArray:
-        """Return this process's share of the contexts ``[B]`` of an update.
+        """Return this process's share of the windows ``[B]`` of an update.
 
-        If the update has fewer contexts than the group has processes, the processes that are left over get its first
-        context. They take part in every computation, and `weight` gives them a weight of 0.
+        If the update has fewer windows than the group has processes, the processes that are left over get its first
+        window. They take part in every computation, and `weight` gives them a weight of 0.
         """
         return steps[self.rank :: self.size] if self.rank < len(steps) else steps[:1]
 
@@ -70,8 +70,8 @@ class ProcessGroup:
         """Return the weight of this process's shard in the loss of an update: its fraction of the update's steps.
 
         Args:
-            steps: int64 ``[B]``, contexts of the update.
-            count_steps: Function that returns the number of steps in contexts, such as `ContextLoader.num_steps`.
+            steps: int64 ``[B]``, windows of the update.
+            count_steps: Function that returns the number of steps in windows, `BatchLoader.num_steps`.
         """
         if self.size == 1:
             return 1.0
