@@ -18,7 +18,7 @@ from atari_dt.interrupts import EndedByTorchrun
 from atari_dt.method_config import MethodConfig
 from atari_dt.methods.registry import find_method
 from atari_dt.model.dataset_info import DatasetInfo
-from atari_dt.model.pretrained import PretrainedModel
+from atari_dt.model.pretrained import PretrainedModel, checkpoint_updates
 from atari_dt.training.checkpoint import GeneratorState, read_checkpoint, save_checkpoint
 from atari_dt.training.distributed import ProcessGroup, ProcessLostError, SharedError, process_group
 from atari_dt.training.interruption import Interruption, TrainingStopped
@@ -88,7 +88,7 @@ def train(
         checkpoint = find_checkpoint(out)
         update = "the last checkpoint, if there is one"
         if checkpoint is not None:
-            update = f"update {checkpoint.name.removeprefix('update-').lstrip('0')}"
+            update = f"update {checkpoint_updates(checkpoint)}"
         raise type(error)(f"{error}; `resume` continues from {update}") from error
 
 

@@ -11,7 +11,7 @@ import tempfile
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from benchmark_tools import describe_machine, median_and_range
@@ -21,9 +21,6 @@ from atari_dt.method_config import VALUE_TRAINING, default_config
 from replay_data import InputError
 from replay_data.storage.atomic import atomic_write
 from replay_data.storage.paths import check_writable
-
-if TYPE_CHECKING:
-    pass
 
 EPISODE_LENGTH = 1000
 D3RLPY_METHODS = ("qrdqn", "cql")
