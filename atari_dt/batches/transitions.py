@@ -41,8 +41,8 @@ class TransitionLoader(BatchLoader[TransitionBatch]):
     A transition reads five frames: four of its state, and one more for the next state.
 
     A store does not hold the state after the last step of an episode. If the game ended there, no state follows. If a
-    time limit truncated the episode, the last step is no transition: the steps before it bootstrap from the states that
-    were seen, and nothing bootstraps from the state after it, which was not.
+    time limit truncated the episode, the next state is unknown, so the last step is no transition. The steps before it
+    bootstrap from the states that were seen. `drop_truncated_ends` leaves out the steps that are no transitions.
 
     Args:
         store: Data.

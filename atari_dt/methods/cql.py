@@ -10,7 +10,7 @@ from atari_dt.methods.value_based import ValueMethod
 
 
 class ConservativeObjective(QuantileObjective):
-    """QR-DQN's loss, and the conservative term of CQL(H) with weight alpha (equation 4, for discrete actions)."""
+    """QR-DQN's loss plus alpha times the conservative term of CQL(H) (equation 4, for discrete actions)."""
 
     def regularizer(self, estimates: Tensor, chosen: Tensor) -> Tensor:
         """Return alpha times the conservative term."""

@@ -13,7 +13,7 @@ class QuantileObjective(ValueObjective):
     """Quantile Huber loss between the quantiles of an action and those of their targets (algorithm 1)."""
 
     def td_loss(self, chosen: Tensor, rewards: Tensor, discounts: Tensor, next_estimates: Tensor) -> Tensor:
-        """Return the loss against the quantiles of the next state's best action, by their mean."""
+        """Return the loss against the quantiles of the next action, the one whose quantiles have the largest mean."""
         best = next_estimates.mean(-1).argmax(-1)
         best_quantiles = next_estimates[torch.arange(len(best), device=best.device), best]
         targets = rewards[:, None] + discounts[:, None] * best_quantiles

@@ -138,11 +138,10 @@ class ValueMethod:
     def make_policy(
         self, model: PretrainedModel, num_envs: int, protocol: EvaluationProtocol, sampling: Sampling
     ) -> EpsilonGreedyPolicy:
-        """Return the epsilon-greedy policy; nothing in the protocol but its environment matters to it.
+        """Return the epsilon-greedy policy, which depends on no setting of the protocol.
 
         Raises:
-            InputError: If a temperature or a number of actions to sample from is given, since no action is sampled, or
-                as `EvaluationProtocol.check_context_settings`.
+            InputError: If ``sampling`` is not the default, or as `EvaluationProtocol.check_context_settings`.
         """
         assert isinstance(model, QNetwork)
         protocol.check_context_settings(model.config)

@@ -1,4 +1,4 @@
-"""Policies that need no return: epsilon-greedy on a Q-network, and uniform-random."""
+"""Policies without a target return: epsilon-greedy on a Q-network, and uniform-random."""
 
 from __future__ import annotations
 
