@@ -90,7 +90,7 @@ def check(store: TrajectoryStore, batch: TransitionBatch, steps: npt.NDArray[np.
 def test_transitions_are_those_of_the_episodes(
     tmp_path_factory: pytest.TempPathFactory, episodes: list[tuple[int, bool]], seed: int, resident: bool
 ) -> None:
-    """Some steps, in any order; all but the last ones of truncated episodes are transitions."""
+    """Load some steps, in any order; all but the last ones of truncated episodes are transitions."""
     lengths, terminated = zip(*episodes, strict=True)
     store = write_store(tmp_path_factory.mktemp("stores") / "store", lengths, terminated)
     rng = np.random.default_rng(seed)
@@ -99,9 +99,9 @@ def test_transitions_are_those_of_the_episodes(
     ends = [end - 1 for end, done in zip(np.cumsum(lengths), terminated, strict=True) if not done]
     assert steps.tolist() == [step for step in some if step not in ends]
     loader = TransitionLoader(store, CPU, resident)
-    (batch,) = loader.batches([steps])
-    check(store, batch, steps)
-    assert loader.num_steps(steps) == len(steps)
+    (batch,) = loader.batches([some])
+    check(store, batch, some)
+    assert loader.num_steps(some) == len(some)
 
 
 def test_frames_are_not_copied(tmp_path: Path) -> None:
