@@ -89,7 +89,10 @@ class ValueObjective(Objective[TransitionBatch]):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Load the weights of the target network."""
-        check_weights(state, {name: tuple(tensor.shape) for name, tensor in self.target.state_dict().items()})
+        try:
+            check_weights(state, {name: tuple(tensor.shape) for name, tensor in self.target.state_dict().items()})
+        except ValueError as error:
+            raise ValueError(f"of its target network: {error}") from error
         self.target.load_state_dict(state)
 
 

@@ -198,8 +198,8 @@ class MetricsLogger:
             index = int(finite.int().argmin())
             steps = self._batches[index]
             raise FloatingPointError(
-                f"the loss or its gradient is no longer finite at update {self._update + index + 1} (its batch "
-                f"starts at the dataset's steps {', '.join(map(str, steps[:8]))}{' …' if len(steps) > 8 else ''})"
+                f"the loss or its gradient is no longer finite at update {self._update + index + 1} (its windows "
+                f"start at the dataset's steps {', '.join(map(str, steps[:8]))}{' …' if len(steps) > 8 else ''})"
             )
         means = dict(zip(self._names, values.mean(dim=0).tolist(), strict=True))
         seconds = time.perf_counter() - self._start

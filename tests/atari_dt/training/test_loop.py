@@ -177,7 +177,7 @@ def test_damaged_frames_are_refused(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_ends_the_run(readable_store: TrajectoryStore, tmp_path: Path) -> None:
     config = TrainingConfig(batch_size=16, learning_rate=1e30, warmup_tokens=1, grad_norm_clip=1e30, precision="fp32")
     message = (
-        r"no longer finite at update \d+ \(its batch starts at .* steps \d.*\); lower `learning_rate` \(there is no"
+        r"no longer finite at update \d+ \(its windows start at .* steps \d.*\); lower `learning_rate` \(there is no"
     )
     with pytest.raises(FloatingPointError, match=message):
         train(readable_store, tmp_path / "run", SMALL, config, show_progress=False)
