@@ -15,8 +15,7 @@ from atari_dt.command_line import run
 from replay_data import InputError
 
 if TYPE_CHECKING:
-    from atari_dt.model import ReportedEvaluation
-    from atari_dt.model.pretrained import PretrainedModel
+    from atari_dt.model import PretrainedModel, ReportedEvaluation
 
 
 def main(

@@ -3,7 +3,8 @@
 from atari_dt.model.checkpoint_config import CheckpointConfig
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.decision_transformer import DecisionTransformer, DecisionTransformerOutput
-from atari_dt.model.pretrained import latest_checkpoint
+from atari_dt.model.pretrained import PretrainedModel, latest_checkpoint
+from atari_dt.model.q_network import QNetwork
 from atari_dt.model.reported_evaluation import ReportedEvaluation
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "DatasetInfo",
     "DecisionTransformer",
     "DecisionTransformerOutput",
+    "PretrainedModel",
+    "QNetwork",
     "ReportedEvaluation",
     "latest_checkpoint",
 ]
