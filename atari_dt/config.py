@@ -235,8 +235,11 @@ class TrainingConfig:
             f"`schedule` must be 'cosine' or 'constant', not {self.schedule!r}",
         )
         _check(
-            self.schedule == "cosine" or (self.warmup_fraction is None and self.final_tokens is None),
-            "`warmup_fraction` and `final_tokens` have no effect with a constant `schedule`; leave them out",
+            self.schedule == "cosine"
+            or (self.warmup_tokens, self.warmup_fraction, self.final_tokens)
+            == (TrainingConfig.warmup_tokens, None, None),
+            "`warmup_tokens`, `warmup_fraction` and `final_tokens` have no effect with a constant `schedule`; leave "
+            "them out",
         )
         _check(
             self.warmup_fraction is None or 0 < self.warmup_fraction < 1,

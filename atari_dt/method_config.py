@@ -57,9 +57,13 @@ class ValueConfig(ABC):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise InputError(f"`{name}` must be between 0 and 1, not {value}")
-        for each in dataclasses.fields(self):
-            if each.type == "int" and getattr(self, each.name) < 1:
-                raise InputError(f"`{each.name}` must be at least 1, not {getattr(self, each.name)}")
+        self._check_counts("target_update_every")
+
+    def _check_counts(self, *names: str) -> None:
+        """Raise an InputError if one of the fields is less than 1."""
+        for name in names:
+            if getattr(self, name) < 1:
+                raise InputError(f"`{name}` must be at least 1, not {getattr(self, name)}")
 
     @property
     @abstractmethod
@@ -87,6 +91,10 @@ class QRDQNConfig(ValueConfig):
 
     num_quantiles: int = 200
     """Number of quantiles of the return that the network estimates for each action."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_counts("num_quantiles")
 
     @property
     def num_estimates(self) -> int:
@@ -125,6 +133,10 @@ class REMConfig(ValueConfig):
 
     num_q_heads: int = 200
     """Number of estimates of Q for each action; the loss of a batch mixes them at random."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_counts("num_q_heads")
 
     @property
     def num_estimates(self) -> int:

@@ -60,10 +60,14 @@ def reported_evaluations(path: Path, model: PretrainedModel) -> tuple[ReportedEv
     if len(scores.runs) != 1:
         raise InputError(f"{path} holds scores of {len(scores.runs)} runs; evaluate this run alone")
     if model.dataset is not None and scores.game != model.dataset.game:
-        raise InputError(f"{path} holds scores in {scores.game}, but the model plays {model.dataset.game}")
+        raise InputError(
+            f"{path} holds scores in {scores.game}, but the model plays {model.dataset.game}; evaluate this run"
+        )
     if scores.method != model.config.method:
         label = default_config(scores.method).label
-        raise InputError(f"{path} holds scores of {label}, but the model is one of {model.config.label}")
+        raise InputError(
+            f"{path} holds scores of {label}, but the model is one of {model.config.label}; evaluate this run"
+        )
     return tuple(evaluation.reported() for evaluation in scores.runs[0].evaluations)
 
 

@@ -29,7 +29,6 @@ from atari_dt.method_config import (
     METHOD_NAMES,
     VALUE_TRAINING,
     CQLConfig,
-    MethodConfig,
     QRDQNConfig,
     REMConfig,
     default_config,
@@ -98,12 +97,16 @@ class Options:
     where: tyro.conf.OmitArgPrefixes[SweepOptions] = field(default_factory=SweepOptions)
     """How the runs are launched."""
 
-    def settings(self, method: MethodName) -> tuple[MethodConfig, TrainingConfig]:
-        """Return the configs of a method and of its training."""
-        config = default_config(method)
+    def run_config(self, method: MethodName) -> RunConfig:
+        """Return the settings that all runs of a method share."""
+        config, evaluation = default_config(method), self.evaluation
         if isinstance(config, ModelConfig):
-            return dataclasses.replace(self.model, conditioning=config.conditioning), self.training
-        return getattr(self, method, config), self.value_training
+            model = dataclasses.replace(self.model, conditioning=config.conditioning)
+            return RunConfig(Path(), model, self.training, evaluation, self.threads)
+        if evaluation.evaluated_checkpoints is None:  # scores of Q-learning rise and fall
+            kept = self.value_training.keep_checkpoints
+            evaluation = dataclasses.replace(evaluation, evaluated_checkpoints=kept)
+        return RunConfig(Path(), getattr(self, method, config), self.value_training, evaluation, self.threads)
 
 
 def main() -> None:
@@ -166,7 +169,7 @@ def _configs_of_game(
                 continue
             flag = f"--{prefix}{name.replace('_', '-')}"
             if name in _FIXED:
-                raise InputError(f"{flag} is fixed by the benchmark; use --seeds, --methods or --max-updates")
+                raise InputError(f"{flag} is fixed by the benchmark; use --seeds, --methods or --{prefix}max-updates")
             if not owners & names and name not in ARITHMETIC_SETTINGS:
                 raise InputError(
                     f"{flag} is an option of {', '.join(sorted(owners))}, and --methods has none of them; leave it out"
@@ -174,8 +177,7 @@ def _configs_of_game(
     configs = {}
     for method_name in dict.fromkeys(method.name for method in methods):
         try:
-            settings = game_options.settings(method_name)
-            configs[method_name] = RunConfig(Path(), *settings, game_options.evaluation, game_options.threads)
+            configs[method_name] = game_options.run_config(method_name)
         except InputError as error:
             message = str(error)
             if method_name in _VALUE_METHODS:

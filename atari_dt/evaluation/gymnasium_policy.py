@@ -201,12 +201,15 @@ def load_policy(
 
     Raises:
         InputError: If the run or device does not exist, the model does not know its dataset, the dataset's largest
-            return has no such multiple, or a target return is given to a model that has none.
+            return has no such multiple, both a multiple and a target return are given, or either to a model that has
+            none.
     """
     model = load_model(latest_checkpoint(run_directory)).to(find_device(device))
     dataset = model.require_dataset()
     if return_multiple is not None:
         _check_conditioned(model)
+        if target_return is not None:
+            raise InputError("give `return_multiple` or `target_return`, not both")
     if target_return is None and model.config.conditioned:
         multiple = 1.0 if return_multiple is None else return_multiple
         target_return = compute_target_returns(dataset, [multiple])[0]

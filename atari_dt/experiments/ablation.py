@@ -30,14 +30,14 @@ def ablation_runs(base: RunConfig, context_lengths: Sequence[int], seeds: Sequen
         InputError: If there is no context length or no seed, one is out of range, or the method has no context length.
     """
     if not isinstance(base.model, ModelConfig):
-        raise InputError(f"{base.model.title} has no context length to ablate; choose dt or bc")
+        raise InputError(f"{base.model.title} has no context length to ablate; set `method` to dt or bc")
     if not context_lengths or not seeds:
         raise InputError("an ablation needs at least one context length and one seed")
     runs = {}
     for length in context_lengths:
         model = dataclasses.replace(base.model, context_length=length)
         training = schedule_for_max_updates(base.training, length)
-        if training.max_updates is not None:
+        if training.max_updates is not None and training.schedule == "cosine":
             warmup = max(1, training.warmup_tokens * length // base.model.context_length)
             training = dataclasses.replace(training, warmup_tokens=warmup)
         for seed in seeds:

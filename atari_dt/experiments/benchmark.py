@@ -10,7 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from atari_dt.config import MethodName
+from atari_dt.config import MethodName, ModelConfig
 from atari_dt.evaluation.statistics import ScoreSummary, normalize_score, summarize
 from atari_dt.experiments.benchmark_methods import BenchmarkMethod
 from atari_dt.experiments.results import (
@@ -26,6 +26,7 @@ from atari_dt.experiments.results import (
 )
 from atari_dt.experiments.run_config import RunConfig, schedule_for_max_updates
 from atari_dt.games.catalogue import Game
+from atari_dt.method_config import MethodConfig
 from atari_dt.methods.registry import find_method
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.rendering.figures import to_png
@@ -111,7 +112,7 @@ def benchmark_runs(
         dataset = DatasetInfo.from_store(store)
         for method in methods:
             base, name = bases[game, method.name], f"{game}-{method.label}-seed{seed}"
-            with _name_in_errors(name):
+            with _name_in_errors(name, base.model):
                 training = dataclasses.replace(base.training, seed=seed, top_percent=method.top_percent)
                 training_windows(store, base.model, training)  # fail before hours of training
                 if base.model.conditioned:
@@ -126,15 +127,17 @@ def benchmark_runs(
 
 
 @contextmanager
-def _name_in_errors(name: str) -> Iterator[None]:
+def _name_in_errors(name: str, config: MethodConfig) -> Iterator[None]:
     """Put the name of a run before the InputErrors of the block, which do not say which game or seed they mean.
 
-    Their advice to raise `top_percent` is turned into `methods`, which decides it in the benchmark.
+    Their advice is about settings of a single run. It is turned into the settings of the benchmark that decide them.
     """
     try:
         yield
     except InputError as error:
         message = str(error).replace("raise `top_percent`", "raise the percentage in `methods`")
+        if not isinstance(config, ModelConfig):
+            message = message.replace("`batch_size`", "`value_training.batch_size`")
         raise InputError(f"{name}: {message}") from error
 
 
@@ -148,7 +151,7 @@ def table_1(groups: Sequence[RunGroup]) -> list[list[str]]:
     Args:
         groups: One group for each game and method, all of games that the paper has.
     """
-    methods = [method for method in dict.fromkeys(group.method for group in groups) if not method.startswith("DT")]
+    methods = [method for method in dict.fromkeys(group.method for group in groups) if method != "DT"]
     published = ("DT", "CQL", "QR-DQN", "REM", "BC")
     rows = [
         [

@@ -97,7 +97,7 @@ def _evaluate(training: Path, config: RunConfig) -> Evaluation:
     conditioned = config.model.conditioned
     checkpoints = find_planned_checkpoints(training, config.training)
     return evaluate_runs(
-        checkpoints[-config.evaluation.evaluated_checkpoints :],
+        checkpoints[-(config.evaluation.evaluated_checkpoints or 1) :],
         config.evaluation.play_config(config.training.device),
         return_multiples=config.evaluation.return_multiples if conditioned else None,
         return_percentiles=config.evaluation.return_percentiles if conditioned else None,

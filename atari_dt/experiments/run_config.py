@@ -52,14 +52,14 @@ class EvaluationConfig:
     """Number of steps after which an episode is truncated."""
     evaluation_seed: int = 0
     """Seed of the emulator, the no-ops and the action sampling."""
-    evaluated_checkpoints: int = 1
-    """Number of a run's last checkpoints to evaluate, all with the same seeds. The score of the last one is the final
-    score, the largest one the best score."""
+    evaluated_checkpoints: int | None = None
+    """Number of a run's last checkpoints to evaluate, all with the same seeds; by default one, and in the benchmark all
+    that value-based methods keep. The last one gives the final score, the largest score is the best one."""
 
     def __post_init__(self) -> None:
         if self.evaluation_seed < 0:
             raise InputError(f"`evaluation_seed` must be at least 0, not {self.evaluation_seed}")
-        if self.evaluated_checkpoints < 1:
+        if self.evaluated_checkpoints is not None and self.evaluated_checkpoints < 1:
             raise InputError(f"`evaluated_checkpoints` must be at least 1, not {self.evaluated_checkpoints}")
         if not self.return_multiples and not self.return_percentiles and not self.target_returns:
             raise InputError(
@@ -151,7 +151,7 @@ class RunConfig:
         if self.threads < 1:
             raise InputError(f"`threads` must be at least 1, not {self.threads}")
         kept, evaluated = self.training.keep_checkpoints, self.evaluation.evaluated_checkpoints
-        if kept < evaluated:
+        if evaluated is not None and kept < evaluated:
             raise InputError(f"`keep_checkpoints` must be at least `evaluated_checkpoints` ({evaluated}), not {kept}")
 
     def to_json(self) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Method(Protocol[Batch]):
         """Return a batch of one entry without content, whose shapes count the operations of an update."""
 
     def make_objective(self, model: PretrainedModel, seed: int) -> Objective[Batch]:
-        """Return the objective that trains a network.
+        """Return the objective that trains a network; the learner moves it to the network's device.
 
         Args:
             model: Network.

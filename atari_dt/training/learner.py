@@ -39,7 +39,7 @@ class Learner:
 
     def __init__(self, model: PretrainedModel, config: TrainingConfig, compute: Compute, group: ProcessGroup):
         self.model = model
-        self.objective = find_method(model.config).make_objective(model, config.seed).train()
+        self.objective = find_method(model.config).make_objective(model, config.seed).to(compute.device).train()
         self.optimizer = make_optimizer(model, config)
         self.metrics = (*self.objective.metrics, "grad_norm")
         self._compute, self._group = compute, group
@@ -55,6 +55,7 @@ class Learner:
                 network,
                 device_ids=[compute.device] if compute.device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
+                broadcast_buffers=False,  # all processes have the same
             )
         self._network = network
 

@@ -24,7 +24,7 @@ from atari_dt.training.distributed import ProcessGroup, ProcessLostError, Shared
 from atari_dt.training.interruption import Interruption, TrainingStopped
 from atari_dt.training.learner import Learner, flops_per_window
 from atari_dt.training.metrics import MetricsLine, MetricsLogger
-from atari_dt.training.optimizer import learning_rate_multiplier, schedule_tokens
+from atari_dt.training.optimizer import learning_rate_schedule
 from atari_dt.training.run_directory import (
     SavedRun,
     check_same_experiment,
@@ -190,7 +190,7 @@ def _train(
     loader = method.make_loader(method_config, store, compute.device)
     window_length = method.window_length(method_config)
     num_updates = min(config.epochs * sampler.updates_per_epoch, config.max_updates or sys.maxsize)
-    schedule = schedule_tokens(config, window_length, len(windows), num_updates)
+    schedule = learning_rate_schedule(config, window_length, len(windows), num_updates)
     tokens = update = last_checkpoint = 0
     if saved is not None and (path := saved.checkpoint) is not None:
         checkpoint = group.broadcast_object(lambda: read_checkpoint(path, model))
@@ -216,9 +216,7 @@ def _train(
         for batch in loader.batches(shards):
             steps = sampler.batch(update)
             tokens += len(steps) * window_length
-            rate = config.learning_rate
-            if config.schedule == "cosine":
-                rate *= learning_rate_multiplier(tokens, *schedule)
+            rate = config.learning_rate * schedule(tokens)
             metrics.add(steps, learner.update(batch, update, rate, group.weight(steps, loader.num_steps)))
             update += 1
             bar.update()

@@ -1,13 +1,14 @@
 """AdamW and the learning-rate schedule of the paper.
 
 The learning rate of an update is a peak times a factor. The peak is `TrainingConfig.learning_rate` in
-atari_dt/config.py, the same for all games of the paper. The factor is `learning_rate_multiplier`, below, or 1 with a
-constant schedule. atari_dt/training/loop.py multiplies them before each update.
+atari_dt/config.py, the same for all games of the paper. The factor is that of `learning_rate_schedule`,
+below. atari_dt/training/loop.py multiplies them before each update.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -27,6 +28,23 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
         {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.adam_eps, fused=True)
+
+
+def learning_rate_schedule(
+    config: TrainingConfig, window_length: int, num_windows: int, num_updates: int
+) -> Callable[[int], float]:
+    """Return a function from the number of tokens trained on to the learning rate as a fraction of its peak.
+
+    Args:
+        config: Config of the training.
+        window_length: K, or 1 for transitions.
+        num_windows: Number of windows to train on.
+        num_updates: Number of updates of the whole run.
+    """
+    if config.schedule == "constant":
+        return lambda tokens: 1.0
+    warmup_tokens, final_tokens = schedule_tokens(config, window_length, num_windows, num_updates)
+    return lambda tokens: learning_rate_multiplier(tokens, warmup_tokens, final_tokens)
 
 
 def schedule_tokens(config: TrainingConfig, window_length: int, num_windows: int, num_updates: int) -> tuple[int, int]:

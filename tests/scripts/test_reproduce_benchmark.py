@@ -121,6 +121,7 @@ def test_value_methods_have_options_of_their_own(
     assert (bc.training.max_updates, cql.training.max_updates) == (7, 9)
     assert (bc.training.learning_rate, cql.training.learning_rate) == (3e-3, 5e-5)  # of recipe and paper
     assert (cql.training.batch_size, cql.training.checkpoint_every, cql.training.keep_checkpoints) == (32, 5000, 4)
+    assert (bc.evaluation.evaluated_checkpoints, cql.evaluation.evaluated_checkpoints) == (None, 4)
     assert (cql.training.schedule, cql.training.final_tokens) == ("constant", None)
     assert (bc.training.device, cql.training.device) == ("cpu", "cpu")
     assert (bc.training.precision, cql.training.precision) == ("fp32", "bf16")

@@ -148,6 +148,8 @@ def test_loaded_policy_refuses_other_observations(tmp_path: Path) -> None:
     small_model().save_pretrained(tmp_path / "run")
     policy = load_policy(tmp_path / "run", target_return=3.5, device="cpu")
     assert policy.target_return == 3.5
+    with pytest.raises(InputError, match="give `return_multiple` or `target_return`, not both"):
+        load_policy(tmp_path / "run", 1.0, target_return=3.5)
     policy.reset(StandInEnvs(2, Discrete(4)))
     for observations in (np.zeros((2, 3, 84, 84), np.uint8), np.zeros((2, 4, 84, 84), np.float32)):
         with pytest.raises(ValueError, match=r"must be uint8 \(2, 4, 84, 84\)"):

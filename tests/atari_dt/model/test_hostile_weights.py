@@ -19,15 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from atari_dt.config import ModelConfig
-from atari_dt.method_config import CQLConfig
-from atari_dt.methods import load_model
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.model.loading import load_torch_file
-from atari_dt.model.q_network import QNetwork
 from atari_dt.model.weights import network_shapes
 from replay_data import InputError
 from tests.atari_dt.model.networks import ORIGINAL_CHECKPOINT, small_model
-from tests.atari_dt.q_networks import use_small_layers
 
 Weights = dict[str, Tensor]
 
@@ -330,46 +326,6 @@ def test_impossible_configs_are_refused_before_a_network_is_built(
     (checkpoint / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=rf"the checkpoint .* is damaged or from another project \(.*{reason}"):
         DecisionTransformer.from_pretrained(checkpoint)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "reason"),
-    [
-        ("num_quantiles", 10**15, r"head.weight has shape \[24, 16\], not \[4000000000000000, 16\]"),
-        ("num_quantiles", 10**18, "a network of these sizes is impossible"),
-        ("num_quantiles", 0, "`num_quantiles` must be at least 1, not 0"),
-        ("num_quantiles", "6", "num_quantiles is '6'"),
-        ("num_q_heads", 6, "'num_q_heads' is unknown"),
-        ("alpha", NAN, "alpha is nan"),
-        ("discount", 7, "`discount` must be between 0 and 1, not 7.0"),
-        ("method", "rem", "'num_quantiles' is unknown"),
-        ("method", "dt", "method is 'dt', which is not one of qrdqn, cql"),
-        ("method", ["cql"], "which is not one of qrdqn, cql"),
-        ("method", None, "'discount' is unknown"),
-    ],
-)
-def test_impossible_configs_of_q_networks_are_refused(
-    name: str, value: object, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_small_layers(monkeypatch.setattr)
-    path = tmp_path / "checkpoint"
-    QNetwork(CQLConfig(num_quantiles=6), 4).save_pretrained(path)
-    config = json.loads((path / "config.json").read_text())
-    config["model"][name] = value
-    (path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=rf"the checkpoint .* is damaged or from another project \(.*{reason}"):
-        load_model(path)
-
-
-def test_checkpoints_of_other_networks_are_refused(tmp_path: Path, checkpoint: Path) -> None:
-    QNetwork(CQLConfig(num_quantiles=6), 4).save_pretrained(tmp_path / "cql")
-    with pytest.raises(
-        InputError, match=r"is a checkpoint of conservative Q-learning \(CQL\), not of a DecisionTransf"
-    ):
-        DecisionTransformer.from_pretrained(tmp_path / "cql")
-    with pytest.raises(InputError, match="is a checkpoint of Decision Transformer, not of a QNetwork; load it with "):
-        QNetwork.from_pretrained(checkpoint)
-    assert isinstance(load_model(checkpoint), DecisionTransformer)
 
 
 def test_checkpoints_with_other_weights_are_refused(checkpoint: Path) -> None:
