@@ -70,8 +70,8 @@ def test_help_shows_the_papers_evaluation(monkeypatch: pytest.MonkeyPatch, capsy
         ("--data-from q_learning --methods cql --max-updates 9", "--max-updates is an option of bc, dt, and --methods"),
         ("--data-from q_learning --cql.alpha 1", "--cql.alpha is an option of cql, and --methods has none of them"),
         (
-            "--data-from q_learning --methods dt rem --evaluated-checkpoints 4 --keep-checkpoints 4",
-            "rem: --value-training.keep-checkpoints must be at least --evaluated-checkpoints (4), not 3",
+            "--data-from q_learning --methods dt rem --evaluated-checkpoints 30 --keep-checkpoints 30",
+            "rem: --value-training.keep-checkpoints must be at least --evaluated-checkpoints (30), not 20",
         ),
         ("--data-from q_learning --threads 0", "--threads must be at least 1, not 0"),
         ("--data-from q_learning --device abacus", "abacus"),
