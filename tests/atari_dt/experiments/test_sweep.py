@@ -173,7 +173,9 @@ def test_the_error_message_of_a_run_is_the_reason_of_its_failure() -> None:
 def test_a_run_that_fails_is_named_and_stops_no_other(
     base: RunConfig, undisturbed: Path, tmp_path: Path, store: TrajectoryStore, readable_store: TrajectoryStore
 ) -> None:
-    training = dataclasses.replace(base.training, learning_rate=1e30, schedule="constant", seed=1)
+    training = dataclasses.replace(
+        base.training, learning_rate=1e30, schedule="constant", warmup_tokens=TrainingConfig.warmup_tokens, seed=1
+    )
     poisoned = dataclasses.replace(base, model=CQLConfig(num_quantiles=2), training=training)
     shutil.copytree(undisturbed / "K1-seed1", tmp_path / "K1-seed1")
     (tmp_path / "K1-seed1" / "result.json").unlink()  # trained, to be evaluated again
