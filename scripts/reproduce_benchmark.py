@@ -27,7 +27,6 @@ from atari_dt.experiments.sweep_options import SweepOptions
 from atari_dt.games.catalogue import Game, find_game
 from atari_dt.method_config import (
     METHOD_NAMES,
-    VALUE_TRAINING,
     CQLConfig,
     QRDQNConfig,
     REMConfig,
@@ -84,7 +83,7 @@ class Options:
     """CQL."""
     rem: REMConfig = field(default_factory=REMConfig)
     """REM."""
-    value_training: TrainingConfig = field(default_factory=lambda: VALUE_TRAINING)
+    value_training: TrainingConfig = field(default_factory=lambda: value_training_preset("paper"))
     """Training of the value-based methods, without its seed and percentage."""
     evaluation: tyro.conf.OmitArgPrefixes[EvaluationConfig] = field(default_factory=lambda: PAPER_EVALUATION)
     """Evaluation. The target returns shown here are the defaults of games outside the paper. Those of the paper's games

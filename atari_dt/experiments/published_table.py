@@ -126,8 +126,10 @@ def describe_publications(groups: Iterable[RunGroup]) -> list[str]:
 
 def _describe_data(group: RunGroup) -> str:
     """Return the steps and the players of a group's datasets."""
+    percent = group.config.training.top_percent
+    part = "" if percent == 100 else f"the best {percent:g}% of "
     phrases = (
-        f"{result.dataset.steps:,} steps {describe_origin(result.data_source, result.dataset.sticky_actions)}"
+        f"{part}{result.dataset.steps:,} steps {describe_origin(result.data_source, result.dataset.sticky_actions)}"
         for result in group.results
     )
     return "; ".join(dict.fromkeys(phrases))

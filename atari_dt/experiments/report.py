@@ -106,8 +106,9 @@ def _add_comparisons(report: ReportDocument, groups: Sequence[RunGroup]) -> None
                 note = "The sections on data and settings show how far the other columns are comparable with them."
             report.table(
                 table_1(paper_groups),
-                "Gamer-normalized scores in percent, mean ± standard deviation of the seeds' means, as in table 1 of "
-                "Chen et al. 2021. The published scores were obtained with 500,000 steps of the DQN-replay dataset. "
+                "Gamer-normalized scores of the last checkpoints in percent, mean ± standard deviation of the seeds' "
+                "means, as in table 1 of Chen et al. 2021. The table of scores below has the numbers of updates. The "
+                "published scores were obtained with 500,000 steps of the DQN-replay dataset. "
                 f"{note}{describe_time_limits(paper_groups)} {explain_target_columns(paper_groups)} "
                 f"{name_data(paper_groups)}",
                 main=True,

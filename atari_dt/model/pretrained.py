@@ -30,6 +30,8 @@ from replay_data.storage.regular_files import read_json_file
 
 CHECKPOINT_FILES = ("config.json", "model.safetensors")
 
+_MISSING_FILES = f"it needs {' and '.join(CHECKPOINT_FILES)}"
+
 Model = TypeVar("Model", bound="PretrainedModel")
 
 
@@ -189,7 +191,9 @@ def find_checkpoint_files(path: str | os.PathLike[str], **hub: Any) -> Path:
     """
     if Path(path).is_dir() or not isinstance(path, str):
         if any(not (Path(path) / name).is_file() for name in CHECKPOINT_FILES):
-            raise InputError(f"{path} is not a checkpoint; it needs config.json and model.safetensors")
+            checkpoints = find_checkpoints(Path(path))
+            advice = f"it is a run; load its checkpoint {checkpoints[-1]}" if checkpoints else _MISSING_FILES
+            raise InputError(f"{path} is not a checkpoint; {advice}")
         return Path(path)
     with translate_hub_errors(path, "read from this machine or"):
         return Path(snapshot_download(path, allow_patterns=list(CHECKPOINT_FILES), **hub))

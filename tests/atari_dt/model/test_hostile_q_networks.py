@@ -55,3 +55,9 @@ def test_checkpoints_of_other_networks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a checkpoint of Decision Transformer, not of a QNetwork; load it with "):
         QNetwork.from_pretrained(tmp_path / "dt")
     assert isinstance(load_model(tmp_path / "dt"), DecisionTransformer)
+
+
+def test_a_run_in_place_of_a_checkpoint_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "update-00000003").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"is not a checkpoint; it is a run; load its checkpoint .*/update-00000003$"):
+        load_model(tmp_path)
