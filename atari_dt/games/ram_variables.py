@@ -87,7 +87,7 @@ _ADDRESSES: dict[str, dict[str, int | Sequence[int]]] = {
         "ball_y": 101,
         "player_x": 72,
         "blocks_hit_count": 77,
-        "block_bit_map": range(0, 30),
+        "block_bit_map": range(30),
         "score": 84,
     },
     "demon_attack": {
