@@ -1,4 +1,4 @@
-"""Settings of the network, of training and of PQN.
+"""Settings of the network and of training.
 
 Commands build their options from these frozen dataclasses: each field is an option, and its docstring is the help text.
 A field that is no option is of type `tyro.conf.Suppress`.
@@ -17,10 +17,13 @@ import tyro
 
 from replay_data import InputError
 from replay_data.json_fields import read_dataclass
+from replay_data.observation import ObservationKind
 
 Conditioning = Literal["return", "none"]
 
-MethodName = Literal["dt", "bc", "qrdqn", "cql", "rem"]
+MethodName = Literal["dt", "bc", "qrdqn", "cql", "rem", "hf_decision_transformer", "trajectory_transformer"]
+
+Head = Literal["state", "return"]
 
 PositionEncoding = Literal["learned", "rotary"]
 
@@ -30,9 +33,8 @@ ARITHMETIC_SETTINGS = ("precision", "device", "compile")
 """Fields of `TrainingConfig` and `PQNConfig` that decide how a result is rounded, but not what is computed. They may
 change when a run is resumed."""
 
-DEFAULT_EPSILONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
-"""Probabilities of a random action with which trained agents are recorded, from the agent itself to random play. They
-spread the scores of a weak and a strong agent about evenly (docs/benchmarks.md)."""
+FRAME_SETTINGS = ("encoder_channels", "frame_differences")
+"""Fields of `ModelConfig` that only an encoder of frames has."""
 
 MAX_ROTARY_CONTEXT = 27_000
 """Largest context length of a network without position embeddings: the steps of a whole episode."""
@@ -74,41 +76,76 @@ class ModelConfig:
     timestep_encoding: TimestepEncoding = "window_start"
     """Timestep embedding that is added to each token: of the first step of its context (`window_start`), as in the
     original code, of its own step (`per_step`), as in the paper, or of no step (`none`)."""
+    observation: ObservationKind = "frames"
+    """What the model observes: four stacked `frames`; `ram`, the 128 bytes of the emulator's RAM; or `variables`, named
+    bytes of it. A linear layer embeds vectors of bytes."""
+    variables: tuple[str, ...] = ()
+    """Names of the observed variables, such as ball_x ball_y player_x; by default all that the game has
+    (atari_dt/games/ram_variables.py)."""
+    predict: tuple[Head, ...] = ()
+    """What the model predicts besides the action, at the action token: the next `state` (of vectors only) and the next
+    `return`-to-go. The squared errors are added to the loss."""
+    state_loss_weight: float = 1.0
+    """Weight of the mean squared error of the next state, whose entries are normalized."""
+    return_loss_weight: float = 0.01
+    """Weight of the squared error of the next return-to-go, in squared units of the dataset's rewards."""
 
     def __post_init__(self) -> None:
         for name in ("context_length", "num_layers", "num_heads", "embed_dim"):
-            _check(getattr(self, name) >= 1, f"`{name}` must be at least 1, not {getattr(self, name)}")
-        _check(min(self.encoder_channels) >= 1, f"`encoder_channels` must be at least 1, not {self.encoder_channels}")
-        _check(
+            check(getattr(self, name) >= 1, f"`{name}` must be at least 1, not {getattr(self, name)}")
+        check(min(self.encoder_channels) >= 1, f"`encoder_channels` must be at least 1, not {self.encoder_channels}")
+        check(
             self.embed_dim % self.num_heads == 0,
             f"`embed_dim` ({self.embed_dim}) must be a multiple of `num_heads` ({self.num_heads})",
         )
-        _check(0 <= self.dropout < 1, f"`dropout` must be at least 0 and less than 1, not {self.dropout}")
-        _check(
+        check(0 <= self.dropout < 1, f"`dropout` must be at least 0 and less than 1, not {self.dropout}")
+        check(
             self.conditioning in ("return", "none"),
             f"`conditioning` must be 'return' or 'none', not {self.conditioning!r}",
         )
-        _check(
+        check(
             self.position_encoding in ("learned", "rotary"),
             f"`position_encoding` must be 'learned' or 'rotary', not {self.position_encoding!r}",
         )
-        _check(
+        check(
             self.position_encoding == "learned" or self.embed_dim // self.num_heads % 2 == 0,
             f"`embed_dim` / `num_heads` must be even for rotary positions, not {self.embed_dim // self.num_heads}",
         )
-        _check(
+        check(
             self.position_encoding == "learned" or self.context_length <= MAX_ROTARY_CONTEXT,
             f"`context_length` must be at most {MAX_ROTARY_CONTEXT:,} for rotary positions, not {self.context_length}",
         )
-        _check(
+        check(
             self.timestep_encoding in ("window_start", "per_step", "none"),
             f"`timestep_encoding` must be 'window_start', 'per_step' or 'none', not {self.timestep_encoding!r}",
         )
+        check_observation(self.observation, self.variables)
+        for name in FRAME_SETTINGS:
+            check(
+                self.observation == "frames" or getattr(self, name) == getattr(ModelConfig, name),
+                f"`{name}` has no effect on `observation` {self.observation}; leave it out",
+            )
+        check(
+            "state" not in self.predict or self.observation != "frames",
+            "`predict` state needs `observation` ram or variables; frames are not predicted",
+        )
+        for name in ("state_loss_weight", "return_loss_weight"):
+            weight = getattr(self, name)
+            check(0 <= weight < math.inf, f"`{name}` must be at least 0, not {weight}")
+            check(
+                name.partition("_")[0] in self.predict or weight == getattr(ModelConfig, name),
+                f"`{name}` has no effect without `predict` {name.partition('_')[0]}; leave it out",
+            )
 
     @property
     def conditioned(self) -> bool:
         """Whether the model reads returns-to-go."""
         return self.conditioning == "return"
+
+    @property
+    def plans(self) -> bool:
+        """Whether the model searches for the best actions with a planner when it acts."""
+        return False
 
     @property
     def source(self) -> str:
@@ -153,7 +190,8 @@ class ModelConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
-        return {**dataclasses.asdict(self), "encoder_channels": list(self.encoder_channels)}
+        fields = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
     @classmethod
     def from_json(cls, content: Any) -> ModelConfig:
@@ -223,40 +261,40 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "warmup_tokens", "log_every", "checkpoint_every", "keep_checkpoints"):
-            _check(getattr(self, name) >= 1, f"`{name}` must be at least 1, not {getattr(self, name)}")
+            check(getattr(self, name) >= 1, f"`{name}` must be at least 1, not {getattr(self, name)}")
         for name in ("max_updates", "final_tokens"):
             value = getattr(self, name)
-            _check(value is None or value >= 1, f"`{name}` must be at least 1, not {value}")
+            check(value is None or value >= 1, f"`{name}` must be at least 1, not {value}")
         for name in ("learning_rate", "adam_eps", "grad_norm_clip"):
             value = getattr(self, name)
-            _check(value is None or 0 < value < math.inf, f"`{name}` must be positive, not {value}")
-        _check(
+            check(value is None or 0 < value < math.inf, f"`{name}` must be positive, not {value}")
+        check(
             self.schedule in ("cosine", "constant"),
             f"`schedule` must be 'cosine' or 'constant', not {self.schedule!r}",
         )
-        _check(
+        check(
             self.schedule == "cosine"
             or (self.warmup_tokens, self.warmup_fraction, self.final_tokens)
             == (TrainingConfig.warmup_tokens, None, None),
             "`warmup_tokens`, `warmup_fraction` and `final_tokens` have no effect with a constant `schedule`; leave "
             "them out",
         )
-        _check(
+        check(
             self.warmup_fraction is None or 0 < self.warmup_fraction < 1,
             f"`warmup_fraction` must be above 0 and less than 1, not {self.warmup_fraction}",
         )
-        _check(
+        check(
             self.warmup_fraction is None or self.final_tokens is None,
             "`final_tokens` has no effect with `warmup_fraction`; set only one of them",
         )
-        _check(0 <= self.seed < 2**63, f"`seed` must be between 0 and 2**63 - 1, not {self.seed}")
-        _check(0 <= self.weight_decay < math.inf, f"`weight_decay` must be at least 0, not {self.weight_decay}")
-        _check(
+        check(0 <= self.seed < 2**63, f"`seed` must be between 0 and 2**63 - 1, not {self.seed}")
+        check(0 <= self.weight_decay < math.inf, f"`weight_decay` must be at least 0, not {self.weight_decay}")
+        check(
             0 <= self.validation_fraction < 1,
             f"`validation_fraction` must be at least 0 and less than 1, not {self.validation_fraction}",
         )
-        _check(0 < self.top_percent <= 100, f"`top_percent` must be above 0 and at most 100, not {self.top_percent}")
-        _check(
+        check(0 < self.top_percent <= 100, f"`top_percent` must be above 0 and at most 100, not {self.top_percent}")
+        check(
             all(0 <= beta < 1 for beta in self.betas), f"`betas` must be at least 0 and less than 1, not {self.betas}"
         )
 
@@ -275,76 +313,16 @@ class TrainingConfig:
         return read_dataclass(content, cls)
 
 
-@dataclass(frozen=True)
-class PQNConfig:
-    """Settings of PQN, parallelized Q-learning (Gallici et al. 2024, arXiv:2407.04811).
-
-    The defaults are the authors' settings for Atari, except for two that suit a few CPU cores: the authors use 128
-    environments and 32 steps per update.
-    """
-
-    num_envs: int = 32
-    """Number of environments."""
-    steps_per_update: int = 64
-    """Steps of each environment per rollout; every rollout is followed by an update of the network."""
-    epochs: int = 2
-    """Passes over the steps of a rollout."""
-    minibatch_size: int = 128
-    """Steps per minibatch."""
-    learning_rate: float = 2.5e-4
-    """RAdam's initial learning rate; it falls linearly to 0 over the requested number of steps."""
-    discount: float = 0.99
-    """Discount factor of the return that Q estimates."""
-    trace_decay: float = 0.65
-    """Lambda of the Q(lambda) returns."""
-    final_epsilon: float = 0.01
-    """Probability of a random action after exploration; during exploration it falls linearly from 1 to this value."""
-    exploration_fraction: float = 0.1
-    """Length of the exploration, as a fraction of all steps."""
-    grad_norm_clip: float = 10.0
-    """Largest global norm of the gradient; larger gradients are scaled down."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Number format of the network; `auto` selects bfloat16 if the hardware supports it, else float32.
-    Without that support, `bf16` is emulated, which is many times slower."""
-    device: str = "auto"
-    """Device: `cpu`, `cuda`, `cuda:1` etc.; `auto` selects a GPU if there is one."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """Whether to compile the network with `torch.compile`; `auto` compiles on a GPU."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_envs", "steps_per_update", "epochs", "minibatch_size"):
-            _check(getattr(self, name) >= 1, f"`{name}` must be at least 1, not {getattr(self, name)}")
-        steps = self.num_envs * self.steps_per_update
-        _check(
-            steps % self.minibatch_size == 0,
-            f"`minibatch_size` ({self.minibatch_size}) must divide `num_envs` * `steps_per_update` ({steps})",
-        )
-        for name in ("learning_rate", "grad_norm_clip"):
-            _check(0 < getattr(self, name) < math.inf, f"`{name}` must be positive, not {getattr(self, name)}")
-        for name in ("discount", "trace_decay", "final_epsilon", "exploration_fraction"):
-            _check(0 <= getattr(self, name) <= 1, f"`{name}` must be between 0 and 1, not {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class PolicyPlayerConfig:
-    """Settings of the player of trained policies.
-
-    Attributes:
-        epsilons: Probabilities of a uniformly random action. Each episode has one of them, in turn.
-        num_envs: Number of environments.
-
-    Raises:
-        InputError: If a setting is out of range.
-    """
-
-    epsilons: tuple[float, ...] = DEFAULT_EPSILONS
-    num_envs: int = 32
-
-    def __post_init__(self) -> None:
-        _check(len(self.epsilons) >= 1, "`epsilons` must name at least one probability")
-        for epsilon in self.epsilons:
-            _check(0 <= epsilon <= 1, f"`epsilons` must be between 0 and 1, not {epsilon}")
-        _check(1 <= self.num_envs <= 1024, f"`num_envs` must be between 1 and 1024, not {self.num_envs}")
+def check_observation(observation: ObservationKind, variables: tuple[str, ...]) -> None:
+    """Raise an InputError if the fields ``observation`` and ``variables`` of a config contradict each other."""
+    check(
+        observation in ("frames", "ram", "variables"),
+        f"`observation` must be 'frames', 'ram' or 'variables', not {observation!r}",
+    )
+    check(
+        observation == "variables" or not variables,
+        f"`variables` has no effect on `observation` {observation}; leave it out, or set `observation` to variables",
+    )
 
 
 def describe_differences(
@@ -361,7 +339,7 @@ def describe_differences(
     return ", ".join(f"{name} (was {saved.get(name)}, is {current.get(name)})" for name in names)
 
 
-def _check(condition: bool, message: str) -> None:
+def check(condition: bool, message: str) -> None:
     """Raise an InputError if a setting violates its condition."""
     if not condition:
         raise InputError(message)

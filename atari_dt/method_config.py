@@ -9,6 +9,8 @@ config has
 - ``source``: its publication;
 - ``conditioned``: whether the model acts under a target return;
 - ``cacheable``: whether the model can act with cached keys and values;
+- ``plans``: whether the model searches for the best actions with a planner when it acts;
+- ``observation`` and ``variables``: what the model observes, arguments of `atari_dt.games.ram_variables`;
 - ``loss_name``: what the loss is, with its unit, for the axes of figures; only losses of the same name are comparable;
 - ``describe_sizes``: the settings that decide how much memory a training takes.
 """
@@ -24,6 +26,7 @@ from typing import Any, ClassVar, TypeAlias, get_args
 from atari_dt.config import MethodName, ModelConfig, TrainingConfig
 from replay_data import InputError
 from replay_data.json_fields import read_dataclass, read_object
+from replay_data.observation import ObservationKind
 
 METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
 """Names of the methods."""
@@ -44,6 +47,9 @@ class ValueConfig(ABC):
     loss_name: ClassVar[str]
     conditioned: ClassVar[bool] = False
     cacheable: ClassVar[bool] = False
+    plans: ClassVar[bool] = False
+    observation: ClassVar[ObservationKind] = "frames"
+    variables: ClassVar[tuple[str, ...]] = ()
 
     discount: float = 0.99
     """Discount factor of the return that Q estimates."""

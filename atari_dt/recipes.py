@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.config import FRAME_SETTINGS, ModelConfig, TrainingConfig
 from atari_dt.method_config import MethodConfig
 from replay_data import InputError
 
@@ -52,7 +52,7 @@ def apply_recipe(recipe: str, model: Config, training: TrainingConfig) -> tuple[
         recipe: ``paper`` or ``fast``, with any number of ingredients added or left out, such as
             ``paper+encoder_norm`` or ``fast-rotary``.
         model: Config of the method under the paper's recipe. Ingredients are of the Decision Transformer and behavior
-            cloning; other methods have only the paper's recipe.
+            cloning; other methods have only the paper's recipe. Those of the convolutions do not apply to vectors.
         training: Config of the training under the paper's recipe.
 
     Raises:
@@ -71,6 +71,9 @@ def apply_recipe(recipe: str, model: Config, training: TrainingConfig) -> tuple[
         raise InputError(f"`recipe` must be 'paper' for {model.label}, not {recipe!r}")
     for name, ingredient in INGREDIENTS.items():
         if name in names:
-            model = dataclasses.replace(model, **ingredient.model)
+            settings = ingredient.model
+            if model.observation != "frames":
+                settings = {field: value for field, value in settings.items() if field not in FRAME_SETTINGS}
+            model = dataclasses.replace(model, **settings)
             training = dataclasses.replace(training, **ingredient.training)
     return model, training

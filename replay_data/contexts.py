@@ -9,6 +9,8 @@ from replay_data.errors import InputError
 
 IntArray = npt.NDArray[np.int64]
 
+FloatArray = npt.NDArray[np.float32]
+
 
 def context_bounds(steps: npt.ArrayLike, episode_ends: IntArray, context_length: int) -> tuple[IntArray, IntArray]:
     """Return the first step and the length of the context of each of ``steps``.

@@ -15,7 +15,7 @@ import tyro
 
 from atari_dt.command_line import format_command, unused_path
 from atari_dt.command_line import run as run_command
-from atari_dt.config import DEFAULT_EPSILONS, PQNConfig
+from atari_dt.player_config import DEFAULT_EPSILONS, PQNConfig
 from replay_data import InputError
 from replay_data.storage.atomic import atomic_write
 

@@ -1,1 +1,1 @@
-"""Batches of training data, gathered on the device from single frames."""
+"""Batches of training data, gathered on the device from single observations."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from atari_dt.batches.loader import BatchLoader, to_tensor
 from replay_data import TrajectoryStore, context_bounds
-from replay_data.episode import STACK
+from replay_data.observation import FRAMES, ObservationSpec
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class ContextBatch:
     """B contexts of K steps. Contexts shorter than K are left-aligned and padded on the right.
 
     Attributes:
-        states: uint8 ``[B, K, 4, 84, 84]``, oldest frame first; a view in which neighboring steps share frames.
+        states: uint8 ``[B, K, 4, 84, 84]``, oldest frame first; a view in which neighboring steps share frames. Vectors
+            are uint8 ``[B, K, D]``.
         actions: int64 ``[B, K]``.
         returns_to_go: float32 ``[B, K]``.
         timesteps: int64 ``[B, K]``.
@@ -42,15 +43,23 @@ class ContextLoader(BatchLoader[ContextBatch]):
         store: Data.
         context_length: K.
         device: Device of the batches.
+        observation: What states consist of.
         resident: As in `BatchLoader`.
 
     Attributes:
         context_length: K.
     """
 
-    def __init__(self, store: TrajectoryStore, context_length: int, device: torch.device, resident: bool | None = None):
+    def __init__(
+        self,
+        store: TrajectoryStore,
+        context_length: int,
+        device: torch.device,
+        observation: ObservationSpec = FRAMES,
+        resident: bool | None = None,
+    ):
         starts, lengths = context_bounds(np.arange(len(store)), store.episode_ends, context_length)
-        super().__init__(store, starts, lengths, context_length, device, resident)
+        super().__init__(store, starts, lengths, context_length, device, observation, resident)
         self.context_length = context_length
         self._start, self._length = to_tensor(starts, device), to_tensor(lengths, device)
         self._actions = to_tensor(store.actions, device)
@@ -61,12 +70,12 @@ class ContextLoader(BatchLoader[ContextBatch]):
         """Return the number of steps, without padding, in the contexts that start at the dataset's steps ``[B]``."""
         return int(self._lengths[np.asarray(steps)].sum())
 
-    def _complete(self, index: Tensor, frames: Tensor) -> ContextBatch:
+    def _complete(self, index: Tensor, observations: Tensor) -> ContextBatch:
         length = self._length[index, None]
         offset = torch.arange(self.context_length, device=self._device)
         rows = self._start[index, None] + torch.minimum(offset, length - 1)
         return ContextBatch(
-            states=frames.unfold(1, STACK, 1).permute(0, 1, 4, 2, 3),
+            states=self._states(observations),
             actions=self._actions[rows].long(),
             returns_to_go=self._returns_to_go[rows],
             timesteps=self._timesteps[rows].long(),

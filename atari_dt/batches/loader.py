@@ -1,4 +1,4 @@
-"""What all loaders of batches do: gather runs of successive frames from a store, on the device that trains."""
+"""What all loaders of batches do: gather runs of successive observations from a store, on the device that trains."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from replay_data import TrajectoryStore
 from replay_data.contexts import IntArray
 from replay_data.episode import FRAME_SHAPE, LEAD_IN
+from replay_data.observation import FRAMES, ObservationSpec
 
 Batch = TypeVar("Batch")
 
@@ -25,18 +26,22 @@ Batch = TypeVar("Batch")
 class BatchLoader(ABC, Generic[Batch]):
     """Gathers batches from a store. An entry of a batch is a window of successive steps of an episode.
 
-    The frames stay in the device's memory if they fit, at 7 KB per step. Otherwise they stay memory-mapped, and a
-    thread gathers the next batches while the device trains. In both cases, a window of W steps reads only W + 3 frames:
-    its states are a view of them, and the network scales them.
+    The observations stay in the device's memory if they fit; frames take 7 KB per step, RAM 128 bytes. Otherwise they
+    stay memory-mapped, and a thread gathers the next batches while the device trains. In both cases, a window of W
+    steps reads only W + 3 frames: its states are a view of them, and the network scales them.
 
     Args:
         store: Data.
         starts: First step of the window that each step of the dataset starts, int64 ``[N]``.
         lengths: Number of steps of these windows, int64 ``[N]``, at most ``max_length``.
-        max_length: Number of steps of a window in a batch; shorter windows repeat their last frame.
+        max_length: Number of steps of a window in a batch; shorter windows repeat their last observation.
         device: Device of the batches.
-        resident: Whether to keep the frames of the episodes on the device. By default true on a CPU, and on a GPU if
-            they fill at most 60% of its free memory.
+        observation: What states consist of.
+        resident: Whether to keep the observations of the episodes on the device. By default true on a CPU and for
+            vectors, and on a GPU if the frames fill at most 60% of its free memory.
+
+    Raises:
+        InputError: If the states consist of RAM, and the store has none.
     """
 
     def __init__(
@@ -46,20 +51,25 @@ class BatchLoader(ABC, Generic[Batch]):
         lengths: IntArray,
         max_length: int,
         device: torch.device,
+        observation: ObservationSpec = FRAMES,
         resident: bool | None = None,
     ):
-        self._device, self._lengths, self._max_length = device, lengths, max_length
+        self._device, self._lengths, self._max_length, self._stack = device, lengths, max_length, observation.stack
         if resident is None:
             num_bytes = _num_episode_frames(store) * math.prod(FRAME_SHAPE)
-            resident = device.type == "cpu" or num_bytes <= 0.6 * torch.cuda.mem_get_info(device)[0]
+            on_device = device.type == "cpu" or observation.is_vector
+            resident = on_device or num_bytes <= 0.6 * torch.cuda.mem_get_info(device)[0]
         self._resident = resident
-        frame_device = device if resident else torch.device("cpu")
-        if frame_device.type == "cpu":
-            self._frames, frame_index = to_tensor(store.frames, frame_device), store.frame_index
+        row_device = device if resident else torch.device("cpu")
+        if observation.is_vector:
+            self._rows, index = to_tensor(observation.select(store.require_ram()), row_device), np.arange(len(store))
+        elif row_device.type == "cpu":
+            self._rows, index = to_tensor(store.frames, row_device), store.frame_index
         else:
-            self._frames, frame_index = copy_episode_frames(store, frame_device)
-        self._first_frame = to_tensor(frame_index[starts] - LEAD_IN, frame_device)
-        self._num_frames = to_tensor(lengths + LEAD_IN, frame_device)
+            self._rows, index = copy_episode_frames(store, row_device)
+        lead_in = observation.stack - 1
+        self._first_row = to_tensor(index[starts] - lead_in, row_device)
+        self._num_rows = to_tensor(lengths + lead_in, row_device)
 
     @abstractmethod
     def num_steps(self, steps: npt.ArrayLike) -> int:
@@ -75,42 +85,49 @@ class BatchLoader(ABC, Generic[Batch]):
         if steps.size and not 0 <= steps.min() <= steps.max() < len(self._lengths):
             raise IndexError(f"steps must lie in [0, {len(self._lengths)}), got {steps.min()} to {steps.max()}")
         index = torch.from_numpy(steps)
-        return self._load(index, self._gather_frames(index))
+        return self._load(index, self._gather(index))
 
     def batches(self, steps: Iterable[IntArray]) -> Iterator[Batch]:
-        """Gather one batch per array of steps; two batches ahead unless the frames are resident."""
+        """Gather one batch per array of steps; two batches ahead unless the observations are resident."""
         if self._resident:
             yield from map(self.batch, steps)
             return
         pending: deque[tuple[Tensor, Future[Tensor]]] = deque()
         with ThreadPoolExecutor(1) as thread:
             for index in map(torch.from_numpy, steps):
-                pending.append((index, thread.submit(self._gather_frames, index)))
+                pending.append((index, thread.submit(self._gather, index)))
                 if len(pending) > 2:
-                    index, frames = pending.popleft()
-                    yield self._load(index, frames.result())
-            for index, frames in pending:
-                yield self._load(index, frames.result())
+                    index, observations = pending.popleft()
+                    yield self._load(index, observations.result())
+            for index, observations in pending:
+                yield self._load(index, observations.result())
 
-    def _gather_frames(self, index: Tensor) -> Tensor:
-        """Return the frames of windows, uint8 ``[B, W + 3, 84, 84]``, on the device that holds the store's frames."""
-        index = index.to(self._frames.device, non_blocking=True)
-        # Padding repeats the last frame of the window, so that no frame of another episode is read.
-        offset = torch.arange(self._max_length + LEAD_IN, device=index.device)
-        rows = self._first_frame[index, None] + torch.minimum(offset, self._num_frames[index, None] - 1)
+    def _gather(self, index: Tensor) -> Tensor:
+        """Return the observations of windows, uint8 ``[B, W + stack - 1, ...]``, on the device that holds the rows."""
+        index = index.to(self._rows.device, non_blocking=True)
+        # Padding repeats the last observation of the window, so that none of another episode is read.
+        offset = torch.arange(self._max_length + self._stack - 1, device=index.device)
+        rows = self._first_row[index, None] + torch.minimum(offset, self._num_rows[index, None] - 1)
         if self._resident:
-            return self._frames[rows]
-        pinned = torch.empty((*rows.shape, 84, 84), dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-        torch.index_select(self._frames, 0, rows.flatten(), out=pinned.flatten(0, 1))
+            return self._rows[rows]
+        shape = *rows.shape, *self._rows.shape[1:]
+        pinned = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        torch.index_select(self._rows, 0, rows.flatten(), out=pinned.flatten(0, 1))
         return pinned
 
-    def _load(self, index: Tensor, frames: Tensor) -> Batch:
-        """Return the batch of windows whose frames are gathered."""
-        return self._complete(*(tensor.to(self._device, non_blocking=True) for tensor in (index, frames)))
+    def _states(self, observations: Tensor) -> Tensor:
+        """Return the states of windows, ``[B, W, *state_shape]``, as a view of their observations."""
+        if self._stack == 1:
+            return observations
+        return observations.unfold(1, self._stack, 1).movedim(-1, 2)
+
+    def _load(self, index: Tensor, observations: Tensor) -> Batch:
+        """Return the batch of windows whose observations are gathered."""
+        return self._complete(*(tensor.to(self._device, non_blocking=True) for tensor in (index, observations)))
 
     @abstractmethod
-    def _complete(self, index: Tensor, frames: Tensor) -> Batch:
-        """Return the batch of windows ``[B]`` with frames ``[B, W + 3, 84, 84]``, both on the device."""
+    def _complete(self, index: Tensor, observations: Tensor) -> Batch:
+        """Return the batch of windows ``[B]`` with observations ``[B, W + stack - 1, ...]``, both on the device."""
 
 
 def copy_episode_frames(store: TrajectoryStore, device: torch.device) -> tuple[Tensor, IntArray]:

@@ -13,6 +13,7 @@ from atari_dt.batches.loader import BatchLoader, to_tensor
 from replay_data import InputError, TrajectoryStore
 from replay_data.contexts import IntArray
 from replay_data.episode import STACK
+from replay_data.observation import FRAMES
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class TransitionLoader(BatchLoader[TransitionBatch]):
         terminated[last_steps] = require_terminated(store)
         lengths = np.full(len(store), 2, dtype=np.int64)
         lengths[last_steps] = 1
-        super().__init__(store, np.arange(len(store)), lengths, 2, device, resident)
+        super().__init__(store, np.arange(len(store)), lengths, 2, device, FRAMES, resident)
         self._actions = to_tensor(store.actions, device)
         self._rewards = to_tensor(store.rewards.clip(-1, 1), device)
         self._terminated = to_tensor(terminated, device)
@@ -68,12 +69,12 @@ class TransitionLoader(BatchLoader[TransitionBatch]):
         """Return the number of transitions ``[B]``."""
         return len(np.asarray(steps))
 
-    def _complete(self, index: Tensor, frames: Tensor) -> TransitionBatch:
+    def _complete(self, index: Tensor, observations: Tensor) -> TransitionBatch:
         return TransitionBatch(
-            states=frames[:, :STACK],
+            states=observations[:, :STACK],
             actions=self._actions[index].long(),
             rewards=self._rewards[index],
-            next_states=frames[:, 1:],
+            next_states=observations[:, 1:],
             terminated=self._terminated[index],
         )
 

@@ -13,10 +13,10 @@ from atari_dt.collection.policies.policy import TrainedPolicy
 from atari_dt.collection.recorder import read_recording, record
 from atari_dt.collection.rollout import Player
 from atari_dt.collection.scripted import ScriptedPlayer
-from atari_dt.config import PolicyPlayerConfig, PQNConfig
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.python_env import action_meanings
 from atari_dt.games.catalogue import Game
+from atari_dt.player_config import PolicyPlayerConfig, PQNConfig
 from replay_data import InputError
 from replay_data.json_fields import Scalar
 from replay_data.sources.dopamine_sidecar import BufferSidecar

@@ -19,10 +19,10 @@ import numpy.typing as npt
 from atari_dt.collection.policies.policy import TrainedPolicy
 from atari_dt.collection.rollout import EpisodeAssembler, FinishedEpisode, Rollout, Steps
 from atari_dt.collection.timer import ComponentTimer
-from atari_dt.config import PolicyPlayerConfig
 from atari_dt.environment.config import EnvironmentConfig, Frames
 from atari_dt.environment.vector_env import AleVectorEnv
 from atari_dt.games.catalogue import Game
+from atari_dt.player_config import PolicyPlayerConfig
 from replay_data import InputError
 from replay_data.json_fields import Scalar, parse_json, read_count
 

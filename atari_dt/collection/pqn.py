@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from atari_dt.collection.q_network import QNetwork
 from atari_dt.collection.rollout import EpisodeAssembler, FinishedEpisode, Rollout, Steps
 from atari_dt.collection.timer import ComponentTimer
-from atari_dt.config import PQNConfig
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.vector_env import AleVectorEnv
 from atari_dt.games.catalogue import Game
@@ -32,6 +31,7 @@ from atari_dt.hardware import (
 )
 from atari_dt.model.loading import LOADING_ERRORS, load_torch
 from atari_dt.model.weights import check_weights, load_optimizer
+from atari_dt.player_config import PQNConfig
 from replay_data import InputError
 from replay_data.errors import summarize_error
 from replay_data.json_fields import Scalar, read_count

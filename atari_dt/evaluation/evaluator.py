@@ -63,7 +63,7 @@ def evaluate(
     _check_arguments(target_returns, num_envs)
     dataset = model.require_dataset()
     num_envs = min(num_envs, play.episodes * len(target_returns))
-    policy = find_method(model.config).make_policy(model.eval(), num_envs, play.protocol, play.sampling)
+    policy = find_method(model.config).make_policy(model.eval(), num_envs, play.protocol, play.sampling, play.planning)
     env = make_dataset_env(dataset, num_envs, play.environment(dataset))
     return evaluate_policy(
         policy, env, target_returns, play.episodes, dataset.reward_clipping, play.seed, show_progress

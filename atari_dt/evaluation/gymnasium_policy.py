@@ -17,10 +17,12 @@ from atari_dt.hardware import find_device
 from atari_dt.methods.registry import find_method, load_model
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.pretrained import PretrainedModel, latest_checkpoint
+from atari_dt.policies.planning_config import PlanningConfig
 from atari_dt.policies.policy import Floats, Ints, Policy
 from atari_dt.policies.protocol import EvaluationProtocol
 from atari_dt.policies.sampling import Sampling
 from replay_data.errors import InputError
+from replay_data.observation import RAM_SIZE
 
 
 class GymnasiumPolicy:
@@ -31,6 +33,7 @@ class GymnasiumPolicy:
         target_return: Target return of every episode, in the dataset's reward units; None for a model that has none.
         protocol: Protocol, as in `DecisionTransformerPolicy`.
         sampling: How actions are sampled.
+        planning: How a model that plans searches for actions.
 
     Raises:
         InputError: If the target return is not finite in single precision, is missing, or is given to a model that has
@@ -43,6 +46,7 @@ class GymnasiumPolicy:
         target_return: float | None = None,
         protocol: EvaluationProtocol | None = None,
         sampling: Sampling | None = None,
+        planning: PlanningConfig | None = None,
     ):
         if target_return is not None:
             _check_conditioned(model)
@@ -51,6 +55,7 @@ class GymnasiumPolicy:
             raise InputError("`target_return` is missing; give the target return of the episodes")
         self._model = model
         self._protocol, self._sampling = protocol or EvaluationProtocol(), sampling or Sampling()
+        self._planning = planning or PlanningConfig()
         self.target_return = target_return
         self._policy: Policy | None = None
 
@@ -89,7 +94,7 @@ class GymnasiumPolicy:
         # AtariVectorEnv shares one metadata among all its instances; each instance has its own autoreset_mode.
         mode = getattr(envs.unwrapped, "autoreset_mode", envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         method = find_method(self._model.config)
-        self._policy = method.make_policy(self._model, envs.num_envs, self._protocol, self._sampling)
+        self._policy = method.make_policy(self._model, envs.num_envs, self._protocol, self._sampling, self._planning)
         self._env_indices = np.arange(envs.num_envs)
         self._seeds = np.random.default_rng(seed)
         self._starts_next_step = mode == AutoresetMode.NEXT_STEP
@@ -99,7 +104,8 @@ class GymnasiumPolicy:
         """Choose an action for every environment.
 
         Args:
-            observations: Current observations, uint8 ``[N, 4, 84, 84]`` or ``[N, 84, 84, 4]``, oldest frame first.
+            observations: Current observations: frames, uint8 ``[N, 4, 84, 84]`` or ``[N, 84, 84, 4]``, oldest first; or
+                RAM, uint8 ``[N, 128]``, for a model that observes RAM or variables in it.
             rewards: Unclipped rewards of the last step, ``[N]``; ignored before the first step.
             dones: Whether the last step terminated or truncated the episode, bool ``[N]``; ignored before the first
                 step.
@@ -113,12 +119,18 @@ class GymnasiumPolicy:
         """
         policy = self._require_policy()
         num_envs = len(self._env_indices)
-        shape = num_envs, 4, 84, 84
+        observation = self._model.observation
+        shape = num_envs, *((RAM_SIZE,) if observation.is_vector else observation.state_shape)
         states = np.asarray(observations)
-        if states.shape == (num_envs, 84, 84, 4):
+        if states.shape == (num_envs, 84, 84, 4) and not observation.is_vector:
             states = states.transpose(0, 3, 1, 2)
         if states.shape != shape or states.dtype != np.uint8:
-            raise ValueError(f"observations must be uint8 {shape}, not {states.dtype} {states.shape}")
+            raise ValueError(
+                f"observations must be uint8 {shape} for a model that observes {observation.kind}, "
+                f"not {states.dtype} {states.shape}"
+            )
+        if observation.is_vector:
+            states = observation.select(states)
         rewards = _one_per_env("rewards", np.asarray(rewards, dtype=np.float32), num_envs)
         dones = _one_per_env("dones", np.asarray(dones, dtype=bool), num_envs)
         starting = self._starting if self._starts_next_step else self._starting | dones
@@ -187,6 +199,7 @@ def load_policy(
     device: str = "auto",
     protocol: EvaluationProtocol | None = None,
     sampling: Sampling | None = None,
+    planning: PlanningConfig | None = None,
 ) -> GymnasiumPolicy:
     """Load a trained model as a policy for Gymnasium vector environments.
 
@@ -198,6 +211,7 @@ def load_policy(
         protocol: Rewards that lower the return-to-go, the returns and timesteps that the model reads, and the cache; by
             default as in training, with a cache if the model allows it.
         sampling: How actions are sampled from logits; by default from their softmax.
+        planning: How a model that plans searches for actions.
 
     Raises:
         InputError: If the run or device does not exist, the model does not know its dataset, the dataset's largest
@@ -213,4 +227,4 @@ def load_policy(
     if target_return is None and model.config.conditioned:
         multiple = 1.0 if return_multiple is None else return_multiple
         target_return = compute_target_returns(dataset, [multiple])[0]
-    return GymnasiumPolicy(model, target_return, protocol, sampling)
+    return GymnasiumPolicy(model, target_return, protocol, sampling, planning)

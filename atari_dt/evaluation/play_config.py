@@ -9,6 +9,7 @@ from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.rom import Rom
 from atari_dt.games.catalogue import find_game
 from atari_dt.model.dataset_info import DatasetInfo
+from atari_dt.policies.planning_config import PlanningConfig
 from atari_dt.policies.protocol import EvaluationProtocol
 from atari_dt.policies.sampling import Sampling
 from replay_data import InputError
@@ -26,6 +27,8 @@ class PlayConfig:
     """Protocol of the environment and of conditioning; by default that of the data."""
     sampling: Sampling = field(default_factory=Sampling)
     """How actions are sampled from the logits."""
+    planning: PlanningConfig = field(default_factory=PlanningConfig)
+    """How models that plan search for actions."""
     episodes: int = 16
     """Number of episodes of each model under each target return."""
     max_steps: int = 27_000

@@ -17,6 +17,7 @@ from atari_dt.environment.rom import rom_sha256
 from atari_dt.games.catalogue import Game, find_game
 from atari_dt.method_config import MethodConfig
 from atari_dt.model.dataset_info import DatasetInfo
+from atari_dt.policies.planning_config import PlanningConfig
 from atari_dt.policies.protocol import EvaluationProtocol
 from atari_dt.policies.sampling import Sampling
 
@@ -73,6 +74,7 @@ class Evaluation:
         sampling: How actions were sampled.
         seed: Seed of the emulator, the no-ops and the action sampling.
         environment: Config of the environments.
+        planning: How the models searched for actions; None for models that do not plan.
     """
 
     checkpoints: tuple[Path, ...]
@@ -86,6 +88,7 @@ class Evaluation:
     sampling: Sampling
     seed: int
     environment: EnvironmentConfig
+    planning: PlanningConfig | None = None
 
     @property
     def conditioned(self) -> bool:

@@ -54,7 +54,7 @@ def evaluate_runs(
 
     Raises:
         InputError: If a run, ROM or device does not exist, the runs differ in game, sticky actions, reward clipping,
-            method or use of a cache, or a model cannot be played under this protocol.
+            method, observation or use of a cache, or a model cannot be played under this protocol.
     """
     play = play or PlayConfig()
     device = find_device(play.device)
@@ -71,13 +71,14 @@ def evaluate_runs(
             dataset.sticky_actions,
             dataset.reward_clipping,
             model.config.method,
+            model.observation,
             play.protocol.uses_cache(model.config),
         )
         for dataset, model in zip(datasets, models, strict=True)
     }
     if len(settings) > 1:
         raise InputError(
-            "these runs differ in their game, sticky actions, reward clipping, method or use of a cache; "
+            "these runs differ in their game, sticky actions, reward clipping, method, observation or use of a cache; "
             "evaluate runs together only if they differ in nothing but their seed"
         )
     config = models[0].config
@@ -109,6 +110,7 @@ def evaluate_runs(
         sampling=play.sampling,
         seed=play.seed,
         environment=play.environment(datasets[0]),
+        planning=play.planning if config.plans else None,
     )
 
 

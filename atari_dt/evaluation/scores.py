@@ -24,6 +24,7 @@ from atari_dt.method_config import METHOD_NAMES
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.pretrained import checkpoint_updates
 from atari_dt.model.reported_evaluation import ReportedEvaluation
+from atari_dt.policies.planning_config import PlanningConfig
 from atari_dt.policies.protocol import EvaluationProtocol
 from atari_dt.policies.sampling import Sampling
 from replay_data.errors import InputError, summarize_error
@@ -168,6 +169,7 @@ class EvaluationScores:
         human: Scores of a random policy and of a human, in points; None for a game outside the table of 57 games.
         runs: Episodes of each run.
         reward_units: Unit of the returns, ``"clipped to [-1, 1]"`` or ``"points"``.
+        planning: How the models searched for actions; None for models that do not plan.
     """
 
     game: str
@@ -185,6 +187,7 @@ class EvaluationScores:
     human: tuple[float, float] | None
     runs: tuple[RunScores, ...]
     reward_units: str
+    planning: PlanningConfig | None = None
 
     @classmethod
     def from_evaluation(cls, evaluation: Evaluation) -> EvaluationScores:
@@ -219,6 +222,7 @@ class EvaluationScores:
                 for checkpoint, results in zip(evaluation.checkpoints, evaluation.results, strict=True)
             ),
             reward_units="clipped to [-1, 1]" if evaluation.datasets[0].reward_clipping else "points",
+            planning=evaluation.planning,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -229,6 +233,7 @@ class EvaluationScores:
             "method": self.method,
             "protocol": dataclasses.asdict(self.protocol),
             "sampling": dataclasses.asdict(self.sampling),
+            **({} if self.planning is None else {"planning": dataclasses.asdict(self.planning)}),
             "seed": self.seed,
             "max_frames": self.max_frames,
             "rom_sha256": self.rom_sha256,
@@ -270,6 +275,7 @@ class EvaluationScores:
             human=None if human is None else (read_field(human, "random", float), read_field(human, "human", float)),
             runs=tuple(map(RunScores.from_json, content["runs"])),
             reward_units=read_field(content, "reward_units", str),
+            planning=read_dataclass(content["planning"], PlanningConfig) if "planning" in content else None,
         )
 
 

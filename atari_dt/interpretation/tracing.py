@@ -265,7 +265,9 @@ class ValueTracingPolicy(TracingPolicy):
 def _make_policy(model: PretrainedModel, play: PlayConfig, target_returns: Floats, played_index: int) -> TracingPolicy:
     """Return the policy that plays and traces a model."""
     if isinstance(model, QNetwork):
-        policy = find_method(model.config).make_policy(model, play.episodes, play.protocol, play.sampling)
+        policy = find_method(model.config).make_policy(
+            model, play.episodes, play.protocol, play.sampling, play.planning
+        )
         return ValueTracingPolicy(policy, model)
     assert isinstance(model, DecisionTransformer)
     shifts = target_returns - target_returns[played_index]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,13 @@ from atari_dt.batches.contexts import ContextBatch
 from atari_dt.batches.loader import BatchLoader
 from atari_dt.method_config import MethodConfig
 from atari_dt.model.pretrained import PretrainedModel
+from atari_dt.policies.planning_config import PlanningConfig
 from atari_dt.policies.policy import Policy
 from atari_dt.policies.protocol import EvaluationProtocol
 from atari_dt.policies.sampling import Sampling
 from replay_data import TrajectoryStore
 from replay_data.contexts import IntArray
+from replay_data.observation import ObservationSpec
 
 Batch = TypeVar("Batch")
 
@@ -33,8 +35,8 @@ class Objective(nn.Module, ABC, Generic[Batch]):
         validation_loss: Name of the value that is reported as the validation loss.
     """
 
-    metrics: ClassVar[tuple[str, ...]]
-    validation_loss: ClassVar[str] = "loss"
+    metrics: tuple[str, ...]
+    validation_loss: str = "loss"
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
@@ -90,7 +92,7 @@ class Method(Protocol[Batch]):
     def make_loader(self, config: MethodConfig, store: TrajectoryStore, device: torch.device) -> BatchLoader[Batch]:
         """Return a loader of batches."""
 
-    def example_batch(self, config: MethodConfig) -> Batch:
+    def example_batch(self, config: MethodConfig, observation: ObservationSpec) -> Batch:
         """Return a batch of one entry without content, whose shapes count the operations of an update."""
 
     def make_objective(self, model: PretrainedModel, seed: int) -> Objective[Batch]:
@@ -102,12 +104,17 @@ class Method(Protocol[Batch]):
         """
 
     def make_policy(
-        self, model: PretrainedModel, num_envs: int, protocol: EvaluationProtocol, sampling: Sampling
+        self,
+        model: PretrainedModel,
+        num_envs: int,
+        protocol: EvaluationProtocol,
+        sampling: Sampling,
+        planning: PlanningConfig,
     ) -> Policy:
         """Return the policy of a trained network in ``num_envs`` environments.
 
         Raises:
-            InputError: If the network cannot act under the protocol, or with this sampling.
+            InputError: If the network cannot act under the protocol, with this sampling, or with this planning.
         """
 
     @property
@@ -119,7 +126,7 @@ class Method(Protocol[Batch]):
 
         Args:
             model: Network in evaluation mode.
-            states: uint8 or float ``[..., 4, 84, 84]``. The result has gradients with respect to float states.
+            states: uint8 or float ``[..., *state_shape]``. The result has gradients with respect to float states.
 
         Returns:
             float32 ``[..., D]``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +17,12 @@ from atari_dt.model.pretrained import PretrainedModel
 from atari_dt.model.q_network import QNetwork
 from atari_dt.model.weights import check_weights
 from atari_dt.policies.epsilon_greedy import EpsilonGreedyPolicy
+from atari_dt.policies.planning_config import PlanningConfig
 from atari_dt.policies.protocol import EvaluationProtocol
 from atari_dt.policies.sampling import Sampling
 from replay_data import InputError, TrajectoryStore
 from replay_data.contexts import IntArray
+from replay_data.observation import ObservationSpec
 
 
 class ValueObjective(Objective[TransitionBatch]):
@@ -34,7 +36,7 @@ class ValueObjective(Objective[TransitionBatch]):
     """
 
     metrics = ("loss", "action_accuracy", "td_loss", "q_value")
-    validation_loss: ClassVar[str] = "td_loss"
+    validation_loss = "td_loss"
 
     def __init__(self, model: QNetwork, seed: int):
         super().__init__()
@@ -126,9 +128,9 @@ class ValueMethod:
         """Return a loader of transitions."""
         return TransitionLoader(store, device)
 
-    def example_batch(self, config: MethodConfig) -> TransitionBatch:
+    def example_batch(self, config: MethodConfig, observation: ObservationSpec) -> TransitionBatch:
         """Return one transition of zeros."""
-        states = torch.zeros(1, 4, 84, 84, dtype=torch.uint8)
+        states = torch.zeros(1, *observation.state_shape, dtype=torch.uint8)
         return TransitionBatch(
             states, torch.zeros(1, dtype=torch.int64), torch.zeros(1), states, torch.zeros(1, dtype=torch.bool)
         )
@@ -139,13 +141,20 @@ class ValueMethod:
         return self._make_objective(model, seed)
 
     def make_policy(
-        self, model: PretrainedModel, num_envs: int, protocol: EvaluationProtocol, sampling: Sampling
+        self,
+        model: PretrainedModel,
+        num_envs: int,
+        protocol: EvaluationProtocol,
+        sampling: Sampling,
+        planning: PlanningConfig,
     ) -> EpsilonGreedyPolicy:
         """Return the epsilon-greedy policy, which depends on no setting of the protocol.
 
         Raises:
-            InputError: If ``sampling`` is not the default, or as `EvaluationProtocol.check_context_settings`.
+            InputError: If ``sampling`` or ``planning`` is not the default, or as
+                `EvaluationProtocol.check_context_settings`.
         """
+        planning.check(model.config)
         assert isinstance(model, QNetwork)
         protocol.check_context_settings(model.config)
         if sampling != Sampling():

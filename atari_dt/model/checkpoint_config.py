@@ -10,6 +10,7 @@ from atari_dt.method_config import MethodConfig, read_method_config
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.reported_evaluation import ReportedEvaluation
 from replay_data.json_fields import check_range, read_count, read_field, read_object
+from replay_data.observation import FRAMES, ObservationSpec
 from replay_data.recording import MAX_ACTIONS
 
 CHECKPOINT_FORMAT = 2
@@ -30,6 +31,7 @@ class CheckpointConfig:
         training: Settings the weights were trained with; None if unknown. Settings that did not exist yet when the
             checkpoint was written have their default values.
         evaluations: Reported scores, one entry per target return; empty if the model was not evaluated.
+        observation: What the model observes; frames in checkpoints of before there was anything else.
     """
 
     model: MethodConfig
@@ -38,12 +40,14 @@ class CheckpointConfig:
     dataset: DatasetInfo | None = None
     training: TrainingConfig | None = None
     evaluations: tuple[ReportedEvaluation, ...] = ()
+    observation: ObservationSpec = FRAMES
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``config.json``."""
         return {
             "format_version": CHECKPOINT_FORMAT,
             "model": self.model.to_json(),
+            "observation": self.observation.to_json(),
             "num_actions": self.num_actions,
             **({} if self.max_timestep is None else {"max_timestep": self.max_timestep}),
             "dataset": self.dataset and self.dataset.to_json(),
@@ -73,8 +77,13 @@ class CheckpointConfig:
             dataset=None if dataset is None else DatasetInfo.from_json(dataset),
             training=None if training is None else TrainingConfig.from_json(training),
             evaluations=tuple(map(ReportedEvaluation.from_json, evaluations)),
+            observation=ObservationSpec.from_json(content["observation"]) if "observation" in content else FRAMES,
         )
         num_meanings = config.num_actions if config.dataset is None else len(config.dataset.action_meanings)
         if num_meanings != config.num_actions:
             raise ValueError(f"num_actions is {config.num_actions}, but there are {num_meanings} action_meanings")
+        if config.observation.kind != model.observation:
+            raise ValueError(
+                f"its model observes {model.observation}, but its observation is {config.observation.kind}"
+            )
         return config

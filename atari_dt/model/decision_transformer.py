@@ -18,8 +18,10 @@ from atari_dt.model.key_value_cache import KeyValueCache, new_positions
 from atari_dt.model.original_checkpoint import read_original_weights
 from atari_dt.model.pretrained import PretrainedModel
 from atari_dt.model.state_encoder import StateEncoder
-from atari_dt.model.transformer import Dropout, Transformer, init_weights, select
+from atari_dt.model.transformer import ALL_POSITIONS, Dropout, Transformer, init_weights, select
+from atari_dt.model.vector_encoder import VectorEncoder
 from atari_dt.model.weights import Shapes, network_shapes
+from replay_data.observation import FRAMES, ObservationSpec
 
 
 class DecisionTransformerOutput(NamedTuple):
@@ -30,12 +32,18 @@ class DecisionTransformerOutput(NamedTuple):
         action_logits: float32 ``[B, K, num_actions]``, computed at the state tokens.
         hidden_states: ``num_layers + 1`` tensors ``[B, T, D]``; None unless requested.
         attentions: ``num_layers`` tensors ``[B, heads, T, T]``; None unless requested.
+        state_predictions: Prediction of the next state, normalized, float32 ``[B, K, D]``, computed at the action
+            tokens; None unless the config predicts states.
+        return_predictions: Prediction of the next return-to-go, in the dataset's reward units, float32 ``[B, K, 1]``,
+            computed at the action tokens; None unless the config predicts returns.
     """
 
     loss: Tensor | None
     action_logits: Tensor
     hidden_states: tuple[Tensor, ...] | None
     attentions: tuple[Tensor, ...] | None
+    state_predictions: Tensor | None = None
+    return_predictions: Tensor | None = None
 
 
 class DecisionTransformer(PretrainedModel):
@@ -48,17 +56,22 @@ class DecisionTransformer(PretrainedModel):
         config: Architecture of the network.
         num_actions: Size of the game's action set.
         max_timestep: Largest timestep with its own embedding; later timesteps share it.
+        observation: What the model observes; it decides the encoder of states.
     """
 
     config: ModelConfig
     config_types = (ModelConfig,)
     max_timestep: int
+    state_encoder: StateEncoder | VectorEncoder
 
-    def __init__(self, config: ModelConfig, num_actions: int, max_timestep: int):
-        super().__init__(config, num_actions)
+    def __init__(self, config: ModelConfig, num_actions: int, max_timestep: int, observation: ObservationSpec = FRAMES):
+        super().__init__(config, num_actions, observation)
         self.max_timestep = max_timestep
         dim = config.embed_dim
-        self.state_encoder = StateEncoder(config)
+        if observation.is_vector:
+            self.state_encoder = VectorEncoder(config, observation)
+        else:
+            self.state_encoder = StateEncoder(config)
         self.action_embedding = nn.Embedding(num_actions, dim)
         if config.conditioned:
             self.return_embedding = nn.Linear(1, dim)
@@ -73,13 +86,17 @@ class DecisionTransformer(PretrainedModel):
         self.head = nn.Linear(dim, num_actions, bias=False)
         init_weights(self.head)
         nn.init.normal_(self.action_embedding.weight, std=0.02)
+        if "state" in config.predict:
+            self.state_head = nn.Linear(dim, observation.state_shape[0])
+        if "return" in config.predict:
+            self.return_head = nn.Linear(dim, 1)
 
     @classmethod
     def from_config(cls, config: CheckpointConfig) -> DecisionTransformer:
         """Return the untrained network that a checkpoint's ``config.json`` describes."""
         assert isinstance(config.model, ModelConfig)
         assert config.max_timestep is not None
-        return cls(config.model, config.num_actions, config.max_timestep)
+        return cls(config.model, config.num_actions, config.max_timestep, config.observation)
 
     @classmethod
     def shapes(cls, config: CheckpointConfig, num_tensors: int) -> Shapes:
@@ -131,7 +148,7 @@ class DecisionTransformer(PretrainedModel):
         predictions; ``attention_mask`` only selects the steps that count in the loss.
 
         Args:
-            states: uint8 ``[B, K, 4, 84, 84]``, oldest frame first.
+            states: uint8 ``[B, K, 4, 84, 84]``, oldest frame first, or ``[B, K, D]`` for a model that observes vectors.
             actions: int64 ``[B, K]``, or ``[B, K - 1]`` if the last action is not chosen yet.
             returns_to_go: float ``[B, K]``, in the dataset's reward units; ignored by behavior cloning.
             timesteps: int64 ``[B, K]``; ``config.timestep_encoding`` selects the ones to embed.
@@ -152,10 +169,11 @@ class DecisionTransformer(PretrainedModel):
             targets,
             output_attentions,
             output_hidden_states,
+            with_heads=True,
         )
 
     def encode_states(self, states: Tensor) -> Tensor:
-        """Encode states, uint8 ``[..., 4, 84, 84]``, as state tokens ``[..., D]`` for `predict`."""
+        """Encode states, uint8 ``[..., 4, 84, 84]`` or ``[..., D]``, as state tokens for `predict`."""
         return self.state_encoder(states)
 
     def predict(
@@ -169,11 +187,13 @@ class DecisionTransformer(PretrainedModel):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         selected_steps: Tensor | None = None,
+        with_heads: bool = False,
     ) -> DecisionTransformerOutput:
         """Run `forward` on state tokens ``[B, K, D]`` from `encode_states` instead of states.
 
         With ``selected_steps``, int64 ``[B]``, logits are those of one step of each context, ``[B, 1, num_actions]``.
-        This is faster than to select among the logits of all steps, and gives the same bits.
+        This is faster than to select among the logits of all steps, and gives the same bits. States and returns are
+        predicted only with ``with_heads``.
         """
         steps = state_tokens.shape[1]
         action_tokens = torch.tanh(self.action_embedding(actions))
@@ -190,8 +210,14 @@ class DecisionTransformer(PretrainedModel):
 
         x = self.embedding_dropout(self._add_encodings(tokens, timesteps))
         state_positions = slice(len(tokens_by_type) - 2, None, len(tokens_by_type))
-        if output_attentions or output_hidden_states:
-            x, hidden_states, attentions = self.transformer(x, output_attentions=output_attentions)
+        state_predictions = return_predictions = None
+        with_heads = with_heads and bool(self.config.predict)
+        if output_attentions or output_hidden_states or with_heads:
+            x, hidden_states, attentions = self.transformer(x, ALL_POSITIONS, output_attentions)
+            if with_heads:
+                state_predictions, return_predictions = self._predict_next(
+                    x[:, state_positions.start + 1 :: len(tokens_by_type)]
+                )
             x = select(x[:, state_positions], selected_steps)
         else:
             x, hidden_states, attentions = self.transformer(x, state_positions, selection=selected_steps)
@@ -207,6 +233,8 @@ class DecisionTransformer(PretrainedModel):
             action_logits,
             tuple(hidden_states) if output_hidden_states else None,
             tuple(attentions) if output_attentions else None,
+            state_predictions,
+            return_predictions,
         )
 
     def extend(
@@ -241,6 +269,13 @@ class DecisionTransformer(PretrainedModel):
         positions = new_positions(steps, self.config.tokens_per_step)
         x = self.transformer.extend(torch.stack(tokens, dim=1), positions, new_tokens)
         return self.head(x)[: len(rows), 0].float()
+
+    def _predict_next(self, action_tokens: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the predictions of the next states and returns at action tokens ``[B, K, D]``."""
+        return (
+            self.state_head(action_tokens).float() if "state" in self.config.predict else None,
+            self.return_head(action_tokens).float() if "return" in self.config.predict else None,
+        )
 
     def _embed_returns(self, returns_to_go: Tensor) -> Tensor:
         """Return the tokens ``[..., D]`` of returns-to-go ``[...]``."""

@@ -24,6 +24,7 @@ from atari_dt.model.weights import NonFiniteWeightsError, Shapes, check_weights
 from replay_data import InputError
 from replay_data.errors import summarize_error
 from replay_data.json_fields import read_field
+from replay_data.observation import FRAMES, ObservationSpec
 from replay_data.storage.atomic import atomic_directory
 from replay_data.storage.hub_errors import translate_hub_errors
 from replay_data.storage.regular_files import read_json_file
@@ -41,6 +42,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
     Args:
         config: Config of the method and its network.
         num_actions: Size of the game's action set.
+        observation: What the network observes.
 
     Attributes:
         config_types: Types of the configs that the network is built from.
@@ -53,10 +55,11 @@ class PretrainedModel(nn.Module, ModelHubMixin):
     config_types: ClassVar[tuple[type[MethodConfig], ...]]
     max_timestep: int | None = None
 
-    def __init__(self, config: MethodConfig, num_actions: int):
+    def __init__(self, config: MethodConfig, num_actions: int, observation: ObservationSpec = FRAMES):
         super().__init__()
         self.config = config
         self.num_actions = num_actions
+        self.observation = observation
         self.dataset: DatasetInfo | None = None
         self.training_config: TrainingConfig | None = None
         self.evaluations: tuple[ReportedEvaluation, ...] = ()
@@ -65,7 +68,13 @@ class PretrainedModel(nn.Module, ModelHubMixin):
     def checkpoint_config(self) -> CheckpointConfig:
         """The content of the checkpoint's ``config.json``."""
         return CheckpointConfig(
-            self.config, self.num_actions, self.max_timestep, self.dataset, self.training_config, self.evaluations
+            self.config,
+            self.num_actions,
+            self.max_timestep,
+            self.dataset,
+            self.training_config,
+            self.evaluations,
+            self.observation,
         )
 
     @classmethod

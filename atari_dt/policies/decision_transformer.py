@@ -151,7 +151,7 @@ class DecisionTransformerPolicy:
         self.returns_to_go[env_indices] -= received.astype(np.float32)
 
     def _encode(self, states: Tensor) -> Tensor:
-        """Return the tokens of states ``[M, 4, 84, 84]``, float32 ``[M, embed_dim]``."""
+        """Return the tokens of states ``[M, *state_shape]``, float32 ``[M, embed_dim]``."""
         return self._model.encode_states(pad_rows(states, MIN_STATES))[: len(states)]
 
     def _draw(self, env_indices: Ints, probabilities: npt.NDArray[np.float64]) -> Ints:

@@ -33,7 +33,7 @@ class Policy(Protocol):
 
         Args:
             env_indices: Indices of the environments, int64 ``[M]``.
-            states: Current states, uint8 ``[M, 4, 84, 84]``.
+            states: Current states, uint8 ``[M, *state_shape]``: ``[M, 4, 84, 84]`` of frames, ``[M, D]`` of vectors.
             rewards: Unclipped rewards of the last step, float32 ``[M]``; ignored in the first step of an episode.
 
         Returns:

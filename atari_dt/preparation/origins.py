@@ -11,10 +11,10 @@ from atari_dt.collection.policies.loading import load_policies
 from atari_dt.collection.policies.zoo import ZOO_SCORES, zoo_policies
 from atari_dt.collection.recorder import BYTES_PER_STEP, read_recording
 from atari_dt.collection.scripted import ScriptedPlayer
-from atari_dt.config import PQNConfig
 from atari_dt.environment.config import FRAME_SKIP, MAX_FRAMES, EnvironmentConfig
 from atari_dt.environment.python_env import action_meanings
 from atari_dt.games.catalogue import Game
+from atari_dt.player_config import PQNConfig
 from atari_dt.preparation.options import DataOptions
 from atari_dt.rendering.replay_summary import suggest_selection
 from replay_data import InputError

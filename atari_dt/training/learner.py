@@ -19,6 +19,7 @@ from atari_dt.model.checkpoint_config import CheckpointConfig
 from atari_dt.model.pretrained import PretrainedModel
 from atari_dt.training.distributed import ProcessGroup
 from atari_dt.training.optimizer import make_optimizer
+from replay_data.observation import FRAMES, ObservationSpec
 
 
 class Learner:
@@ -100,7 +101,7 @@ class Learner:
         )
 
 
-def flops_per_window(config: MethodConfig, num_actions: int) -> int:
+def flops_per_window(config: MethodConfig, num_actions: int, observation: ObservationSpec = FRAMES) -> int:
     """Return the floating-point operations of an update per context or transition, forward and backward.
 
     As usual, a multiplication and an addition count as two operations, attention counts in full although half of it is
@@ -108,6 +109,8 @@ def flops_per_window(config: MethodConfig, num_actions: int) -> int:
     """
     method = find_method(config)
     with FakeTensorMode(), FlopCounterMode(display=False) as counter:  # shapes without values
-        model = method.network.from_config(CheckpointConfig(config, num_actions, max_timestep=0))
-        method.make_objective(model, seed=0)(method.example_batch(config))[0].backward()
+        model = method.network.from_config(
+            CheckpointConfig(config, num_actions, max_timestep=0, observation=observation)
+        )
+        method.make_objective(model, seed=0)(method.example_batch(config, observation))[0].backward()
     return int(counter.get_total_flops())

@@ -191,6 +191,7 @@ def _train(
     window_length = method.window_length(method_config)
     num_updates = min(config.epochs * sampler.updates_per_epoch, config.max_updates or sys.maxsize)
     schedule = learning_rate_schedule(config, window_length, len(windows), num_updates)
+    flops = flops_per_window(method_config, store.num_actions, model.observation)
     tokens = update = last_checkpoint = 0
     if saved is not None and (path := saved.checkpoint) is not None:
         checkpoint = group.broadcast_object(lambda: read_checkpoint(path, model))
@@ -201,9 +202,7 @@ def _train(
     with (
         run_directory(out, run) if group.rank == 0 else nullcontext(),
         Interruption() as interruption,
-        MetricsLogger(
-            out, learner.metrics, update, flops_per_window(method_config, store.num_actions), compute, group
-        ) as metrics,
+        MetricsLogger(out, learner.metrics, update, flops, compute, group) as metrics,
         ProgressBar(
             total=num_updates,
             initial=update,

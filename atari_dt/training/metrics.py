@@ -31,7 +31,7 @@ _MAX_BYTES = 128 << 20  # the lines of 500,000 updates, if each has its own
 class MetricsLine:
     """One line of ``metrics.jsonl``.
 
-    ``loss``, ``action_accuracy``, ``grad_norm``, ``contexts_per_s``, ``mfu``, ``td_loss`` and ``q_value`` are means
+    Losses of the training, ``action_accuracy``, ``grad_norm``, ``contexts_per_s``, ``mfu`` and ``q_value`` are means
     over the updates since the line before.
 
     Attributes:
@@ -39,6 +39,7 @@ class MetricsLine:
         tokens: Number of tokens trained on.
         learning_rate: Learning rate of the last update.
         loss: Loss of the method: cross-entropy per action, in nats, or the temporal-difference loss with CQL's term.
+            Losses of predicted states and returns are included with their weights.
         action_accuracy: Fraction of steps at which the dataset's action is the most probable or the greedy one.
         grad_norm: Global norm of the gradient before clipping.
         contexts_per_s: Number of contexts or transitions trained on per second, in all processes together.
@@ -52,6 +53,9 @@ class MetricsLine:
             each process, which counts. None in files of early versions, and in runs that continue one.
         td_loss: Temporal-difference loss, which is ``loss`` without CQL's term. None for methods without Q.
         q_value: Largest Q of a state, averaged over the states of the batches. None for methods without Q.
+        action_loss: Cross-entropy per action, in nats. None where it is ``loss``.
+        state_loss: Mean squared error of the predicted next states. None for models that predict none.
+        return_loss: Mean squared error of the predicted next returns-to-go. None for models that predict none.
     """
 
     update: int
@@ -67,6 +71,9 @@ class MetricsLine:
     seconds: float | None = None
     td_loss: float | None = None
     q_value: float | None = None
+    action_loss: float | None = None
+    state_loss: float | None = None
+    return_loss: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of a line; fields that are None are left out."""
@@ -93,6 +100,9 @@ class MetricsLine:
             seconds=read_optional_field(content, "seconds", float),
             td_loss=read_optional_field(content, "td_loss", float),
             q_value=read_optional_field(content, "q_value", float),
+            action_loss=read_optional_field(content, "action_loss", float),
+            state_loss=read_optional_field(content, "state_loss", float),
+            return_loss=read_optional_field(content, "return_loss", float),
         )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 from atari_dt.command_line import run
-from atari_dt.config import DEFAULT_EPSILONS, PolicyPlayerConfig, PQNConfig
+from atari_dt.player_config import DEFAULT_EPSILONS, PolicyPlayerConfig, PQNConfig
 from replay_data.storage.processes import defer_signals
 
 if TYPE_CHECKING:

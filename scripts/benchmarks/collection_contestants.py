@@ -21,12 +21,12 @@ from atari_dt.collection.policy_player import PolicyPlayer
 from atari_dt.collection.pqn import PQNPlayer, lambda_returns
 from atari_dt.collection.recorder import record
 from atari_dt.collection.rollout import Rollout
-from atari_dt.config import PolicyPlayerConfig, PQNConfig
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.python_env import action_meanings
 from atari_dt.environment.vector_env import AleVectorEnv
 from atari_dt.games.catalogue import Game
 from atari_dt.hardware import autocast, find_device, find_precision
+from atari_dt.player_config import PolicyPlayerConfig, PQNConfig
 from atari_dt.rendering.replay_summary import disk_usage
 from replay_data.sources.dopamine_format import NUM_BUFFERS
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from atari_dt.collection.pqn import PQNPlayer, recorded_settings
-from atari_dt.config import PQNConfig
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.games.catalogue import find_game
 from atari_dt.hardware import find_precision, set_up_compute
+from atari_dt.player_config import PQNConfig
 
 CPU = torch.device("cpu")
 

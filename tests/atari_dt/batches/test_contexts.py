@@ -63,7 +63,7 @@ def test_a_store_with_linked_frames_has_the_batches_of_a_copy(tmp_path: Path, st
     assert len(linked.frames) == len(store.frames) > len(copied.frames)
     for resident in (True, False):
         batches = [
-            next(ContextLoader(each, 9, torch.device("cpu"), resident).batches([np.arange(len(each))]))
+            next(ContextLoader(each, 9, torch.device("cpu"), resident=resident).batches([np.arange(len(each))]))
             for each in (linked, copied)
         ]
         for name, tensor in vars(batches[0]).items():

@@ -114,7 +114,7 @@ def test_frames_are_not_copied(tmp_path: Path) -> None:
         assert next_states.data_ptr() - states.data_ptr() == 84 * 84
         assert states.untyped_storage().nbytes() == 10 * 5 * 84 * 84
     loader = TransitionLoader(store, CPU)
-    assert loader._frames.data_ptr() == store.frames.ctypes.data
+    assert loader._rows.data_ptr() == store.frames.ctypes.data
 
 
 @pytest.mark.parametrize("method", CONFIGS)

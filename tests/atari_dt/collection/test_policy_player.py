@@ -22,9 +22,9 @@ from atari_dt.collection.policies import loading
 from atari_dt.collection.policies.policy import TrainedPolicy
 from atari_dt.collection.policy_player import PolicyPlayer, recorded_settings
 from atari_dt.collection.rollout import FinishedEpisode
-from atari_dt.config import PolicyPlayerConfig, PQNConfig
 from atari_dt.environment.config import EnvironmentConfig, Frames
 from atari_dt.games.catalogue import find_game
+from atari_dt.player_config import PolicyPlayerConfig, PQNConfig
 from replay_data import InputError
 from replay_data.episode import Episode
 from tests.atari_dt.collection.policies.saved_agents import write_agent

@@ -22,10 +22,10 @@ from atari_dt.collection import pqn as module
 from atari_dt.collection.pqn import PQNPlayer, lambda_returns, rectification
 from atari_dt.collection.q_network import QNetwork
 from atari_dt.collection.rollout import Rollout
-from atari_dt.config import PQNConfig
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.python_env import AleEnv
 from atari_dt.games.catalogue import find_game
+from atari_dt.player_config import PQNConfig
 from replay_data import InputError
 
 SMALL = PQNConfig(

@@ -19,9 +19,9 @@ from atari_dt.collection.pqn import PQNPlayer
 from atari_dt.collection.recorder import read_recording
 from atari_dt.collection.rollout import Player, Rollout
 from atari_dt.collection.scripted import ScriptedPlayer, play_episode
-from atari_dt.config import PQNConfig
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.rom import rom_sha256
+from atari_dt.player_config import PQNConfig
 from atari_dt.rendering.replay_summary import suggest_selection
 from replay_data import InputError
 from replay_data.episode import Episode

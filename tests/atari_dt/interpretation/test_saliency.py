@@ -58,7 +58,7 @@ def test_saliency_finds_the_planted_pixel(data: Any, conditioning: Any) -> None:
     frame, y, x = (data.draw(st.integers(0, most)) for most in (3, 55, 55))
     value = data.draw(st.integers(1, 255))
     model = planted_model(conditioning, num_types * steps - 2, num_types * (step + 1) - 2)
-    encoder = model.state_encoder
+    encoder: Any = model.state_encoder
     block: Any = model.transformer.blocks[0]
     with torch.no_grad():
         encoder.conv1.weight[0, frame, y % 8, x % 8] = 1

@@ -23,6 +23,7 @@ from atari_dt.model.pretrained import latest_checkpoint
 from atari_dt.model.q_network import QNetwork
 from atari_dt.model.reported_evaluation import ReportedEvaluation
 from replay_data import InputError
+from replay_data.observation import FRAMES
 from replay_data.testing import write_random_store
 from tests.atari_dt.model.networks import random_inputs, small_model
 from tests.atari_dt.models import DATASET
@@ -248,7 +249,8 @@ def test_saving_a_checkpoint_of_format_version_1_keeps_its_weights_byte_for_byte
     assert weights[0].read_bytes() == weights[1].read_bytes()
     old, new = (json.loads((file.parent / "config.json").read_text()) for file in weights)
     defaults = {"model": ModelConfig().to_json(), "training": TrainingConfig().to_json()}  # of fields since then
-    assert new == {**old, "format_version": 2, **{name: {**defaults[name], **old[name]} for name in defaults}}
+    configs = {name: {**defaults[name], **old[name]} for name in defaults}
+    assert new == {**old, "format_version": 2, **configs, "observation": FRAMES.to_json()}
 
 
 def test_loaded_checkpoint_gives_the_same_logits(tmp_path: Path) -> None:

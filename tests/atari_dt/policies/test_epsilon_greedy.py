@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from atari_dt.methods import METHODS
 from atari_dt.model.q_network import QNetwork
 from atari_dt.policies.epsilon_greedy import EpsilonGreedyPolicy
+from atari_dt.policies.planning_config import PlanningConfig
 from atari_dt.policies.protocol import PROTOCOLS, EvaluationProtocol
 from atari_dt.policies.sampling import Sampling
 from replay_data import InputError
@@ -110,11 +111,11 @@ def test_episodes_in_parallel_are_those_of_a_single_environment(monkeypatch: pyt
 )
 def test_settings_without_an_effect_are_refused(protocol: EvaluationProtocol, sampling: Sampling, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        METHODS["cql"].make_policy(make_network("cql"), 1, protocol, sampling)
+        METHODS["cql"].make_policy(make_network("cql"), 1, protocol, sampling, PlanningConfig())
 
 
 @pytest.mark.parametrize("sticky_actions", [None, 0.5])
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_named_protocols_are_accepted_with_any_environment(name: Any, sticky_actions: float | None) -> None:
     protocol = dataclasses.replace(PROTOCOLS[name], sticky_actions=sticky_actions, frames="bilinear", noop_max=3)
-    METHODS["rem"].make_policy(make_network("rem"), 1, protocol, Sampling())
+    METHODS["rem"].make_policy(make_network("rem"), 1, protocol, Sampling(), PlanningConfig())
