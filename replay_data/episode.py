@@ -33,6 +33,7 @@ class Episode:
         terminated: Whether the game was over after the last step; false where a time limit truncated the episode.
         num_uncertain_ends: Number of places before, among or after the steps where the source does not tell for certain
             whether an episode was truncated; see `replay_data.sources.dopamine_episode_splitter`.
+        ram: uint8 ``[T, 128]``, the emulator's RAM when the actions were chosen; None where the source has none.
     """
 
     frames: npt.NDArray[np.uint8]
@@ -41,6 +42,7 @@ class Episode:
     raw_rewards: npt.NDArray[np.float32] | None
     terminated: bool
     num_uncertain_ends: int = 0
+    ram: npt.NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.actions)

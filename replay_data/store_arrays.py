@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from replay_data.byte_statistics import ByteSums
 from replay_data.episode import FRAME_SHAPE, LEAD_IN
 from replay_data.errors import summarize_error
+from replay_data.observation import RAM_SIZE
 from replay_data.storage.npy_header import read_npy_header
 from replay_data.storage.regular_files import check_regular_file
 from replay_data.store_metadata import DTYPES, OPTIONAL_ARRAYS, StoreMetadata, mismatch_error
@@ -49,6 +51,7 @@ def open_arrays(path: Path, metadata: StoreMetadata) -> Arrays:
     _check_values(path, metadata, arrays)
     _check_timesteps(path, metadata, arrays)
     _check_returns(path, metadata, arrays)
+    _check_ram_statistics(path, metadata, arrays)
     return arrays
 
 
@@ -67,7 +70,8 @@ def _open_array(path: Path, name: str, metadata: StoreMetadata) -> npt.NDArray[A
         raise mismatch_error(path, f"{file.name} cannot be read ({summarize_error(error)})") from error
     per_episode = name in ("episode_ends", "terminated")
     length = stated.shape[:1] or (metadata.episodes if per_episode else metadata.steps,)
-    shape = (*length, *(FRAME_SHAPE if name == "frames" else ()))
+    row_shape = {"frames": FRAME_SHAPE, "ram": (RAM_SIZE,)}.get(name, ())
+    shape = (*length, *row_shape)
     for each_shape, each_dtype in ((found_shape, found_dtype.name), (stated.shape, stated.dtype)):
         if (each_shape, each_dtype) != (shape, dtype.name):
             found, expected = f"{each_dtype[:80]} {list(each_shape)}", f"{dtype.name} {list(shape)}"
@@ -152,3 +156,20 @@ def _check_returns(path: Path, metadata: StoreMetadata, arrays: Arrays) -> None:
     for name, stated, value in numbers:
         if not np.isclose(stated, value, rtol=1e-4, atol=1e-4):
             raise mismatch_error(path, f"its {name} is {value:g}, not {stated:g}")
+
+
+def _check_ram_statistics(path: Path, metadata: StoreMetadata, arrays: Arrays) -> None:
+    """Compare the mean and standard deviation of each byte of the RAM in the metadata with those of the array."""
+    if metadata.ram_statistics is None:
+        return
+    sums = ByteSums()
+    sums.add(arrays["ram"])
+    statistics = sums.statistics()
+    for name in ("mean", "std"):
+        stated, values = (np.array(getattr(each, name)) for each in (metadata.ram_statistics, statistics))
+        same = np.isclose(stated, values, rtol=1e-9, atol=1e-9)
+        if not same.all():
+            address = int(same.argmin())
+            raise mismatch_error(
+                path, f"the {name} of byte {address} of the RAM is {values[address]:g}, not {stated[address]:g}"
+            )

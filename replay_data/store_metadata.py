@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from replay_data.byte_statistics import ByteStatistics
 from replay_data.errors import InputError, summarize_error
 from replay_data.json_fields import (
     Scalar,
@@ -31,6 +32,7 @@ from replay_data.json_fields import (
     read_probability,
     read_scalars,
 )
+from replay_data.observation import FRAMES, RAM, ObservationSpec
 from replay_data.recording import Recording, check_game_name, read_action_meanings
 from replay_data.sources.directories import recognize
 from replay_data.storage.regular_files import read_json_file
@@ -47,9 +49,10 @@ DTYPES: dict[str, Any] = {
     "timesteps": np.int32,
     "episode_ends": np.int64,
     "terminated": np.bool_,
+    "ram": np.uint8,
 }
 
-OPTIONAL_ARRAYS = {"raw_rewards", "terminated"}
+OPTIONAL_ARRAYS = {"raw_rewards", "terminated", "ram"}
 
 
 @dataclass(frozen=True)
@@ -206,6 +209,9 @@ class StoreMetadata:
         arrays: Files of the store, by name without ``.npy``.
         max_score: Largest sum of raw rewards of an episode, in the game's points, or None without raw rewards.
         mean_score: Mean sum of raw rewards of the episodes, in the game's points, or None without raw rewards.
+        observations: What a model can observe at each step: frames, and the RAM where the store has it. A file without
+            this field has frames only.
+        ram_statistics: Mean and standard deviation of each byte of the RAM over all steps, or None without RAM.
     """
 
     game: str
@@ -220,6 +226,8 @@ class StoreMetadata:
     arrays: Mapping[str, ArrayInfo]
     max_score: float | None = None
     mean_score: float | None = None
+    observations: tuple[ObservationSpec, ...] = (FRAMES,)
+    ram_statistics: ByteStatistics | None = None
 
     @property
     def digest(self) -> str:
@@ -238,6 +246,8 @@ class StoreMetadata:
             "action_meanings": list(self.action_meanings),
             "source": self.source.to_json(),
             "arrays": {name: array.to_json() for name, array in self.arrays.items()},
+            "observations": [observation.to_json() for observation in self.observations],
+            "ram_statistics": None if self.ram_statistics is None else self.ram_statistics.to_json(),
         }
         return {name: value for name, value in content.items() if value is not None or name == "sticky_actions"}
 
@@ -248,7 +258,7 @@ class StoreMetadata:
         Raises:
             ValueError, KeyError, TypeError: If the content is something else.
         """
-        return cls(
+        metadata = cls(
             game=check_game_name(read_field(content, "game", str)),
             action_meanings=read_action_meanings(content),
             reward_clipping=read_field(content, "reward_clipping", bool),
@@ -261,7 +271,15 @@ class StoreMetadata:
             arrays=read_mapping(content, "arrays", lambda _, array: ArrayInfo.from_json(array)),
             max_score=read_optional_field(content, "max_score", float),
             mean_score=read_optional_field(content, "mean_score", float),
+            observations=tuple(map(ObservationSpec.from_json, content.get("observations", [FRAMES.to_json()]))),
+            ram_statistics=ByteStatistics.from_json(content["ram_statistics"]) if "ram_statistics" in content else None,
         )
+        has_ram = "ram" in metadata.arrays
+        if metadata.observations != ((FRAMES, RAM) if has_ram else (FRAMES,)):
+            raise ValueError(f"observations are not frames{' and RAM' if has_ram else ''}, the arrays that it lists")
+        if (metadata.ram_statistics is not None) != has_ram:
+            raise ValueError(f"ram_statistics {'are missing' if has_ram else 'describe no array'}")
+        return metadata
 
 
 def read_metadata(path: Path) -> StoreMetadata:

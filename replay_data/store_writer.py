@@ -14,9 +14,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from replay_data.byte_statistics import ByteSums
 from replay_data.episode import FRAME_SHAPE, LEAD_IN
 from replay_data.errors import InputError
 from replay_data.json_fields import check_range
+from replay_data.observation import FRAMES, RAM, RAM_SIZE
 from replay_data.recording import check_game_name, read_action_meanings
 from replay_data.storage.atomic import atomic_directory
 from replay_data.store_metadata import DTYPES, ArrayInfo, StoreMetadata, StoreSource
@@ -70,6 +72,7 @@ class StoreWriter:
         self._linked_frames: ArrayInfo | None = None
         self._returns: list[float] = []
         self._scores: list[float] = []
+        self._ram_sums = ByteSums()
         self.steps = 0
         self.episodes = 0
 
@@ -100,6 +103,7 @@ class StoreWriter:
         lead_in: npt.NDArray[np.uint8] | None = None,
         timesteps: npt.NDArray[Any] | None = None,
         returns_to_go: npt.NDArray[Any] | None = None,
+        ram: npt.NDArray[np.uint8] | None = None,
     ) -> None:
         """Append one whole episode of T ≥ 1 steps.
 
@@ -116,13 +120,15 @@ class StoreWriter:
             lead_in: uint8 ``[3, 84, 84]``, the frames before frame 0 in the first states; zeros by default.
             timesteps: Integers ``[T]``; 0 … T-1 by default.
             returns_to_go: Numbers ``[T]``; the sums of the rewards from each step to the last by default.
+            ram: uint8 ``[T, 128]``, the emulator's RAM when the actions were chosen; for all episodes of a store or for
+                none.
 
         Raises:
             InputError: If the arrays contradict each other or the store, which then stays as it was.
         """
         if self._linked_frames is not None:
             raise ValueError("frames.npy belongs to another store too; use append_linked")
-        columns = self._check_columns(actions, rewards, raw_rewards, terminated, timesteps, returns_to_go)
+        columns = self._check_columns(actions, rewards, raw_rewards, terminated, timesteps, returns_to_go, ram)
         steps = len(columns["actions"])
         if lead_in is None:
             lead_in = np.zeros((LEAD_IN, *FRAME_SHAPE), np.uint8)
@@ -163,19 +169,20 @@ class StoreWriter:
         *,
         terminated: bool | None,
         returns_to_go: npt.NDArray[Any] | None = None,
+        ram: npt.NDArray[np.uint8] | None = None,
     ) -> None:
         """Append one whole episode whose frames are among those of `link_frames`.
 
         Args:
             first_frame: Row of these frames that holds the newest frame of the episode's first step.
-            actions, rewards, raw_rewards, terminated, returns_to_go: As for `append`.
+            actions, rewards, raw_rewards, terminated, returns_to_go, ram: As for `append`.
 
         Raises:
             InputError: If the arrays contradict each other or the store, which then stays as it was.
         """
         if self._linked_frames is None:
             raise ValueError("no frames are linked")
-        columns = self._check_columns(actions, rewards, raw_rewards, terminated, None, returns_to_go)
+        columns = self._check_columns(actions, rewards, raw_rewards, terminated, None, returns_to_go, ram)
         num_frames = self._linked_frames.shape[0]
         if not LEAD_IN <= first_frame <= num_frames - len(columns["actions"]):
             raise InputError(f"episode {self.episodes}: frame {first_frame} is not the first of an episode")
@@ -189,6 +196,7 @@ class StoreWriter:
         terminated: bool | None,
         timesteps: npt.NDArray[Any] | None,
         returns_to_go: npt.NDArray[Any] | None,
+        ram: npt.NDArray[np.uint8] | None,
     ) -> dict[str, npt.NDArray[Any]]:
         """Return the values of an episode to write to each array except frames and frame_index.
 
@@ -210,6 +218,7 @@ class StoreWriter:
         for name, value, what in (
             ("raw_rewards", raw_rewards, "raw rewards"),
             ("terminated", terminated, "how they ended"),
+            ("ram", ram, "RAM"),
         ):
             if self.episodes and (value is not None) != (name in self._arrays):
                 raise InputError(f"{episode}: a store has {what} for all episodes or for none")
@@ -233,6 +242,12 @@ class StoreWriter:
             raise InputError(f"{episode}: timesteps or returns-to-go do not fit {steps} steps")
         if not np.isfinite(returns_to_go).all():
             raise InputError(f"{episode}: returns-to-go must be finite numbers")
+        if ram is not None:
+            if ram.dtype != np.uint8 or ram.shape != (steps, RAM_SIZE):
+                raise InputError(
+                    f"{episode}: RAM must be uint8 [{steps}, {RAM_SIZE}], not {ram.dtype} {list(ram.shape)}"
+                )
+            columns["ram"] = ram
         columns |= {
             "returns_to_go": returns_to_go,
             "timesteps": timesteps,
@@ -248,6 +263,8 @@ class StoreWriter:
         self._write("frame_index", np.arange(first_frame, first_frame + steps))
         for name, values in columns.items():
             self._write(name, values)
+        if "ram" in columns:
+            self._ram_sums.add(columns["ram"])
         self.steps += steps
         self.episodes += 1
         self._returns.append(float(columns["returns_to_go"][0]))
@@ -286,6 +303,8 @@ class StoreWriter:
             arrays=arrays,
             max_score=max(self._scores) if self._scores else None,
             mean_score=float(np.mean(self._scores)) if self._scores else None,
+            observations=(FRAMES, RAM) if "ram" in arrays else (FRAMES,),
+            ram_statistics=self._ram_sums.statistics() if "ram" in arrays else None,
         )
         (self._partial / "metadata.json").write_text(json.dumps(metadata.to_json(), indent=2) + "\n")
 

@@ -12,6 +12,7 @@ returns_to_go.npy  float32  ``[N]``           undiscounted sum of ``rewards`` fr
 timesteps.npy      int32    ``[N]``           0 at the first step of each episode, then 1, 2, …
 episode_ends.npy   int64    ``[E]``           exclusive end of each episode, in steps
 terminated.npy     bool     ``[E]``           whether the game was over; false if a time limit truncated the episode
+ram.npy            uint8    ``[N, 128]``      the emulator's RAM when the action was chosen; missing where unknown
 =================  =======  ================  ==================================================================
 
 A store has N steps, E episodes and F = N + 3E frames. Every episode has its own lead-in frames, which are zeros before
@@ -62,6 +63,7 @@ class TrajectoryStore:
         timesteps: int32 ``[N]``.
         episode_ends: int64 ``[E]``.
         terminated: bool ``[E]``, or None in a store of format version 1 and in one selected from it.
+        ram: uint8 ``[N, 128]``, the emulator's RAM when the step's action was chosen, or None if the source has none.
     """
 
     def __init__(self, path: Path, metadata: StoreMetadata, arrays: Mapping[str, npt.NDArray[Any]]):
@@ -76,6 +78,7 @@ class TrajectoryStore:
         self.timesteps: npt.NDArray[np.int32] = arrays["timesteps"]
         self.episode_ends: npt.NDArray[np.int64] = arrays["episode_ends"]
         self.terminated: npt.NDArray[np.bool_] | None = arrays.get("terminated")
+        self.ram: npt.NDArray[np.uint8] | None = arrays.get("ram")
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> TrajectoryStore:
@@ -129,6 +132,19 @@ class TrajectoryStore:
         """Return the state at a step: uint8 ``[4, 84, 84]``, the last four frames, oldest first."""
         newest = self.frame_index[step]
         return self.frames[newest - LEAD_IN : newest + 1]
+
+    def require_ram(self) -> npt.NDArray[np.uint8]:
+        """Return the RAM, uint8 ``[N, 128]``.
+
+        Raises:
+            InputError: If the store has none.
+        """
+        if self.ram is None:
+            raise InputError(
+                f"the store at {self.path} has no RAM; record a log with `ram` and build a store from it, or set "
+                "`observation` to frames"
+            )
+        return self.ram
 
     def verify(self) -> None:
         """Check the SHA-256 of the frames.

@@ -167,6 +167,7 @@ def _write_episodes(
                 episode.rewards,
                 episode.raw_rewards,
                 terminated=episode.terminated,
+                ram=episode.ram,
             )
             raw_rewards_differ |= episode.raw_rewards is not None and not np.array_equal(
                 episode.raw_rewards, episode.rewards

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from replay_data.selection.episodes import TaggedEpisode, tag_episodes
 from replay_data.selection.methods import Selection
 from replay_data.sources.dopamine_buffer import LogBuffer
 from replay_data.sources.dopamine_format import PADDING
+from replay_data.sources.dopamine_rows import Rows
 from replay_data.sources.rl_unplugged import RLUnpluggedShard
 from replay_data.sources.rl_unplugged_record import ShardRecord
 from replay_data.storage.workers import Job, run_in_order
@@ -229,10 +230,6 @@ def _original_timesteps(steps: int, done_idxs: Sequence[int]) -> npt.NDArray[np.
     return timesteps
 
 
-StackedRows: TypeAlias = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.float32]]
-"""Frames uint8 ``[3 + T, 84, 84]``, actions uint8 ``[T]`` and rewards float32 ``[T]`` of T rows."""
-
-
 class _StackedRowReader:
     """Reads the visits of one buffer with the three frames before each episode, as the original code stacks them.
 
@@ -244,17 +241,19 @@ class _StackedRowReader:
         self._buffer = buffer
         self._lead_in: npt.NDArray[np.uint8] | None = None  # the three frames before the next row
 
-    def read(self, start: int, ends: Sequence[int]) -> Iterator[StackedRows]:
-        """Yield rows ``start:ends[0]``, ``ends[0]:ends[1]``, …; ``start`` is where the last call ended."""
+    def read(self, start: int, ends: Sequence[int]) -> Iterator[tuple[npt.NDArray[np.uint8], Rows]]:
+        """Yield rows ``start:ends[0]``, ``ends[0]:ends[1]``, …, and the frames before each, uint8 ``[3, 84, 84]``.
+
+        ``start`` is where the last call ended.
+        """
         if self._buffer.position != start:
             raise ValueError(f"rows are read up to {self._buffer.position}, not to {start}")
         if self._lead_in is None:
             self._lead_in = self._buffer.frames(capacity(self._buffer) - LEAD_IN, capacity(self._buffer))
         for end in ends:
             rows = self._buffer.read_to(end)
-            frames = np.concatenate([self._lead_in, rows.frames])
-            self._lead_in = frames[-LEAD_IN:].copy()
-            yield frames, rows.actions, rows.rewards
+            yield self._lead_in, rows
+            self._lead_in = np.concatenate([self._lead_in, rows.frames[-LEAD_IN:]])[-LEAD_IN:]
 
 
 def write_original(
@@ -291,20 +290,21 @@ def write_original(
     counts: Counter[int] = Counter()
     episode_ends: list[int] = []
     with closing(run_in_order(jobs, num_workers)) as episodes:
-        for index, (frames, actions, rewards) in zip(episode_buffers, episodes, strict=True):
-            steps = slice(writer.steps, writer.steps + len(actions))
+        for index, (lead_in, rows) in zip(episode_buffers, episodes, strict=True):
+            steps = slice(writer.steps, writer.steps + len(rows))
             writer.append(
-                frames[LEAD_IN:],
-                actions,
-                rewards,
+                rows.frames,
+                rows.actions,
+                rows.rewards,
                 terminated=True,
-                lead_in=frames[:LEAD_IN],
+                lead_in=lead_in,
                 timesteps=plan.timesteps[steps],
                 returns_to_go=plan.returns_to_go[steps],
+                ram=rows.ram,
             )
             counts[index] += 1
             episode_ends.append(writer.steps)
-            bar.update(len(actions))
+            bar.update(len(rows))
     if not np.array_equal(plan.done_idxs, episode_ends):
         writer.source = dataclasses.replace(writer.source, original_done_idxs=tuple(plan.done_idxs.tolist()))
     return counts

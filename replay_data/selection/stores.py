@@ -161,9 +161,10 @@ def _append_episode(writer: StoreWriter, store: TrajectoryStore, episode: int, s
     raw_rewards = None if store.raw_rewards is None else store.raw_rewards[steps]
     terminated = None if store.terminated is None else bool(store.terminated[episode])
     actions, rewards, returns_to_go = store.actions[steps], store.rewards[steps], store.returns_to_go[steps]
+    ram = None if store.ram is None else store.ram[steps]
     if linked:
         writer.append_linked(
-            first_frame, actions, rewards, raw_rewards, terminated=terminated, returns_to_go=returns_to_go
+            first_frame, actions, rewards, raw_rewards, terminated=terminated, returns_to_go=returns_to_go, ram=ram
         )
     else:
         writer.append(
@@ -174,6 +175,7 @@ def _append_episode(writer: StoreWriter, store: TrajectoryStore, episode: int, s
             terminated=terminated,
             lead_in=store.frames[first_frame - LEAD_IN : first_frame],
             returns_to_go=returns_to_go,
+            ram=ram,
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replay_data.errors import ReplayFormatError
-from replay_data.sources.dopamine_format import CHUNK_ROWS, ELEMENTS, MAX_BUFFER_ROWS, PADDING, find_element
+from replay_data.sources.dopamine_format import CHUNK_ROWS, MAX_BUFFER_ROWS, PADDING, ROW_ELEMENTS, find_element
 from replay_data.storage.gzip_streams import open_gzip, translate_gzip_errors
 from replay_data.storage.npy_header import read_npy_header
 
@@ -29,7 +29,7 @@ class ArrayStream:
 
     Args:
         directory: The directory of the log.
-        element: One of `ELEMENTS`.
+        element: One of `ROW_ELEMENTS`.
         index: Index of the buffer.
 
     Attributes:
@@ -43,8 +43,9 @@ class ArrayStream:
 
     def __init__(self, directory: Path, element: str, index: int):
         self.path = find_element(directory, element, index)
-        dtype, self._row_shape = ELEMENTS[element]
+        dtype, self._row_shape = ROW_ELEMENTS[element]
         self._element = element
+        self._advice = "copy it again" + (", or remove it and go without RAM" if element == "ram" else "")
         self._dtype = self._stored_dtype = np.dtype(dtype)
         self.rows = self.position = 0
         self._file = open_gzip(self.path)
@@ -59,7 +60,7 @@ class ArrayStream:
         expected = f"{self._dtype} [{', '.join(['R', *map(str, self._row_shape)])}]"
         with translate_gzip_errors(
             lambda reason: ReplayFormatError(
-                f"{self.path} is damaged or has no valid header ({reason}); copy it again, or save its array as "
+                f"{self.path} is damaged or has no valid header ({reason}); {self._advice}, or save its array as "
                 f"{expected}"
             )
         ):
@@ -153,7 +154,7 @@ class ArrayStream:
         return rows
 
     def _damaged(self, reason: str) -> ReplayFormatError:
-        return ReplayFormatError(f"{self.path} is damaged at row {self.position} or after ({reason}); copy it again")
+        return ReplayFormatError(f"{self.path} is damaged at row {self.position} or after ({reason}); {self._advice}")
 
 
 def read_column(directory: Path, element: str, index: int) -> npt.NDArray[Any]:

@@ -13,7 +13,7 @@ from replay_data.episode import Episode
 from replay_data.errors import ReplayFormatError
 from replay_data.sources.dopamine_arrays import ArrayStream, read_add_count, read_column
 from replay_data.sources.dopamine_episode_splitter import EpisodeSplitter, blank_rows, count_leading
-from replay_data.sources.dopamine_format import PADDING
+from replay_data.sources.dopamine_format import PADDING, find_element
 from replay_data.sources.dopamine_row_order import OrderedRowReader, RowRange
 from replay_data.sources.dopamine_rows import RowReader, Rows
 from replay_data.sources.dopamine_sidecar import BufferSidecar, sidecar_error, sidecar_path
@@ -46,6 +46,7 @@ class LogBuffer:
         new_rows: The rows that no earlier file of the log holds, by their number in the log.
         sidecar: The JSON file beside the buffer; None if there is none.
         raw_rewards: Whether to read the raw rewards from the sidecar.
+        ram: Whether to read the RAM; initially, whether there is a file of it.
         preceding: The buffer that holds the row before `new_rows`; None if it is missing.
         following: The buffer whose `new_rows` begin where those of this one end; None if it is missing.
         rest: The file that the run's unfinished rest was saved to, if it belongs to this buffer.
@@ -67,6 +68,7 @@ class LogBuffer:
         self._terminals: npt.NDArray[np.int64] | None = None
         self.sidecar = BufferSidecar.read(directory, index)
         self.raw_rewards = True
+        self.ram = find_element(directory, "ram", index).exists()
         with self._open() as reader:
             self.rows = reader.rows
         if self.sidecar is not None and self.sidecar.rows != self.rows:
@@ -256,4 +258,4 @@ class LogBuffer:
         self._reader, self._splitter = None, None
 
     def _open(self) -> RowReader:
-        return RowReader(self._directory, self.index, self._num_actions, self.sidecar, self.raw_rewards)
+        return RowReader(self._directory, self.index, self._num_actions, self.sidecar, self.raw_rewards, self.ram)

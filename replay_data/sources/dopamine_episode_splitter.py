@@ -198,7 +198,7 @@ def _make_episode(rows: Rows, num_uncertain: int, certain_start: bool) -> Episod
         )
     raw_rewards = None if np.isnan(steps.raw_rewards).any() else steps.raw_rewards
     terminated = bool(steps.terminals[-1])
-    return Episode(steps.frames, steps.actions, steps.rewards, raw_rewards, terminated, num_uncertain)
+    return Episode(steps.frames, steps.actions, steps.rewards, raw_rewards, terminated, num_uncertain, steps.ram)
 
 
 def count_leading(flags: npt.NDArray[np.bool_]) -> int:

@@ -29,6 +29,11 @@ step. `dopamine_connections` also handles buffers that were saved at other times
 ``invalid_range`` lists the rows around the cursor that Dopamine must not sample. Newer versions of Dopamine add
 ``episode_end_indices_ckpt``, a pickle, which is never opened here.
 
+**The RAM.** A log that this project recorded may also have ``ram_{b}.gz``, a gzipped ``.npy`` file, uint8 ``[R, 128]``:
+the emulator's RAM when the action of each row was chosen, zeros in padding. Other readers pass over it: their loaders
+open files by name, and those that list a directory count the files whose names end with ``.{b}.gz``, which this one's
+does not.
+
 **The sidecar.** A log that this project recorded also has ``recording_ckpt.{b}.json``, which other readers ignore:
 
 - ``format_version``: 2; a file without it is version 1.
@@ -49,6 +54,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replay_data.episode import FRAME_SHAPE, LEAD_IN
+from replay_data.observation import RAM_SIZE
 
 NUM_BUFFERS = 50  # of a run of the DQN-replay dataset
 
@@ -70,6 +76,9 @@ ELEMENTS: dict[str, tuple[npt.DTypeLike, tuple[int, ...]]] = {
 }
 """dtype and shape of one row of each element."""
 
+ROW_ELEMENTS = {**ELEMENTS, "ram": (np.uint8, (RAM_SIZE,))}
+"""The same with the RAM, which only some logs have."""
+
 FILE_NAME = re.compile(r"\$store\$_(observation|action|reward|terminal)_ckpt\.(0|[1-9]\d*)\.gz")
 
 BUFFER_NAME = re.compile(r"0|[1-9]\d*")  # of a buffer's directory in d4rl-atari's layout
@@ -79,7 +88,7 @@ STAGE_PREFIX = ".partial-"  # of the hidden directory that buffers are written t
 
 def element_path(directory: Path, element: str, index: int) -> Path:
     """Return the path of one element of buffer ``index``."""
-    return directory / f"$store$_{element}_ckpt.{index}.gz"
+    return directory / (f"ram_{index}.gz" if element == "ram" else f"$store$_{element}_ckpt.{index}.gz")
 
 
 def find_element(directory: Path, element: str, index: int) -> Path:

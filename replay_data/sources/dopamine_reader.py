@@ -81,6 +81,11 @@ class DopamineLog:
                 f"recording_ckpt.*.json is missing for buffers {', '.join(map(str, without_sidecar))}; raw rewards are "
                 "left out, and the ends of truncated episodes are uncertain there"
             )
+        without_ram = [index for index, buffer in buffers.items() if not buffer.ram]
+        if 0 < len(without_ram) < len(buffers):
+            for buffer in buffers.values():
+                buffer.ram = False
+            notes.append(f"ram_*.gz is missing for buffers {', '.join(map(str, without_ram))}; RAM is left out")
         self.notes = tuple(notes)
         if not self.shards:
             raise ReplayFormatError(f"{self.directory} holds no rows to read: {self.notes[0]}; copy the whole log")

@@ -1,4 +1,4 @@
-"""Read the rows of one buffer of a Dopamine log: its four files in step."""
+"""Read the rows of one buffer of a Dopamine log: its files in step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from replay_data.errors import ReplayFormatError
 from replay_data.sources.dopamine_arrays import ArrayStream
-from replay_data.sources.dopamine_format import CHUNK_ROWS, ELEMENTS
+from replay_data.sources.dopamine_format import CHUNK_ROWS, ELEMENTS, ROW_ELEMENTS
 from replay_data.sources.dopamine_sidecar import BufferSidecar, sidecar_error, sidecar_path
 
 
@@ -29,6 +29,7 @@ class Rows:
         terminals: bool ``[T]``.
         episode_steps: int64 ``[T]``, the number of steps of the episode that ends with the row, 0 where none ends; -1
             where that is not known.
+        ram: uint8 ``[T, 128]``, the emulator's RAM; None if it is not read.
         path: The file of the frames, for error messages.
         first_row: Row of the buffer that the first of these rows is.
     """
@@ -39,6 +40,7 @@ class Rows:
     raw_rewards: npt.NDArray[np.float32]
     terminals: npt.NDArray[np.bool_]
     episode_steps: npt.NDArray[np.int64]
+    ram: npt.NDArray[np.uint8] | None
     path: Path
     first_row: int
 
@@ -53,6 +55,7 @@ class Rows:
             self.raw_rewards[span],
             self.terminals[span],
             self.episode_steps[span],
+            None if self.ram is None else self.ram[span],
             self.path,
             self.first_row + (span.start or 0),
         )
@@ -60,6 +63,7 @@ class Rows:
     @classmethod
     def concatenate(cls, pieces: Sequence[Rows]) -> Rows:
         """Return the rows of all pieces; ``path`` and ``first_row`` are those of the first piece."""
+        ram = [rows.ram for rows in pieces if rows.ram is not None]  # of all pieces or of none
         return cls(
             np.concatenate([rows.frames for rows in pieces]),
             np.concatenate([rows.actions for rows in pieces]),
@@ -67,6 +71,7 @@ class Rows:
             np.concatenate([rows.raw_rewards for rows in pieces]),
             np.concatenate([rows.terminals for rows in pieces]),
             np.concatenate([rows.episode_steps for rows in pieces]),
+            np.concatenate(ram) if ram else None,
             pieces[0].path,
             pieces[0].first_row,
         )
@@ -81,6 +86,7 @@ class RowReader:
         num_actions: Size of the game's action set; a larger action is an error.
         sidecar: The JSON file beside the buffer, for the raw rewards and the ends of episodes; None if there is none.
         raw_rewards: Whether to read the raw rewards; otherwise they are NaN.
+        ram: Whether to read the RAM, whose file must be there.
 
     Attributes:
         rows: R, number of rows of the buffer.
@@ -91,7 +97,13 @@ class RowReader:
     """
 
     def __init__(
-        self, directory: Path, index: int, num_actions: int, sidecar: BufferSidecar | None, raw_rewards: bool = True
+        self,
+        directory: Path,
+        index: int,
+        num_actions: int,
+        sidecar: BufferSidecar | None,
+        raw_rewards: bool = True,
+        ram: bool = False,
     ):
         self.position = 0
         self._has_raw_rewards = raw_rewards
@@ -99,7 +111,7 @@ class RowReader:
         self._sidecar, self._sidecar_path = sidecar, sidecar_path(directory, index)
         self._streams: dict[str, ArrayStream] = {}
         with ExitStack() as stack:
-            for element in ELEMENTS:
+            for element in ROW_ELEMENTS if ram else ELEMENTS:
                 self._streams[element] = stack.enter_context(ArrayStream(directory, element, index))
             self.rows = self._streams["observation"].rows
             for stream in self._streams.values():
@@ -147,8 +159,10 @@ class RowReader:
                     raw_rewards = self._sidecar.raw_rewards(rewards, first_row)
             except ValueError as error:
                 raise sidecar_error(self._sidecar_path, str(error)) from error
+        actions = actions.astype(np.uint8)
+        ram = self._streams["ram"].read(count) if "ram" in self._streams else None
         path = self._streams["observation"].path
-        return Rows(frames, actions.astype(np.uint8), rewards, raw_rewards, terminals, episode_steps, path, first_row)
+        return Rows(frames, actions, rewards, raw_rewards, terminals, episode_steps, ram, path, first_row)
 
     def _check(self, element: str, values: npt.NDArray[Any], valid: npt.NDArray[np.bool_], expected: str) -> None:
         if not valid.all():

@@ -44,8 +44,10 @@ def recover_log(directory: Path, stage: str | None, num_complete: int) -> None:
     with name_file_in_errors(directory, directory):
         if stage is not None and (directory / stage).is_dir():
             move_buffers(directory, directory / stage, range(num_complete))
+        ram = {element_path(directory, "ram", index) for index in range(num_complete)}
+        optional = set() if any(path.exists() for path in ram) else ram
         for path in _buffer_paths(directory, range(num_complete)):
-            if not path.exists():
+            if not path.exists() and path not in optional:
                 raise ReplayFormatError(f"{path} is missing; copy it back, or record the log again")
         for leftover in directory.glob(f"{STAGE_PREFIX}*"):
             shutil.rmtree(leftover)
@@ -55,6 +57,7 @@ def _buffer_paths(directory: Path, indices: Iterable[int]) -> Iterator[Path]:
     """Yield the files of buffers in the order in which they appear in the log, the frames last."""
     for index in indices:
         yield sidecar_path(directory, index)
+        yield element_path(directory, "ram", index)
         for name in ("add_count", "invalid_range"):
             yield directory / f"{name}_ckpt.{index}.gz"
         for element in reversed(ELEMENTS):

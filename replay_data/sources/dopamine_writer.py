@@ -16,7 +16,15 @@ from replay_data.episode import FRAME_SHAPE
 from replay_data.errors import InputError
 from replay_data.recording import Recording
 from replay_data.sources.dopamine_buffer_files import BufferFiles, RowArrays, zero_rows
-from replay_data.sources.dopamine_format import CHUNK_ROWS, FILE_NAME, MAX_BUFFER_ROWS, PADDING, STAGE_PREFIX
+from replay_data.sources.dopamine_format import (
+    CHUNK_ROWS,
+    FILE_NAME,
+    MAX_BUFFER_ROWS,
+    PADDING,
+    ROW_ELEMENTS,
+    STAGE_PREFIX,
+    element_path,
+)
 from replay_data.sources.dopamine_sidecar import RecordedEpisode
 from replay_data.sources.dopamine_stage import move_buffers, sync_buffers
 from replay_data.storage.atomic import name_file_in_errors, sync
@@ -69,7 +77,9 @@ class DopamineLogWriter:
         self.stage: Path | None = None
         self._recording, self._num_buffers, self._hold = recording, num_buffers, hold
         self._first_index = num_complete  # of the buffers that this writer writes
-        self._link: RowArrays = zero_rows(1)
+        # Whether the log has RAM; None until the first episode tells.
+        self._ram: bool | None = element_path(directory, "ram", 0).exists() if num_complete else None
+        self._link: RowArrays = zero_rows(1, ram=True)
         self._buffer: BufferFiles | None = None
         self._unpublished: list[int] = []  # indices of complete buffers
         self._publishing = False
@@ -102,6 +112,7 @@ class DopamineLogWriter:
         terminated: bool,
         raw_rewards: npt.NDArray[Any] | None = None,
         details: Mapping[str, float] | None = None,
+        ram: npt.NDArray[np.uint8] | None = None,
     ) -> None:
         """Append one episode of T ≥ 1 steps.
 
@@ -112,23 +123,28 @@ class DopamineLogWriter:
             terminated: Whether the game was over after the last step; false where a time limit truncated the episode.
             raw_rewards: Numbers ``[T]``, the rewards before clipping, for the sidecar; ``rewards`` by default.
             details: Numbers by name that the sidecar lists beside the episode's steps, return and score.
+            ram: uint8 ``[T, 128]``, the emulator's RAM when the actions were chosen; for all episodes of a log or for
+                none.
 
         Raises:
             InputError: If the arrays contradict each other; nothing is written then.
         """
         actions, rewards = np.asarray(actions), np.asarray(rewards, dtype=np.float32)
         raw = rewards if raw_rewards is None else np.asarray(raw_rewards, dtype=np.float32)
-        _check_episode(frames, actions, rewards, raw)
+        _check_episode(frames, actions, rewards, raw, ram)
+        if self._ram is None:
+            self._ram = ram is not None
+        elif self._ram != (ram is not None):
+            raise InputError(f"{self.directory}: a replay log has RAM for all episodes or for none")
         steps = len(actions)
         terminals = np.zeros(steps, dtype=np.uint8)
         terminals[-1] = terminated
         end = self.add_count + PADDING + steps
         listed = RecordedEpisode((end - 1) % self.rows, steps, _sum(rewards), _sum(raw), dict(details or {}))
         self._episodes.append((end // self.rows, listed))  # a link row belongs to the file after it
-        self._add(zero_rows(PADDING))
-        self._add(
-            {"observation": frames, "action": actions, "reward": rewards, "terminal": terminals, "raw_reward": raw}
-        )
+        self._add(zero_rows(PADDING, self._ram))
+        rows = {"observation": frames, "action": actions, "reward": rewards, "terminal": terminals, "raw_reward": raw}
+        self._add(rows if ram is None else {**rows, "ram": ram})
 
     def publish(self, commit: Callable[[], None] | None = None) -> None:
         """Move the complete buffers that are held in `stage` into the log.
@@ -182,7 +198,7 @@ class DopamineLogWriter:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 self.stage = Path(tempfile.mkdtemp(prefix=STAGE_PREFIX, dir=self.directory))
                 sync(self.directory)
-            return BufferFiles(self.directory, self.stage, index, self.rows)
+            return BufferFiles(self.directory, self.stage, index, self.rows, bool(self._ram))
 
     def _complete_buffer(self) -> None:
         assert self._buffer is not None
@@ -197,11 +213,11 @@ class DopamineLogWriter:
     def _complete_last(self) -> None:
         """Fill the last buffer with zeros and complete it."""
         if self.add_count and self.add_count % self.rows == 0:
-            self._add(zero_rows(1))  # a cursor on row 0 would say that all rows are fresh
+            self._add(zero_rows(1, bool(self._ram)))  # a cursor on row 0 would say that all rows are fresh
         if self._buffer is not None:
             missing = self.rows - 1 - self._buffer.written
             for start in range(0, missing, CHUNK_ROWS):
-                self._buffer.write(zero_rows(min(CHUNK_ROWS, missing - start)))
+                self._buffer.write(zero_rows(min(CHUNK_ROWS, missing - start), bool(self._ram)))
             self._complete_buffer()
 
 
@@ -210,6 +226,7 @@ def _check_episode(
     actions: npt.NDArray[Any],
     rewards: npt.NDArray[np.float32],
     raw_rewards: npt.NDArray[np.float32],
+    ram: npt.NDArray[np.uint8] | None,
 ) -> None:
     """Raise InputError if these are not the arrays of one episode."""
     steps = len(actions)
@@ -224,6 +241,10 @@ def _check_episode(
         raise InputError("a replay log holds integer actions from 0 to 17")
     if raw_rewards.shape != (steps,) or not np.array_equal(raw_rewards.clip(-1, 1), rewards):
         raise InputError("rewards must be the raw rewards clipped to [-1, 1]")
+    if ram is not None and (ram.dtype != np.uint8 or ram.shape != (steps, *ROW_ELEMENTS["ram"][1])):
+        raise InputError(
+            f"{steps} actions need as many rows of RAM, uint8 [{steps}, 128], not {ram.dtype} {list(ram.shape)}"
+        )
 
 
 def _sum(rewards: npt.NDArray[np.float32]) -> float:

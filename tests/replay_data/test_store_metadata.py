@@ -132,7 +132,7 @@ def test_malformed_metadata_is_an_input_error_of_one_line(version: int, tmp_path
     """Replace and remove every field: the store opens, or an InputError names it."""
     path = tmp_path / "store"
     content = store_of_version(version, path)
-    optional = {"max_score", "mean_score"}
+    optional = {"max_score", "mean_score", "observations"}
     for field in paths_of_fields(content):
         if field[0:1] == ("arrays",) and len(field) > 1 and field[1] not in ("frames", "episode_ends"):
             continue  # the same code reads all arrays
