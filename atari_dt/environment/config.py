@@ -25,6 +25,9 @@ MAX_NOOPS = 1000
 
 Frames = npt.NDArray[np.uint8]
 
+States = npt.NDArray[np.uint8]
+"""States of N environments, ``[N, *state_shape]``: ``[N, 4, 84, 84]`` of frames, ``[N, 128]`` of RAM."""
+
 FrameScaling = Literal["area", "bilinear"]
 
 

@@ -9,14 +9,18 @@ import numpy.typing as npt
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 
-from atari_dt.environment.config import EnvironmentConfig, Frames
+from atari_dt.environment.config import EnvironmentConfig, Frames, States
 from atari_dt.environment.python_env import PythonVectorEnv
 from atari_dt.games.catalogue import Game
 from replay_data import InputError
+from replay_data.observation import FRAMES, ObservationSpec
 
 
 class VectorEnv(Protocol):
     """N environments of one game that step together; `AleVectorEnv` documents the arguments and results.
+
+    States are uint8 ``[N, *state_shape]`` of the observation: stacked frames ``[N, 4, 84, 84]``, RAM ``[N, 128]``, or V
+    variables ``[N, V]``.
 
     Attributes:
         game: The game.
@@ -28,21 +32,30 @@ class VectorEnv(Protocol):
     num_envs: int
     action_meanings: list[str]
 
-    def reset(self, seeds: npt.NDArray[np.int64]) -> Frames:
+    def reset(self, seeds: npt.NDArray[np.int64]) -> States:
         """Start an episode in every environment."""
 
-    def restart(self, env_indices: npt.NDArray[np.int64], seeds: npt.NDArray[np.int64]) -> Frames:
+    def restart(self, env_indices: npt.NDArray[np.int64], seeds: npt.NDArray[np.int64]) -> States:
         """Start a new episode in some environments."""
 
-    def step(self, actions: npt.NDArray[np.int64]) -> tuple[Frames, npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    def step(self, actions: npt.NDArray[np.int64]) -> tuple[States, npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Step every environment."""
 
 
-def make_vector_env(game: Game, num_envs: int, config: EnvironmentConfig) -> VectorEnv:
-    """Return N environments: an `AleVectorEnv` if it supports the config, otherwise a `PythonVectorEnv`."""
-    if config == EnvironmentConfig(config.sticky_actions, config.max_frames):
+def make_vector_env(
+    game: Game, num_envs: int, config: EnvironmentConfig, observation: ObservationSpec = FRAMES
+) -> VectorEnv:
+    """Return N environments: an `AleVectorEnv` if it supports config and observation, otherwise a `PythonVectorEnv`.
+
+    Args:
+        game: The game.
+        num_envs: N.
+        config: Settings of the environments.
+        observation: What a state consists of.
+    """
+    if not observation.is_vector and config == EnvironmentConfig(config.sticky_actions, config.max_frames):
         return AleVectorEnv(game, num_envs, config)
-    return PythonVectorEnv(game, num_envs, config)
+    return PythonVectorEnv(game, num_envs, config, observation)
 
 
 class AleVectorEnv:

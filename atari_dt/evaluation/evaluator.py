@@ -24,6 +24,7 @@ from atari_dt.model.pretrained import PretrainedModel
 from atari_dt.policies.epsilon_greedy import RandomPolicy
 from atari_dt.policies.policy import Floats, Ints, Policy
 from replay_data import InputError
+from replay_data.observation import FRAMES, ObservationSpec
 from replay_data.progress import ProgressBar
 from replay_data.storage.processes import available_cores
 
@@ -64,7 +65,7 @@ def evaluate(
     dataset = model.require_dataset()
     num_envs = min(num_envs, play.episodes * len(target_returns))
     policy = find_method(model.config).make_policy(model.eval(), num_envs, play.protocol, play.sampling, play.planning)
-    env = make_dataset_env(dataset, num_envs, play.environment(dataset))
+    env = make_dataset_env(dataset, num_envs, play.environment(dataset), model.observation)
     return evaluate_policy(
         policy, env, target_returns, play.episodes, dataset.reward_clipping, play.seed, show_progress
     )
@@ -93,18 +94,21 @@ def evaluate_random(
     return result
 
 
-def make_dataset_env(dataset: DatasetInfo, num_envs: int, config: EnvironmentConfig) -> VectorEnv:
+def make_dataset_env(
+    dataset: DatasetInfo, num_envs: int, config: EnvironmentConfig, observation: ObservationSpec = FRAMES
+) -> VectorEnv:
     """Return environments of a dataset's game.
 
     Args:
         dataset: Dataset whose game is played.
         num_envs: Number of environments.
         config: Settings of the environments.
+        observation: What a state consists of.
 
     Raises:
         InputError: If the game's actions are not those of the dataset.
     """
-    env = make_vector_env(find_game(dataset.game), num_envs, config)
+    env = make_vector_env(find_game(dataset.game), num_envs, config, observation)
     if env.action_meanings != list(dataset.action_meanings):
         raise InputError(
             f"the model was trained with the actions {' '.join(dataset.action_meanings)}, but "
