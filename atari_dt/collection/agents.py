@@ -10,7 +10,7 @@ from pathlib import Path
 
 from atari_dt.collection import policy_player
 from atari_dt.collection.policies.policy import TrainedPolicy
-from atari_dt.collection.recorder import read_recording, record
+from atari_dt.collection.recorder import RAM_SETTING, read_recorded_settings, read_recording, record
 from atari_dt.collection.rollout import Player
 from atari_dt.collection.scripted import ScriptedPlayer
 from atari_dt.environment.config import EnvironmentConfig
@@ -36,6 +36,7 @@ def record_agent(
     num_envs: int | None = None,
     device: str | None = None,
     num_workers: int | None = None,
+    ram: bool | None = None,
     run: int = 1,
     resume: bool = False,
     show_progress: bool = True,
@@ -61,6 +62,9 @@ def record_agent(
         num_envs: Number of environments, for hub and functions; by default that of `PolicyPlayerConfig`.
         device: Device of the networks of hub; by default a GPU if there is one.
         num_workers: Number of worker processes of scripted; by default one per core.
+        ram: Whether to record the emulator's RAM beside the frames. The environments of all agents but scripted are
+            then stepped in Python, which takes longer. By default a resumed recording goes on as it was, and a new one
+            has RAM if it is of scripted.
         run: Index of the recording among those of the game.
         resume: Continue after the last complete buffer, or start if there is no recording.
         show_progress: Whether to print the names of the trained agents, and a progress bar, on standard error.
@@ -83,16 +87,19 @@ def record_agent(
         "num_workers": num_workers,
     }
     _check_parameters(agent, [name for name, value in given.items() if value is not None])
+    if ram is None:
+        recorded = read_recorded_settings(out / game.name / str(run)) if resume else None
+        ram = agent == "scripted" if recorded is None else bool(recorded.get(RAM_SETTING))
     make_player: Callable[[], Player]
     if agent == "scripted":
         settings: dict[str, Scalar] = {}
-        make_player = partial(ScriptedPlayer, game, environment, seed, num_workers)
+        make_player = partial(ScriptedPlayer, game, environment, seed, num_workers, ram)
     elif agent == "q_learning":
         from atari_dt.collection import pqn
 
         learning = learning or PQNConfig()
         settings = pqn.recorded_settings(learning)
-        make_player = partial(pqn.PQNPlayer, game, environment, num_steps, learning, seed)
+        make_player = partial(pqn.PQNPlayer, game, environment, num_steps, learning, seed, ram)
     else:
         config = PolicyPlayerConfig()
         if epsilons is not None:
@@ -109,7 +116,9 @@ def record_agent(
         else:
             trained = [loading.load_function(agent, game, num_actions)]
         settings = policy_player.recorded_settings(trained, config)
-        make_player = partial(_make_policy_player, game, environment, trained, config, seed, show_progress)
+        make_player = partial(_make_policy_player, game, environment, trained, config, seed, ram, show_progress)
+    if ram:
+        settings[RAM_SETTING] = True
 
     return record(
         game,
@@ -143,13 +152,14 @@ def _make_policy_player(
     policies: Sequence[TrainedPolicy],
     config: PolicyPlayerConfig,
     seed: int,
+    ram: bool,
     show_progress: bool,
 ) -> Player:
     """Say who is about to play, and return the player."""
     if show_progress:
         for policy in policies:
             print(f"playing {policy.name}", file=sys.stderr)
-    return policy_player.PolicyPlayer(game, environment, policies, config, seed)
+    return policy_player.PolicyPlayer(game, environment, policies, config, seed, ram)
 
 
 def _check_parameters(agent: str, names: Sequence[str]) -> None:

@@ -104,6 +104,7 @@ class BufferWriter:
                 terminated=episode.terminated,
                 raw_rewards=episode.raw_rewards,
                 details=details,
+                ram=episode.ram,
             )
         if snapshot is not None:
             self._publish(episodes, start_rows, num_steps_played, snapshot)

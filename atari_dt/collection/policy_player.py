@@ -20,7 +20,7 @@ from atari_dt.collection.policies.policy import TrainedPolicy
 from atari_dt.collection.rollout import EpisodeAssembler, FinishedEpisode, Rollout, Steps
 from atari_dt.collection.timer import ComponentTimer
 from atari_dt.environment.config import EnvironmentConfig, Frames
-from atari_dt.environment.vector_env import AleVectorEnv
+from atari_dt.environment.vector_env import AutoresetVectorEnv, make_autoreset_env
 from atari_dt.games.catalogue import Game
 from atari_dt.player_config import PolicyPlayerConfig
 from replay_data import InputError
@@ -47,7 +47,7 @@ class PolicyPlayer:
     episode waits in memory, compressed, for those that were started before it. All that wait were started after the
     oldest episode in progress: of each environment, they have at most as many steps as the time limit allows.
 
-    The environments form two groups. While ALE's threads play a step of one group, the policies choose the actions of
+    The environments form two groups. While the emulators play a step of one group, the policies choose the actions of
     the other. An environment is seeded once, when `play` starts, and then plays one episode after another. The details
     of an episode are:
 
@@ -67,6 +67,7 @@ class PolicyPlayer:
         policies: The policies, one or more.
         config: Settings of the player.
         seed: Seed of the environments and the random actions.
+        ram: Whether to record the RAM too, which takes longer: the environments are then stepped in Python.
     """
 
     def __init__(
@@ -76,11 +77,12 @@ class PolicyPlayer:
         policies: Sequence[TrainedPolicy],
         config: PolicyPlayerConfig,
         seed: int,
+        ram: bool = False,
     ):
         self._policies, self._config, self._seed = tuple(policies), config, seed
         half = config.num_envs // 2
         self._envs = [
-            AleVectorEnv(game, num_envs, environment, autoreset=True)
+            make_autoreset_env(game, num_envs, environment, ram)
             for num_envs in (config.num_envs - half, half)
             if num_envs
         ]
@@ -194,7 +196,7 @@ class _EnvGroup:
 
     def __init__(
         self,
-        env: AleVectorEnv,
+        env: AutoresetVectorEnv,
         policies: Sequence[TrainedPolicy],
         plan: Iterator[_PlannedEpisode],
         env_indices: range,
@@ -213,8 +215,8 @@ class _EnvGroup:
         self._fire_steps = np.zeros(self.num_envs, dtype=np.int64)  # steps in which FIRE will be pressed
         self._episodes: list[deque[_PlannedEpisode]] = [deque() for _ in range(self.num_envs)]  # not yet assembled
         self._assembler = EpisodeAssembler(self.num_envs)
-        self._steps, self._num_steps = Steps.empty(STEPS_PER_ROLLOUT, self.num_envs), 0
         self._states = env.reset(env_seeds)
+        self._steps, self._num_steps = self._empty_steps(), 0
         self._lives = env.lives  # before the step in progress
         self._step_in_progress: Future[tuple[Frames, npt.NDArray[np.float32], npt.NDArray[np.bool_]]] | None = None
         self._start_episodes(np.arange(self.num_envs))
@@ -231,9 +233,9 @@ class _EnvGroup:
         complete = None
         if self._num_steps == STEPS_PER_ROLLOUT:
             complete = self._steps
-            self._steps, self._num_steps = Steps.empty(STEPS_PER_ROLLOUT, self.num_envs), 0
+            self._steps, self._num_steps = self._empty_steps(), 0
         with timer.time("recorder"):
-            self._steps.frames[self._num_steps] = self._states[:, -1]
+            self._steps.set_observations(self._num_steps, self._states[:, -1], self._env.ram)
         with timer.time("network"):
             actions = self._choose_actions()
         self._steps.actions[self._num_steps] = actions
@@ -243,6 +245,9 @@ class _EnvGroup:
             return None
         with timer.time("recorder"):  # while the emulators play
             return self._assemble(complete)
+
+    def _empty_steps(self) -> Steps:
+        return Steps.empty(STEPS_PER_ROLLOUT, self.num_envs, ram=self._env.ram is not None)
 
     def _end_step(self, states: Frames, rewards: npt.NDArray[np.float32], done: npt.NDArray[np.bool_]) -> None:
         """Keep the results of a step, and start the next episode where one is over."""

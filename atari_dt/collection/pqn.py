@@ -20,7 +20,7 @@ from atari_dt.collection.q_network import QNetwork
 from atari_dt.collection.rollout import EpisodeAssembler, FinishedEpisode, Rollout, Steps
 from atari_dt.collection.timer import ComponentTimer
 from atari_dt.environment.config import EnvironmentConfig
-from atari_dt.environment.vector_env import AleVectorEnv
+from atari_dt.environment.vector_env import make_autoreset_env
 from atari_dt.games.catalogue import Game
 from atari_dt.hardware import (
     find_device,
@@ -96,17 +96,26 @@ class PQNPlayer:
         num_steps: Steps over which the learning rate falls; exploration falls over a fraction of them.
         config: Settings of the algorithm.
         seed: Seed of the network, the environments and the exploration.
+        ram: Whether to record the RAM too, which takes longer: the environments are then stepped in Python.
 
     Raises:
         InputError: If there is no such device, or it has too little memory.
     """
 
-    def __init__(self, game: Game, environment: EnvironmentConfig, num_steps: int, config: PQNConfig, seed: int):
-        self._config, self._num_steps, self._seed = config, num_steps, seed
+    def __init__(
+        self,
+        game: Game,
+        environment: EnvironmentConfig,
+        num_steps: int,
+        config: PQNConfig,
+        seed: int,
+        ram: bool = False,
+    ):
+        self._config, self._num_steps, self._seed, self._ram = config, num_steps, seed, ram
         self._memory_advice = f"`num_envs` ({config.num_envs}) or `steps_per_update` ({config.steps_per_update})"
         compute = set_up_compute(config.device, config.precision, config.compile)
         self._device = compute.device
-        self._env = AleVectorEnv(game, config.num_envs, environment, autoreset=True)
+        self._env = make_autoreset_env(game, config.num_envs, environment, ram)
         self._num_actions = len(self._env.action_meanings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -142,14 +151,14 @@ class PQNPlayer:
             assembler = EpisodeAssembler(self._config.num_envs)
             while True:
                 timer = ComponentTimer("emulator", "network", "learner", "recorder")
-                steps = Steps.empty(self._config.steps_per_update, self._config.num_envs)
+                steps = Steps.empty(self._config.steps_per_update, self._config.num_envs, self._ram)
                 lost_life = np.empty_like(steps.terminated)
                 epsilon = self._epsilon()
                 for t in range(self._config.steps_per_update):
                     with timer.time("network"):
                         actions = self._act(t, states, epsilon)
                     with timer.time("recorder"):
-                        steps.frames[t] = states[:, -1]
+                        steps.set_observations(t, states[:, -1], self._env.ram)
                     with timer.time("emulator"):
                         lives = self._env.lives
                         states, rewards, done = self._env.step(actions)

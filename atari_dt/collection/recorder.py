@@ -41,6 +41,7 @@ from atari_dt.games.catalogue import Game
 from replay_data import InputError
 from replay_data.errors import summarize_error
 from replay_data.json_fields import Scalar, read_format_version
+from replay_data.observation import RAM_SIZE
 from replay_data.recording import Recording
 from replay_data.sources.dopamine_format import MAX_BUFFER_ROWS, NUM_BUFFERS, PADDING
 from replay_data.sources.dopamine_sidecar import BufferSidecar
@@ -55,6 +56,11 @@ RECORDING_FORMAT_VERSION = 2  # of recording.json
 WAITING = "waiting for the first episodes to end"  # on the progress bar, while no rows are recorded
 
 BYTES_PER_STEP = 250  # upper bound: the compressed frames of every measured game take less
+
+RAM_BYTES_PER_STEP = RAM_SIZE + 1  # upper bound: incompressible bytes grow by less than 1%
+
+RAM_SETTING = "ram"
+"""Setting of a recording that is True if it has RAM, and missing otherwise, as in recordings of earlier versions."""
 
 
 def record(
@@ -85,7 +91,8 @@ def record(
         environment: Settings of the environments.
         seed: Seed of the player.
         settings: Settings of the player, by name. A resumed recording must have the same settings, agent, game,
-            ``num_steps``, environment and seed. Its ``precision`` may change; each buffer keeps its own.
+            ``num_steps``, environment and seed. Its ``precision`` may change; each buffer keeps its own. `RAM_SETTING`
+            must say whether the player's episodes have RAM.
         run: Index of the recording among those of the game.
         resume: Continue after the last complete buffer, or start if there is no recording. Episodes that were being
             played are lost; the environments start new ones.
@@ -123,7 +130,8 @@ def record(
     try:
         with _recording_directory(directory, recording):
             checkpoint = RecorderCheckpoint.read(directory)
-            check_free_space(directory, (NUM_BUFFERS - checkpoint.num_complete) * rows * BYTES_PER_STEP)
+            bytes_per_step = BYTES_PER_STEP + (RAM_BYTES_PER_STEP if settings.get(RAM_SETTING) else 0)
+            check_free_space(directory, (NUM_BUFFERS - checkpoint.num_complete) * rows * bytes_per_step)
             if rows > MAX_BUFFER_ROWS:
                 raise InputError(f"`num_steps` must be at most {NUM_BUFFERS * MAX_BUFFER_ROWS:,}, not {num_steps:,}")
             recover_log(directory / LOGS_DIRECTORY, checkpoint.stage, checkpoint.num_complete)
@@ -144,6 +152,24 @@ def read_recording(directory: Path) -> list[BufferSidecar]:
     """Return the sidecars of a recording's complete buffers; ``directory`` is ``{out}/{Game}/{run}``."""
     sidecars = (BufferSidecar.read(directory / LOGS_DIRECTORY, index) for index in range(NUM_BUFFERS))
     return [sidecar for sidecar in sidecars if sidecar is not None]
+
+
+def read_recorded_settings(directory: Path) -> Mapping[str, Scalar] | None:
+    """Return the settings of the player of a recording; None if the directory holds no recording, or a damaged one."""
+    try:
+        return _read_recording_file(directory).settings
+    except _READING_ERRORS:
+        return None
+
+
+def _read_recording_file(directory: Path) -> Recording:
+    """Read ``recording.json``; raise one of `_READING_ERRORS` if it is missing or damaged."""
+    content = read_json_file(directory / RECORDING_FILE)
+    read_format_version(content, RECORDING_FORMAT_VERSION)
+    return Recording.from_json(content)
+
+
+_READING_ERRORS = (InputError, OSError, ValueError, KeyError, TypeError)
 
 
 def _play(
@@ -202,7 +228,6 @@ def _check_recording(directory: Path, recording: Recording, resume: bool) -> Non
         InputError: If the directory holds something else, a recording that is not to be resumed, or one with other
             settings.
     """
-    path = directory / RECORDING_FILE
     if not directory.exists() or all(entry.name.startswith(".recording") for entry in directory.iterdir()):
         return  # a process that was killed early may have left a partial recording.json
     if not resume:
@@ -210,17 +235,16 @@ def _check_recording(directory: Path, recording: Recording, resume: bool) -> Non
             f"{directory} exists already; choose another `out` or `run`, delete it, or continue it with `resume`"
         )
     try:
-        content = read_json_file(path)
-        read_format_version(content, RECORDING_FORMAT_VERSION)
-        saved = Recording.from_json(content)
-    except (InputError, OSError, ValueError, KeyError, TypeError) as error:
+        saved = _read_recording_file(directory)
+    except _READING_ERRORS as error:
         raise InputError(
-            f"{directory} is not a recording that can be resumed: {path.name} is missing or damaged "
+            f"{directory} is not a recording that can be resumed: {RECORDING_FILE} is missing or damaged "
             f"({summarize_error(error)}); choose another `out` or `run`"
         ) from error
     if saved.agent == recording.agent and (changes := _describe_policy_changes(saved, recording)):
         raise InputError(f"{directory} was recorded with other `policies`: {changes}; resume it with the same ones")
-    if differences := describe_differences(saved.flat(), recording.flat(), ignore=("versions", *ARITHMETIC_SETTINGS)):
+    before, now = ({RAM_SETTING: False, **each.flat()} for each in (saved, recording))
+    if differences := describe_differences(before, now, ignore=("versions", *ARITHMETIC_SETTINGS)):
         raise InputError(f"{directory} was recorded with other settings: {differences}; resume it with the same ones")
     if _has_buffers(directory) and not list_checkpoints(directory):
         raise InputError(

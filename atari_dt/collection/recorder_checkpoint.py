@@ -26,6 +26,7 @@ from replay_data import InputError
 from replay_data.episode import FRAME_SHAPE
 from replay_data.errors import summarize_error
 from replay_data.json_fields import convert, read_count, read_format_version, read_object, read_optional_field
+from replay_data.observation import RAM_SIZE
 from replay_data.sources.dopamine_format import STAGE_PREFIX
 from replay_data.storage.atomic import atomic_directory
 from replay_data.storage.npy_header import read_npy_header
@@ -47,6 +48,10 @@ _ARRAYS: dict[str, Any] = {
     "lengths": np.int64,
     "terminal": np.bool_,
 }
+"""dtype of each array of ``episodes.npz``."""
+
+_RAM_ARRAYS: dict[str, Any] = {"ram": np.uint8, "ram_sizes": np.int64}
+"""The same of those arrays that only a recording with RAM has: the compressed RAM, and its size in each episode."""
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
@@ -174,25 +179,50 @@ def _read_details(content: Any) -> dict[str, float]:
 
 def _read_episodes(path: Path) -> list[CompressedEpisode]:
     arrays = _read_arrays(path)
-    lengths, sizes, rewards = arrays["lengths"], arrays["sizes"], arrays["raw_rewards"]
-    totals = (("lengths", "actions"), ("lengths", "raw_rewards"), ("sizes", "frames"))
-    if any(int(arrays[name].sum()) != len(arrays[other]) for name, other in totals):
+    lengths, rewards = arrays["lengths"], arrays["raw_rewards"]
+    if any(int(lengths.sum()) != len(arrays[name]) for name in ("actions", "raw_rewards")):
         raise ValueError("the arrays of its episodes differ in length")
-    if min(lengths.min(initial=1), sizes.min(initial=1)) < 1 or not np.isfinite(rewards).all():
+    if lengths.min(initial=1) < 1 or not np.isfinite(rewards).all():
         raise ValueError("an episode has no steps, or rewards that are not finite")
-    episodes = []
-    ends, frames_ends = np.cumsum(lengths), np.cumsum(sizes)
-    for end, length, frames_end, size, terminated in zip(
-        ends, lengths, frames_ends, sizes, arrays["terminal"], strict=True
-    ):
-        span = slice(end - length, end)
-        compressed = arrays["frames"][frames_end - size : frames_end].tobytes()
-        num_bytes = int(length) * math.prod(FRAME_SHAPE)
-        with igzip.open(io.BytesIO(compressed)) as frames:
-            if len(frames.read(num_bytes + 1)) != num_bytes:  # it may decompress to far more
-                raise ValueError("an episode has more or fewer frames than steps")
-        episodes.append(CompressedEpisode(compressed, arrays["actions"][span], rewards[span], bool(terminated)))
-    return episodes
+    frames = _split(arrays["frames"], arrays["sizes"], lengths, math.prod(FRAME_SHAPE))
+    ram: Sequence[bytes | None] = [None] * len(lengths)
+    if "ram" in arrays:
+        ram = _split(arrays["ram"], arrays["ram_sizes"], lengths, RAM_SIZE)
+    ends = np.cumsum(lengths)
+    return [
+        CompressedEpisode(
+            episode_frames, arrays["actions"][end - length : end], rewards[end - length : end], terminated, episode_ram
+        )
+        for end, length, episode_frames, terminated, episode_ram in zip(
+            ends, lengths, frames, arrays["terminal"].tolist(), ram, strict=True
+        )
+    ]
+
+
+def _split(
+    compressed: npt.NDArray[np.uint8], sizes: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], step_bytes: int
+) -> list[bytes]:
+    """Return the compressed observations of each episode.
+
+    Args:
+        compressed: uint8, the observations of all episodes, one after another.
+        sizes: Compressed size of each episode's.
+        lengths: Number of steps of each episode.
+        step_bytes: Decompressed size of one step's.
+
+    Raises:
+        ValueError: If they do not fit together.
+    """
+    if int(sizes.sum()) != len(compressed) or sizes.min(initial=1) < 1:
+        raise ValueError("the arrays of its episodes differ in length")
+    found = []
+    for end, size, length in zip(np.cumsum(sizes), sizes, lengths, strict=True):
+        found.append(compressed[end - size : end].tobytes())
+        num_bytes = int(length) * step_bytes
+        with igzip.open(io.BytesIO(found[-1])) as stream:
+            if len(stream.read(num_bytes + 1)) != num_bytes:  # it may decompress to far more
+                raise ValueError("an episode has more or fewer observations than steps")
+    return found
 
 
 def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -200,7 +230,8 @@ def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     check_regular_file(path)
     arrays = {}
     with zipfile.ZipFile(path) as archive:
-        for name, dtype in _ARRAYS.items():
+        has_ram = "ram.npy" in archive.namelist()
+        for name, dtype in (_ARRAYS | _RAM_ARRAYS if has_ram else _ARRAYS).items():
             info = archive.getinfo(f"{name}.npy")
             if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size > path.stat().st_size:
                 raise ValueError(f"{name} has another size than stated")
@@ -214,15 +245,18 @@ def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _write_episodes(path: Path, episodes: Sequence[CompressedEpisode]) -> None:
-    np.savez(
-        path,
-        frames=np.frombuffer(b"".join(episode.frames for episode in episodes), dtype=np.uint8),
-        sizes=np.array([len(episode.frames) for episode in episodes], dtype=np.int64),
-        actions=np.concatenate([np.zeros(0, np.uint8), *(episode.actions for episode in episodes)]),
-        raw_rewards=np.concatenate([np.zeros(0, np.float32), *(episode.raw_rewards for episode in episodes)]),
-        lengths=np.array([len(episode) for episode in episodes], dtype=np.int64),
-        terminal=np.array([episode.terminated for episode in episodes], dtype=np.bool_),
-    )
+    arrays: dict[str, Any] = {
+        "frames": np.frombuffer(b"".join(episode.frames for episode in episodes), dtype=np.uint8),
+        "sizes": np.array([len(episode.frames) for episode in episodes], dtype=np.int64),
+        "actions": np.concatenate([np.zeros(0, np.uint8), *(episode.actions for episode in episodes)]),
+        "raw_rewards": np.concatenate([np.zeros(0, np.float32), *(episode.raw_rewards for episode in episodes)]),
+        "lengths": np.array([len(episode) for episode in episodes], dtype=np.int64),
+        "terminal": np.array([episode.terminated for episode in episodes], dtype=np.bool_),
+    }
+    if ram := [episode.ram for episode in episodes if episode.ram is not None]:  # of all episodes or of none
+        arrays["ram"] = np.frombuffer(b"".join(ram), dtype=np.uint8)
+        arrays["ram_sizes"] = np.array([len(each) for each in ram], dtype=np.int64)
+    np.savez(path, **arrays)
 
 
 _READING_ERRORS = (

@@ -7,6 +7,7 @@ values and pixels, and the distance that a paddle coasts, were measured on the e
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -25,6 +26,7 @@ from atari_dt.environment.python_env import AleEnv, action_meanings
 from atari_dt.games.catalogue import Game
 from replay_data import InputError, StoreWriter, TrajectoryStore
 from replay_data.episode import Episode
+from replay_data.observation import RAM_SIZE
 from replay_data.progress import ProgressBar
 from replay_data.storage.paths import check_free_space
 from replay_data.storage.processes import available_cores, defer_signals, exit_with_parent, wait_for_parent_process
@@ -104,24 +106,33 @@ def play_episode(game: Game, config: EnvironmentConfig, skill: float, seed: int)
         skill: Probability, at each step, of the scripted action; otherwise the action is uniformly random. Skill 1 is
             the scripted policy itself, skill 0 the uniform-random policy.
         seed: Seed of the emulator and of the random actions. The same seed and skill give the same episode.
+
+    Returns:
+        The episode, with RAM.
     """
     policy = POLICIES[game.name]
     env = AleEnv(game, config, seed)
     rng = np.random.default_rng(seed)
-    frames, actions, rewards = [], [], []
-    ram = previous = env.ram.astype(np.int64)
+    frames, actions, rewards, rams = [], [], [], [env.ram]
+    ram = previous = rams[0].astype(np.int64)
     action, done = NOOP, False
     while not done:
         frames.append(env.frame)
         scripted = rng.random() < skill
         action = policy(ram, previous, action) if scripted else int(rng.integers(env.num_actions))
         reward, done = env.step(action)
-        previous, ram = ram, env.ram.astype(np.int64)
+        rams.append(env.ram)
+        previous, ram = ram, rams[-1].astype(np.int64)
         actions.append(action)
         rewards.append(reward)
     raw_rewards = np.array(rewards, dtype=np.float32)
     return Episode(
-        np.stack(frames), np.array(actions, dtype=np.uint8), raw_rewards.clip(-1, 1), raw_rewards, env.terminated
+        np.stack(frames),
+        np.array(actions, dtype=np.uint8),
+        raw_rewards.clip(-1, 1),
+        raw_rewards,
+        env.terminated,
+        ram=np.stack(rams[:-1]),  # without the RAM of the end, at which no action was chosen
     )
 
 
@@ -137,8 +148,8 @@ def collect(
 ) -> TrajectoryStore:
     """Play whole episodes of evenly spread skills, at least ``num_steps`` steps in all, and store them.
 
-    Rewards are clipped to [-1, 1] as in the DQN-replay dataset; the store also holds the raw rewards. Its content
-    depends on the seed, not on the number of workers.
+    Rewards are clipped to [-1, 1] as in the DQN-replay dataset; the store also holds the raw rewards and the RAM. Its
+    content depends on the seed, not on the number of workers.
 
     Args:
         game: A game of `POLICIES`.
@@ -160,7 +171,7 @@ def collect(
     for name, value, minimum in (("num_steps", num_steps, 1), ("seed", seed, 0)):
         if value < minimum:
             raise InputError(f"`{name}` must be at least {minimum}, not {value}")
-    check_free_space(out, num_steps * 84 * 84)
+    check_free_space(out, num_steps * (84 * 84 + RAM_SIZE))
     config = config or EnvironmentConfig()
     source = StoreSource(
         format="scripted",
@@ -188,7 +199,12 @@ def collect(
         ):
             for episode in episodes:
                 writer.append(
-                    episode.frames, episode.actions, episode.rewards, episode.raw_rewards, terminated=episode.terminated
+                    episode.frames,
+                    episode.actions,
+                    episode.rewards,
+                    episode.raw_rewards,
+                    terminated=episode.terminated,
+                    ram=episode.ram,
                 )
                 bar.update(min(len(episode.actions), num_steps - bar.n))
                 if writer.steps >= num_steps:
@@ -206,14 +222,17 @@ class ScriptedPlayer:
         config: Settings of the environment.
         seed: Seed of all episodes. A restored player continues with the episodes that an uninterrupted one would play.
         num_workers: Number of worker processes; by default one per core that this process may use.
+        ram: Whether to record the RAM too.
 
     Raises:
         InputError: If no scripted policy plays the game, or ``num_workers`` is out of range.
     """
 
-    def __init__(self, game: Game, config: EnvironmentConfig, seed: int, num_workers: int | None = None):
+    def __init__(
+        self, game: Game, config: EnvironmentConfig, seed: int, num_workers: int | None = None, ram: bool = True
+    ):
         self._num_workers = _check(game, num_workers)
-        self._game, self._config, self._seed = game, config, seed
+        self._game, self._config, self._seed, self._ram = game, config, seed, ram
         self._num_episodes = 0
 
     def play(self) -> Generator[Rollout, None, None]:
@@ -222,7 +241,8 @@ class ScriptedPlayer:
             _play_episodes(self._game, self._config, self._seed, self._num_workers, self._num_episodes)
         ) as episodes:
             for episode in episodes:
-                finished = FinishedEpisode(CompressedEpisode.pack(episode), {"skill": _skill(self._num_episodes)})
+                compressed = CompressedEpisode.pack(episode if self._ram else dataclasses.replace(episode, ram=None))
+                finished = FinishedEpisode(compressed, {"skill": _skill(self._num_episodes)})
                 self._num_episodes += 1
                 yield Rollout([finished], len(episode), {})
 

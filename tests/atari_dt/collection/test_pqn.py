@@ -184,9 +184,10 @@ class ToyVectorEnv:
     """Environments in which the bright quarter of the frame shows which of four actions earns 5 points."""
 
     action_meanings = ("NOOP", "FIRE", "RIGHT", "LEFT")
+    ram = None
 
-    def __init__(self, game: Any, num_envs: int, config: Any, autoreset: bool):
-        assert autoreset
+    def __init__(self, game: Any, num_envs: int, config: Any, ram: bool):
+        assert not ram
         self._num_envs, self._rng, self._step = num_envs, np.random.default_rng(0), 0
         self.lives = np.full(num_envs, 3, np.int32)
         self.terminated = np.zeros(num_envs, np.bool_)
@@ -207,7 +208,7 @@ class ToyVectorEnv:
 
 
 def test_player_learns_the_best_actions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "AleVectorEnv", ToyVectorEnv)
+    monkeypatch.setattr(module, "make_autoreset_env", ToyVectorEnv)
     terminated = []
 
     def spy(*arguments: Any) -> torch.Tensor:
@@ -249,7 +250,7 @@ class TruncatedToyVectorEnv(ToyVectorEnv):
 
 def test_update_is_that_of_the_publication(monkeypatch: pytest.MonkeyPatch) -> None:
     """Truncated steps have no target, the learning rate falls linearly, and gradients are clipped."""
-    monkeypatch.setattr(module, "AleVectorEnv", TruncatedToyVectorEnv)
+    monkeypatch.setattr(module, "make_autoreset_env", TruncatedToyVectorEnv)
     has_target, loss = [], PQNPlayer._minibatch_loss
 
     def spy(self: PQNPlayer, *arguments: torch.Tensor) -> torch.Tensor:
