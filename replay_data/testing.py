@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from replay_data.episode import FRAME_SHAPE
+from replay_data.observation import RAM_SIZE
 from replay_data.store_metadata import StoreSource
 from replay_data.store_writer import StoreWriter
 from replay_data.trajectory_store import TrajectoryStore
@@ -23,6 +24,7 @@ def write_random_store(
     game: str = "Breakout",
     largest_reward: int = 7,
     repeat_frames: bool = False,
+    ram: bool = False,
 ) -> TrajectoryStore:
     """Write a store of random episodes that terminate, with four actions.
 
@@ -34,9 +36,11 @@ def write_random_store(
         largest_reward: Largest raw reward. Raw rewards are random integers from ``-largest_reward`` to
             ``largest_reward``; rewards are clipped to [-1, 1].
         repeat_frames: Whether all episodes begin with the same random frames, which is much faster.
+        ram: Whether the store has RAM, of random bytes; byte 0 is always 7.
     """
     largest_length = max(episode_lengths)
     rng = np.random.default_rng(seed)
+    ram_rng = np.random.default_rng(seed)  # of its own, so that the other arrays are the same with and without RAM
     with StoreWriter(
         path,
         game=game,
@@ -51,5 +55,14 @@ def write_random_store(
                 num_frames = largest_length if repeat_frames else length
                 frames = rng.integers(0, 256, size=(num_frames, *FRAME_SHAPE), dtype=np.uint8)
             actions = rng.integers(0, len(ACTION_MEANINGS), size=length)
-            writer.append(frames[:length], actions, raw_rewards.clip(-1, 1), raw_rewards, terminated=True)
+            memory = ram_rng.integers(0, 256, size=(length, RAM_SIZE), dtype=np.uint8)
+            memory[:, 0] = 7
+            writer.append(
+                frames[:length],
+                actions,
+                raw_rewards.clip(-1, 1),
+                raw_rewards,
+                terminated=True,
+                ram=memory if ram else None,
+            )
     return TrajectoryStore.open(path)

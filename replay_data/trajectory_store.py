@@ -141,8 +141,8 @@ class TrajectoryStore:
         """
         if self.ram is None:
             raise InputError(
-                f"the store at {self.path} has no RAM; record a log with `ram` and build a store from it, or set "
-                "`observation` to frames"
+                f"the store at {self.path} has no RAM; record a log with RAM (scripts/collect_replay.py, `ram`) and "
+                "build a store from it, or set `observation` to frames"
             )
         return self.ram
 

@@ -49,7 +49,8 @@ def main(
             so on are read too. rl_unplugged: the one that holds {game}/run_{run}-*. Both spell games like Breakout or
             MsPacman. jat: the one that holds atari-{game}, with the game in lower case. minari: the one of all Minari
             datasets, usually ~/.minari/datasets, or of one dataset. store: the store.
-        out: Directory of the store, to be created; 7 KB per step, except where it links the frames of a store.
+        out: Directory of the store, to be created; 7 KB per step, except where it links the frames of a store. It has
+            the emulator's RAM if all buffers of a dopamine log have it.
         game: Name of the game; Breakout by default, and for a store the game that it holds.
         run: Number of the run, 1 by default; a store has none.
         selection: Selection method. original: the rows of the paper's draw exactly as the released code loads them,
@@ -183,7 +184,7 @@ def _name_shards(indices: Collection[int], noun: str) -> str:
 def _print_summary(store: "TrajectoryStore", origin: str) -> None:
     metadata = store.metadata
     episodes = f"{store.num_episodes} episodes{origin and f' of {origin}'}"
-    print(f"{store.path}: {len(store):,} steps in {episodes}")
+    print(f"{store.path}: {len(store):,} steps in {episodes}{', with RAM' if store.ram is not None else ''}")
     print(f"return: {metadata.mean_return:.1f} on average, {metadata.max_return:g} at most")
 
 

@@ -16,10 +16,10 @@ decides, and the frames play no part. The rows are checked against it: every ter
 episode must have the listed number of steps, and its padding must be zeros.
 
 **Other logs**, and buffers without a sidecar in such logs. Terminals are certain. Every other end must be found by the
-padding after it, but a step can look like padding: a black frame, action 0, reward 0, no terminal. Such a row is
-*blank* here. The three rows after an end are padding for certain, and blank rows after them are steps. Any other run of
-three blank rows or more is padding, or a game that fades to black while the player does nothing, or both. These rules
-decide:
+padding after it, but a step can look like padding: a black frame, action 0, reward 0, no terminal, and RAM of zeros if
+the log has RAM. Such a row is *blank* here. The three rows after an end are padding for certain, and blank rows after
+them are steps. Any other run of three blank rows or more is padding, or a game that fades to black while the player
+does nothing, or both. These rules decide:
 
 1. An episode that reaches 27,000 steps in the run ends there. This is the time limit of Dopamine's runner
    (``max_steps_per_episode`` in its ``run_experiment.py``), and the only end of this kind that is certain.
@@ -188,6 +188,11 @@ def _make_episode(rows: Rows, num_uncertain: int, certain_start: bool) -> Episod
             f"{rows.path}, row {rows.first_row}: an episode should begin with three rows of zeros and a step; "
             "the log is damaged or of another format"
         )
+    if padding.ram is not None and padding.ram.any():
+        raise ReplayFormatError(
+            f"{rows.path}, row {rows.first_row}: the RAM of the padding before an episode is not zeros, so the file "
+            "of the buffer's RAM belongs to other rows; copy it again, or remove it and go without RAM"
+        )
     listed = int(steps.episode_steps[-1])
     if listed > len(steps) and not certain_start:
         num_uncertain += 1  # the rows before, of a buffer without a sidecar, were cut in the wrong place
@@ -209,6 +214,8 @@ def count_leading(flags: npt.NDArray[np.bool_]) -> int:
 def blank_rows(rows: Rows) -> npt.NDArray[np.bool_]:
     """Return which rows could be padding, bool ``[T]``."""
     blank = (rows.actions == 0) & (rows.rewards == 0) & ~rows.terminals
+    if rows.ram is not None:
+        blank &= ~rows.ram.any(axis=1)
     blank[blank] = ~rows.frames[blank].any(axis=(1, 2))  # of few rows, because frames are large
     return blank
 

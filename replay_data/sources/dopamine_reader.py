@@ -61,6 +61,10 @@ class DopamineLog:
             raise ReplayFormatError(f"{path / game} holds episode shards; read them with `source` rl_unplugged")
         self.directory = _find_log(path, game, run)
         buffers = {index: LogBuffer(self.directory, index, num_actions) for index in self._find_buffers()}
+        without_ram = [index for index, buffer in buffers.items() if not buffer.ram]
+        if without_ram:  # RAM is known for all episodes or for none
+            for buffer in buffers.values():
+                buffer.ram = False
         sidecars = [buffer.sidecar for buffer in buffers.values() if buffer.sidecar is not None]
         self.recording: Recording | None = sidecars[0].recording if sidecars else None
         self.sticky_actions: float | None = STICKY_ACTIONS if self.recording is None else self.recording.sticky_actions
@@ -81,10 +85,7 @@ class DopamineLog:
                 f"recording_ckpt.*.json is missing for buffers {', '.join(map(str, without_sidecar))}; raw rewards are "
                 "left out, and the ends of truncated episodes are uncertain there"
             )
-        without_ram = [index for index, buffer in buffers.items() if not buffer.ram]
         if 0 < len(without_ram) < len(buffers):
-            for buffer in buffers.values():
-                buffer.ram = False
             notes.append(f"ram_*.gz is missing for buffers {', '.join(map(str, without_ram))}; RAM is left out")
         self.notes = tuple(notes)
         if not self.shards:

@@ -145,6 +145,7 @@ def write_log(
                     episode.rewards,
                     terminated=episode.terminated,
                     raw_rewards=None if recording is None else episode.raw_rewards,
+                    ram=episode.ram,
                 )
     return directory
 
