@@ -21,12 +21,12 @@ from atari_dt.policies.planning_config import PlanningConfig
 from atari_dt.policies.policy import Floats, Ints
 from atari_dt.policies.predictors import MIN_STATES, pad_rows
 
-_MIN_TOKENS = 64  # of a forward pass of whole sequences; see MIN_STATES
+MIN_TOKENS = 64  # of a forward pass of whole sequences; see MIN_STATES
 
-CacheT = TypeVar("CacheT", bound="TokenCache")
+CacheT = TypeVar("CacheT", bound="SequenceCache")
 
 
-class TokenCache(Protocol):
+class SequenceCache(Protocol):
     """What a model keeps of the tokens of R sequences, so that another token costs it only that token."""
 
     def select(self: CacheT, rows: Tensor) -> CacheT:
@@ -92,6 +92,17 @@ class Plans:
     values: Floats
     scores: Floats
 
+    @classmethod
+    def join(cls, parts: Sequence[tuple[Ints, Plans]]) -> Plans:
+        """Return the plans of all games.
+
+        Args:
+            parts: Indices of some of the games, int64 ``[M]``, and their plans.
+        """
+        order = np.argsort(np.concatenate([games for games, _ in parts]))
+        columns = zip(*(vars(plans).values() for _, plans in parts), strict=True)
+        return cls(*(np.concatenate(column)[order] for column in columns))
+
 
 class ImaginedSequences(Generic[CacheT]):
     """Sequences of tokens that a model continues.
@@ -114,7 +125,7 @@ class ImaginedSequences(Generic[CacheT]):
         self._max_tokens = max_steps * model.tokens_per_step - 1  # nothing follows the last value
         self._restart_tokens = context * model.tokens_per_step
         self.tokens, self._num_tokens = tokens, tokens.shape[1]  # the second: those that the model has read
-        self._cache, self._logits = model.start(pad_rows(tokens, -(-_MIN_TOKENS // tokens.shape[1])))
+        self._cache, self._logits = model.start(pad_rows(tokens, -(-MIN_TOKENS // tokens.shape[1])))
 
     @property
     def logits(self) -> Tensor:

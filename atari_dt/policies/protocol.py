@@ -22,8 +22,8 @@ ProtocolName = Literal["dopamine", "original"]
 class EvaluationProtocol:
     """Settings in which two evaluations of one model can differ, apart from sampling (docs/protocol.md).
 
-    The defaults are the ``dopamine`` protocol. A Q-network, which reads only the current state, uses only those of
-    the environment: ``sticky_actions``, ``frames``, ``noop_max`` and ``second_reset``.
+    The defaults are the ``dopamine`` protocol. Q-networks and the Trajectory Transformer, which read no returns-to-go,
+    use only those of the environment: ``sticky_actions``, ``frames``, ``noop_max`` and ``second_reset``.
     """
 
     sticky_actions: float | None = None
@@ -78,7 +78,7 @@ class EvaluationProtocol:
         return self.cache != "off" and config.cacheable
 
     def check_context_settings(self, config: MethodConfig) -> None:
-        """Check that no setting of the context was changed, for a model that reads only the current state.
+        """Check that no setting of the context was changed, for a model that reads no returns-to-go.
 
         The settings of a named protocol are accepted, although such a model reads neither timesteps nor returns-to-go.
 
@@ -92,7 +92,7 @@ class EvaluationProtocol:
         if self._context_settings() not in [protocol._context_settings() for protocol in PROTOCOLS.values()]:
             raise InputError(
                 "`window_timestep`, `reward_units` and `integer_returns` have no effect on "
-                f"{config.label}, which reads only the current state; leave them out"
+                f"{config.label}, which reads neither timesteps nor returns-to-go; leave them out"
             )
 
     def environment(self, dataset: DatasetInfo, max_steps: int, rom: Rom | None = None) -> EnvironmentConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,3 +47,19 @@ class Sampling:
         kept = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, logits.topk(top_k).indices, True)
         scaled = logits.double() / (self.temperature or 1.0)
         return scaled.masked_fill(~kept, -math.inf).softmax(-1).cpu().numpy()
+
+
+def draw_actions(probabilities: npt.NDArray[np.float64], rngs: Sequence[np.random.Generator]) -> npt.NDArray[np.int64]:
+    """Draw an action for each of M environments from its own generator, by inverting the cumulative distribution.
+
+    Args:
+        probabilities: float64 ``[M, num_actions]``.
+        rngs: Generator of each environment.
+
+    Returns:
+        int64 ``[M]``.
+    """
+    draws = np.array([rng.random() for rng in rngs])
+    reached = probabilities.cumsum(-1) > draws[:, None]
+    most_likely = probabilities.argmax(-1)  # where rounding leaves the cumulative sum below the draw
+    return np.where(reached.any(-1), reached.argmax(-1), most_likely)
