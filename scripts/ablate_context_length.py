@@ -16,6 +16,7 @@ from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig
 from atari_dt.experiments.sweep_options import SweepOptions
 from atari_dt.games.presets import default_settings
+from atari_dt.games.ram_variables import require_observation
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.recipes import RecipeName, apply_recipe
 from replay_data import InputError, TrajectoryStore
@@ -58,7 +59,8 @@ def main() -> None:
     """Parse the command line twice: for dataset, method and recipe, and then with their defaults."""
     options = tyro.cli(Options)
     store = TrajectoryStore.open(options.data)
-    model, training = apply_recipe(options.recipe, *default_settings(options.method, store.game))
+    observed = options.model.observation
+    model, training = apply_recipe(options.recipe, *default_settings(options.method, store.game, observed))
     assert isinstance(model, ModelConfig)
     training = dataclasses.replace(training, validation_fraction=0.05)
     dataset = DatasetInfo.from_store(store)
@@ -72,13 +74,14 @@ def main() -> None:
     ):
         if value != default:
             raise InputError(f"{flag} would be the same in all runs; use --context-lengths, --seeds or --max-updates")
+    require_observation(options.model.observation, options.model.variables, store)  # fail before hours of training
     from atari_dt.experiments.ablation import ablation_runs
     from atari_dt.experiments.sweep import run_sweep_and_report
 
     base = RunConfig(store.path.resolve(), options.model, options.training, options.evaluation, options.threads)
     runs = ablation_runs(base, options.context_lengths, options.seeds)
     if options.model.conditioned:
-        options.evaluation.check_targets(dataset)  # fail before hours of training
+        options.evaluation.check_targets(dataset)  # so does this
         if (note := options.evaluation.explain_default(evaluation)) is not None:
             print(f"note: {note}")
     run_sweep_and_report(runs, options.out, {base.data: store.digest}, options.where)

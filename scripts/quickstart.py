@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 from atari_dt.command_line import run
 from atari_dt.recipes import RecipeName, apply_recipe
@@ -22,6 +23,7 @@ from replay_data.storage.locks import exclusive_lock
 RESULTS_FILE = "results.json"  # written last
 RETURN_MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0)
 UPDATES = {"paper": 3000, "fast": 800}
+RAM_UPDATES = {"paper": 800, "fast": 800}  # with RAM, an update takes a fourth of the time
 NEXT_STEPS = """
 What to try next
 
@@ -59,7 +61,8 @@ What to try next
 
 
 def main(
-    out: Path = Path("runs/quickstart"),
+    out: Path | None = None,
+    observation: Literal["frames", "ram"] = "frames",
     recipe: RecipeName = "fast",
     num_steps: int = 60_000,
     updates: int | None = None,
@@ -70,10 +73,13 @@ def main(
     """Collect Breakout data, train a small Decision Transformer on it, and evaluate it under several target returns.
 
     Args:
-        out: Output directory; the output of a previous quickstart in it, finished or not, is kept under another name.
+        out: Output directory, by default runs/quickstart, and with RAM runs/quickstart-ram; the output of a previous
+            quickstart in it, finished or not, is kept under another name.
+        observation: What the model observes: `frames`, or `ram`, the 128 bytes of the emulator's RAM, which need no
+            convolutions.
         recipe: How the network learns. `fast`: with every ingredient of atari_dt/recipes.py; `paper`: as in the paper.
         num_steps: Steps of data.
-        updates: Training updates; by default 800 with the recipe `fast` and 3,000 with `paper`.
+        updates: Training updates; by default 800, and 3,000 with frames and the recipe `paper`.
         episodes: Evaluation episodes per target return.
         max_steps: Maximum number of steps of an episode.
         seed: Seed of data, training and evaluation.
@@ -96,13 +102,16 @@ def main(
     start = time.perf_counter()
     game = find_game("Breakout")
     config = EnvironmentConfig.with_max_steps(max_steps)
-    updates = UPDATES[recipe] if updates is None else updates
+    if out is None:
+        out = Path("runs/quickstart" if observation == "frames" else f"runs/quickstart-{observation}")
+    if updates is None:
+        updates = (UPDATES if observation == "frames" else RAM_UPDATES)[recipe]
     for name, value in (("updates", updates), ("episodes", episodes)):
         if value < 1:
             raise InputError(f"`{name}` must be at least 1, not {value}")
     model, training = apply_recipe(
         recipe,
-        ModelConfig(context_length=10, num_layers=3, dropout=0.0),
+        ModelConfig(context_length=10, num_layers=3, dropout=0.0, observation=observation),
         TrainingConfig(epochs=10**6, max_updates=updates, batch_size=32, seed=seed),
     )
     training = schedule_for_max_updates(training, model.context_length)
@@ -120,7 +129,8 @@ def main(
                 "target return to try; raise `num_steps` or `max_steps`"
             )
 
-        print("2/4 Training: a Decision Transformer learns to predict actions from returns, frames and past actions.")
+        seen = "frames" if observation == "frames" else "the emulator's RAM"
+        print(f"2/4 Training: a Decision Transformer learns to predict actions from returns, {seen} and past actions.")
         train_start = time.perf_counter()
         train(store, out / "run", model, training)
         train_seconds = time.perf_counter() - train_start
@@ -143,8 +153,9 @@ def main(
         minutes = f"{train_seconds / 60:.1f} minutes of training, {total_seconds / 60:.1f} minutes in all"
         print(f"\nResults on {game.name} ({minutes}):\n")
         print(evaluation_table(evaluation))
+        observed = "" if observation == "frames" else f"--observation {observation} "
         settings = (
-            f"--recipe {recipe} --num-layers {model.num_layers} --dropout {model.dropout:g} "
+            f"{observed}--recipe {recipe} --num-layers {model.num_layers} --dropout {model.dropout:g} "
             f"--batch-size {training.batch_size} --max-updates {updates}"
         )
         paths = {"python": os.path.relpath(sys.executable), "out": out, "runs": out.parent}

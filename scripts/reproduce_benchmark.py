@@ -153,6 +153,9 @@ def _configs_of_game(
             out of range.
     """
     model, training, evaluation = benchmark_preset(options.preset, game)
+    names = {method.name for method in methods}
+    if names & _SECTIONS["model"][1]:
+        model = dataclasses.replace(model, observation=options.model.observation)
     model, training = apply_recipe(options.recipe, model, training)
     evaluation = evaluation.for_returns_of(datasets)
     arithmetic = {name: getattr(options.training, name) for name in ARITHMETIC_SETTINGS}
@@ -161,7 +164,6 @@ def _configs_of_game(
     defaults |= {"model": model, "training": training, "value_training": value_training, "evaluation": evaluation}
     default = dataclasses.replace(options, **defaults)
     game_options = tyro.cli(Options, default=default)
-    names = {method.name for method in methods}
     for section, (prefix, owners) in _SECTIONS.items():
         for name, default_value in vars(getattr(default, section)).items():
             if getattr(getattr(game_options, section), name) == default_value:

@@ -57,7 +57,7 @@ def main() -> None:
     model, training = default_settings(method)
     options = parse(Options(data=tyro.MISSING, out=tyro.MISSING, model=model, training=training))
     store = TrajectoryStore.open(options.data)
-    model, training = apply_recipe(options.recipe, *default_settings(method, store.game))
+    model, training = apply_recipe(options.recipe, *default_settings(method, store.game, options.model.observation))
     options = parse(dataclasses.replace(options, model=model, training=training))
     from atari_dt.training import TrainingStopped, train
 

@@ -234,7 +234,8 @@ def _find_recipe(group: RunGroup) -> RecipeName | None:
     names, settings = _recipe_settings(), group.config.flat()
     if not names <= settings.keys():
         return None
-    defaults = default_settings(group.config.model.method, group.game.name)
+    model = group.config.model
+    defaults = default_settings(model.method, group.game.name, model.observation)
     for recipe in get_args(RecipeName):
         expected = RunConfig(Path(), *apply_recipe(recipe, *defaults)).flat()
         if all(settings[name] == expected[name] for name in names):

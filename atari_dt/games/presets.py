@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from atari_dt.config import ARITHMETIC_SETTINGS, MethodName, ModelConfig, TrainingConfig
 from atari_dt.games.catalogue import find_game
-from atari_dt.method_config import VALUE_TRAINING, MethodConfig, default_config
+from atari_dt.method_config import DEFAULT_TRAINING, VALUE_TRAINING, MethodConfig, default_config
 from replay_data import InputError
+from replay_data.observation import ObservationKind
 
 
 @dataclass(frozen=True)
@@ -55,18 +56,23 @@ def find_preset(game: str) -> GamePreset:
     return PRESETS.get(rom, GamePreset())
 
 
-def default_settings(method: MethodName, game: str | None = None) -> tuple[MethodConfig, TrainingConfig]:
+def default_settings(
+    method: MethodName, game: str | None = None, observation: ObservationKind = "frames"
+) -> tuple[MethodConfig, TrainingConfig]:
     """Return the default configs of a method and of its training on a game.
 
     Args:
         method: Name of the method.
         game: Name of the game, as in `find_preset`; None for a game without a preset.
+        observation: What the Decision Transformer or behavior cloning observes; recipes depend on it. Other methods
+            keep their default.
     """
     config = default_config(method)
     if not isinstance(config, ModelConfig):
-        return config, VALUE_TRAINING
+        return config, DEFAULT_TRAINING.get(method, VALUE_TRAINING)
     preset = GamePreset() if game is None else find_preset(game)
-    return dataclasses.replace(preset.model, conditioning=config.conditioning), preset.training
+    model = dataclasses.replace(preset.model, conditioning=config.conditioning, observation=observation)
+    return model, preset.training
 
 
 def describe_deviations(game: str, config: MethodConfig, training: TrainingConfig | None) -> str:
@@ -89,4 +95,8 @@ def describe_deviations(game: str, config: MethodConfig, training: TrainingConfi
 
 
 def _format(value: object) -> str:
-    return "none" if value is None else str(value)
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, tuple) and isinstance(value[0], str):
+        return " ".join(value)
+    return str(value)

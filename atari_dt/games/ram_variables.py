@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from atari_dt.games.catalogue import find_game
-from replay_data import InputError
+from replay_data import InputError, TrajectoryStore
 from replay_data.observation import FRAMES, RAM, ObservationKind, ObservationSpec, variables_spec
 
 _ADDRESSES: dict[str, dict[str, int | Sequence[int]]] = {
@@ -317,6 +317,28 @@ def ram_variables(game: str) -> dict[str, int]:
     return variables
 
 
+def name_entries(observation: ObservationSpec, game: str) -> tuple[str, ...]:
+    """Return a name for each entry of a vector that says what it means, if this is known.
+
+    Args:
+        observation: Observation.
+        game: Name of the game, in any spelling that `find_game` accepts.
+
+    Returns:
+        Names such as ``"ball_x"`` of variables, and such as ``"RAM 99 (ball_x)"`` of RAM, where the table of the game
+        has a variable at the address. None for frames.
+    """
+    if observation.kind != "ram" or find_game(game).rom not in _ADDRESSES:
+        return observation.entry_names
+    variables: dict[int, list[str]] = {}
+    for variable, address in ram_variables(game).items():
+        variables.setdefault(address, []).append(variable)
+    return tuple(
+        f"{name} ({', '.join(variables[address])})" if address in variables else name
+        for address, name in enumerate(observation.entry_names)
+    )
+
+
 def find_observation(kind: ObservationKind, names: Sequence[str], game: str) -> ObservationSpec:
     """Return the observation of a kind in a game.
 
@@ -338,3 +360,20 @@ def find_observation(kind: ObservationKind, names: Sequence[str], game: str) -> 
         raise InputError("`variables` names a variable twice; name each of them once")
     chosen = tuple(names or table)
     return variables_spec(chosen, tuple(table[name] for name in chosen))
+
+
+def require_observation(kind: ObservationKind, names: Sequence[str], store: TrajectoryStore) -> ObservationSpec:
+    """Return the observation of a kind in the game of a store.
+
+    Args:
+        kind: Kind of the observation.
+        names: As in `find_observation`.
+        store: Store that must hold the observation.
+
+    Raises:
+        InputError: As `find_observation`, or if the observation is of RAM, and the store has none.
+    """
+    observation = find_observation(kind, names, store.game)
+    if observation.is_vector:
+        store.require_ram()
+    return observation

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from atari_dt.config import TrainingConfig
+from atari_dt.games.ram_variables import require_observation
 from atari_dt.method_config import MethodConfig
 from atari_dt.methods.registry import find_method
 from replay_data import InputError, TrajectoryStore, best_episodes, hold_out, window_starts
@@ -29,9 +30,10 @@ def training_windows(
         Two arrays of the dataset's steps at which the windows start, int64 ``[M]`` and ``[V]``.
 
     Raises:
-        InputError: If there are fewer training windows than a batch has, or the method needs to know how episodes ended
-            and the store does not.
+        InputError: If the store lacks what the method observes, there are fewer training windows than a batch has, or
+            the method needs to know how episodes ended and the store does not.
     """
+    require_observation(method_config.observation, method_config.variables, store)
     method = find_method(method_config)
     fraction, num_episodes = config.validation_fraction, store.num_episodes
     held_out = hold_out(num_episodes, fraction, config.seed) if fraction else np.zeros(num_episodes, dtype=np.bool_)
