@@ -79,7 +79,7 @@ class CausalSelfAttention(nn.Module):
             ``(y, attention)``: ``[B, Q, D]``, and attention weights ``[B, heads, Q, T]``, whose rows sum to 1, or None.
         """
         num_tokens = x.shape[1]
-        query, key, value = (heads.transpose(1, 2) for heads in self._project(x, query_positions, rotation))
+        query, key, value = (heads.transpose(1, 2) for heads in self.project(x, query_positions, rotation))
         attention = None
         # For short sequences on a CPU, the backward pass of the fused kernel is slower than that of this code.
         if output_attention or (torch.is_grad_enabled() and not x.is_cuda):
@@ -116,14 +116,14 @@ class CausalSelfAttention(nn.Module):
             ``[P, Q, D]``.
         """
         num_episodes = len(new_tokens.rows)
-        query, key, value = (heads[:num_episodes] for heads in self._project(x, query_positions, rotation))
+        query, key, value = (heads[:num_episodes] for heads in self.project(x, query_positions, rotation))
         keys, values = new_tokens.store(layer, key, value)
         query, keys, values = (heads.transpose(1, 2) for heads in (query, keys, values))
         y = F.scaled_dot_product_attention(query, keys, values, new_tokens.bias[:, :, query_positions])
         y = rearrange(y, "b h q d -> b q (h d)")
         return self.projection(F.pad(y, (0, 0, 0, 0, 0, len(x) - num_episodes)))
 
-    def _project(self, x: Tensor, query_positions: slice, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, query_positions: slice, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries ``[B, Q, heads, head_dim]``, and keys and values ``[B, T, heads, head_dim]``."""
         dim = x.shape[-1]
         weight, bias = self.qkv.weight, self.qkv.bias
