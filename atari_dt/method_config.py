@@ -1,7 +1,7 @@
 """Configs of the learning methods: each selects a method of `atari_dt.methods` and holds its settings.
 
-The Decision Transformer and behavior cloning share `ModelConfig`. The value-based methods have a config each. Every
-config has
+The Decision Transformer and behavior cloning share `ModelConfig`. The other methods have a config each. Every config
+has
 
 - ``method``: name of the method, as in ``METHOD_NAMES``;
 - ``label``: short name for tables, such as ``"QR-DQN"``;
@@ -21,9 +21,19 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
-from atari_dt.config import MethodName, ModelConfig, TrainingConfig
+from atari_dt.config import (
+    Conditioning,
+    Head,
+    MethodName,
+    ModelConfig,
+    TimestepEncoding,
+    TrainingConfig,
+    check,
+    check_observation,
+)
+from atari_dt.trajectory_config import TRAJECTORY_TRAINING, TrajectoryTransformerConfig
 from replay_data import InputError
 from replay_data.json_fields import read_dataclass, read_object
 from replay_data.observation import ObservationKind
@@ -150,7 +160,78 @@ class REMConfig(ValueConfig):
         return self.num_q_heads
 
 
-MethodConfig: TypeAlias = ModelConfig | ValueConfig
+@dataclass(frozen=True)
+class HFDecisionTransformerConfig:
+    """Architecture of ``transformers.DecisionTransformerModel``, Hugging Face's own Decision Transformer.
+
+    The defaults are those of its config, which are those of the gym experiments of Chen et al. 2021 (appendix B). The
+    network embeds vectors only, reads a timestep at every step, and has no position embeddings.
+    """
+
+    method: ClassVar[MethodName] = "hf_decision_transformer"
+    label: ClassVar[str] = "HF-DT"
+    title: ClassVar[str] = "Hugging Face Decision Transformer"
+    source: ClassVar[str] = "Chen et al., NeurIPS 2021"
+    loss_name: ClassVar[str] = ModelConfig().loss_name
+    conditioned: ClassVar[bool] = True
+    cacheable: ClassVar[bool] = False
+    plans: ClassVar[bool] = False
+    conditioning: ClassVar[Conditioning] = "return"
+    timestep_encoding: ClassVar[TimestepEncoding] = "per_step"
+    limit_returns: ClassVar[bool] = False
+    predict: ClassVar[tuple[Head, ...]] = ()
+    tokens_per_step: ClassVar[int] = 3
+
+    context_length: int = 20
+    """K, the number of steps in a context."""
+    num_layers: int = 3
+    """Number of transformer blocks."""
+    num_heads: int = 1
+    """Number of attention heads per block."""
+    embed_dim: int = 128
+    """Dimension of a token."""
+    dropout: float = 0.1
+    """Dropout probability of embeddings, attention weights and residual branches."""
+    activation: Literal["relu", "gelu", "gelu_new", "silu"] = "relu"
+    """Activation of the hidden layer of each block, by its name in transformers."""
+    observation: ObservationKind = "ram"
+    """What the model observes: `ram`, the 128 bytes of the emulator's RAM; or `variables`, named bytes of it. It cannot
+    observe `frames`."""
+    variables: tuple[str, ...] = ()
+    """Names of the observed variables, such as ball_x ball_y player_x; by default all that the game has
+    (atari_dt/games/ram_variables.py)."""
+
+    def __post_init__(self) -> None:
+        for name in ("context_length", "num_layers", "num_heads", "embed_dim"):
+            check(getattr(self, name) >= 1, f"`{name}` must be at least 1, not {getattr(self, name)}")
+        check(
+            self.embed_dim % self.num_heads == 0,
+            f"`embed_dim` ({self.embed_dim}) must be a multiple of `num_heads` ({self.num_heads})",
+        )
+        check(0 <= self.dropout < 1, f"`dropout` must be at least 0 and less than 1, not {self.dropout}")
+        check(
+            self.activation in ("relu", "gelu", "gelu_new", "silu"),
+            f"`activation` must be 'relu', 'gelu', 'gelu_new' or 'silu', not {self.activation!r}",
+        )
+        check_observation(self.observation, self.variables)
+        check(
+            self.observation != "frames",
+            "`observation` must be ram or variables for Hugging Face's Decision Transformer, which embeds vectors and "
+            "no frames",
+        )
+
+    def describe_sizes(self, batch_size: int) -> str:
+        """Return the settings that decide how much memory a training takes, for an error message."""
+        return (
+            f"`batch_size` ({batch_size}), `context_length` ({self.context_length}) or `embed_dim` ({self.embed_dim})"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `read_method_config` reads."""
+        return {"method": self.method, **dataclasses.asdict(self), "variables": list(self.variables)}
+
+
+MethodConfig: TypeAlias = ModelConfig | ValueConfig | HFDecisionTransformerConfig | TrajectoryTransformerConfig
 """Config of any method."""
 
 CONFIG_TYPES: dict[MethodName, type[MethodConfig]] = {
@@ -159,6 +240,8 @@ CONFIG_TYPES: dict[MethodName, type[MethodConfig]] = {
     "qrdqn": QRDQNConfig,
     "cql": CQLConfig,
     "rem": REMConfig,
+    "hf_decision_transformer": HFDecisionTransformerConfig,
+    "trajectory_transformer": TrajectoryTransformerConfig,
 }
 """Type of each method's config."""
 
@@ -177,6 +260,25 @@ VALUE_TRAINING = TrainingConfig(
 """Training of the value-based methods. Adam and batches are those of Agarwal et al. 2020 (google-research/batch_rl,
 files quantile.gin and rem.gin). 800 epochs of 500,000 steps are 12.5 million updates, as there and in d3rlpy's
 benchmarks."""
+
+HF_TRAINING = TrainingConfig(
+    epochs=13,
+    batch_size=64,
+    learning_rate=1e-4,
+    betas=(0.9, 0.999),
+    weight_decay=1e-4,
+    grad_norm_clip=0.25,
+    warmup_fraction=0.1,
+)
+"""Training of Hugging Face's Decision Transformer, as in the gym experiments of Chen et al. 2021 (appendix B and their
+code, gym/experiment.py). 13 epochs of 500,000 steps are 100,000 updates, of which the first 10,000 warm up, as there.
+There, the learning rate then stays at its peak, and biases, layer norms and embeddings are decayed too."""
+
+DEFAULT_TRAINING: dict[MethodName, TrainingConfig] = {
+    "hf_decision_transformer": HF_TRAINING,
+    "trajectory_transformer": TRAJECTORY_TRAINING,
+}
+"""Training of the methods whose defaults are the same for all games, if it is not `VALUE_TRAINING`."""
 
 
 def default_config(method: MethodName) -> MethodConfig:

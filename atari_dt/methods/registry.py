@@ -8,10 +8,12 @@ from typing import Any
 from atari_dt.config import MethodName
 from atari_dt.method_config import MethodConfig
 from atari_dt.methods.cql import CQL
+from atari_dt.methods.hf_decision_transformer import HFDecisionTransformerMethod
 from atari_dt.methods.method import Method
 from atari_dt.methods.qrdqn import QRDQN
 from atari_dt.methods.rem import REM
 from atari_dt.methods.sequence import SequenceMethod
+from atari_dt.methods.trajectory_transformer import TrajectoryMethod
 from atari_dt.model.pretrained import PretrainedModel, find_checkpoint_files, read_checkpoint_config
 
 METHODS: dict[MethodName, Method[Any]] = {
@@ -20,6 +22,8 @@ METHODS: dict[MethodName, Method[Any]] = {
     "qrdqn": QRDQN,
     "cql": CQL,
     "rem": REM,
+    "hf_decision_transformer": HFDecisionTransformerMethod(),
+    "trajectory_transformer": TrajectoryMethod(),
 }
 """The methods, by the name in their config."""
 

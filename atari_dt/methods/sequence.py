@@ -7,14 +7,15 @@ from torch import Tensor
 
 from atari_dt.batches.contexts import ContextBatch, ContextLoader
 from atari_dt.config import Head, ModelConfig
-from atari_dt.games.ram_variables import find_observation
-from atari_dt.method_config import MethodConfig
+from atari_dt.games.ram_variables import require_observation
+from atari_dt.method_config import HFDecisionTransformerConfig, MethodConfig
 from atari_dt.methods.method import Objective
 from atari_dt.model.decision_transformer import DecisionTransformer, DecisionTransformerOutput
 from atari_dt.model.pretrained import PretrainedModel
 from atari_dt.model.vector_encoder import VectorEncoder
 from atari_dt.policies.decision_transformer import DecisionTransformerPolicy
 from atari_dt.policies.planning_config import PlanningConfig
+from atari_dt.policies.predictors import ContextModel
 from atari_dt.policies.protocol import EvaluationProtocol
 from atari_dt.policies.sampling import Sampling
 from replay_data import TrajectoryStore
@@ -31,7 +32,7 @@ class ActionPrediction(Objective[ContextBatch]):
         model: Network to train.
     """
 
-    def __init__(self, model: DecisionTransformer):
+    def __init__(self, model: ContextModel):
         super().__init__()
         self.model = model
         self.metrics = ("loss", "action_accuracy")
@@ -66,6 +67,7 @@ class ActionPrediction(Objective[ContextBatch]):
         It is divided by the number of steps, although the last step of each context has no next step in it.
         """
         if head == "state":
+            assert isinstance(self.model, DecisionTransformer)
             encoder = self.model.state_encoder
             assert isinstance(encoder, VectorEncoder)
             predictions, targets = output.state_predictions, encoder.normalize(batch.states)
@@ -79,19 +81,19 @@ class ActionPrediction(Objective[ContextBatch]):
 class SequenceMethod:
     """The Decision Transformer, or behavior cloning if the config says that the network reads no returns-to-go."""
 
-    network = DecisionTransformer
+    network: type[PretrainedModel] = DecisionTransformer
     action_score = "the logit"
 
-    def make_network(self, config: MethodConfig, store: TrajectoryStore) -> DecisionTransformer:
+    def make_network(self, config: MethodConfig, store: TrajectoryStore) -> PretrainedModel:
         """Return an untrained network that embeds every timestep of a store.
 
         Raises:
             InputError: If the store does not hold what the config observes.
         """
-        observation = find_observation(config.observation, config.variables, store.game)
-        model = DecisionTransformer(_narrow(config), store.num_actions, int(store.timesteps.max()), observation)
+        observation = require_observation(config.observation, config.variables, store)
+        assert isinstance(config, ModelConfig)
+        model = DecisionTransformer(config, store.num_actions, int(store.timesteps.max()), observation)
         if isinstance(model.state_encoder, VectorEncoder):
-            store.require_ram()
             assert store.metadata.ram_statistics is not None
             model.state_encoder.set_statistics(*store.metadata.ram_statistics.normalizer(observation))
         return model
@@ -106,7 +108,7 @@ class SequenceMethod:
 
     def make_loader(self, config: MethodConfig, store: TrajectoryStore, device: torch.device) -> ContextLoader:
         """Return a loader of contexts."""
-        observation = find_observation(config.observation, config.variables, store.game)
+        observation = require_observation(config.observation, config.variables, store)
         return ContextLoader(store, _narrow(config).context_length, device, observation)
 
     def example_batch(self, config: MethodConfig, observation: ObservationSpec) -> ContextBatch:
@@ -118,7 +120,7 @@ class SequenceMethod:
 
     def make_objective(self, model: PretrainedModel, seed: int) -> ActionPrediction:
         """Return the cross-entropy of the actions."""
-        assert isinstance(model, DecisionTransformer)
+        assert isinstance(model, ContextModel)
         return ActionPrediction(model)
 
     def make_policy(
@@ -131,25 +133,26 @@ class SequenceMethod:
     ) -> DecisionTransformerPolicy:
         """Return the policy that samples from the predicted distribution of actions."""
         planning.check(model.config)
-        assert isinstance(model, DecisionTransformer)
+        assert isinstance(model, ContextModel)
         return DecisionTransformerPolicy(model, num_envs, protocol, sampling)
 
     def encode_states(self, model: PretrainedModel, states: Tensor) -> Tensor:
         """Return the state tokens."""
-        assert isinstance(model, DecisionTransformer)
+        assert isinstance(model, ContextModel)
         return model.encode_states(states)
 
     def score_actions(self, model: PretrainedModel, encoded_states: Tensor, batch: ContextBatch) -> Tensor:
         """Return the action logits at the last step of each context."""
-        assert isinstance(model, DecisionTransformer)
+        assert isinstance(model, ContextModel)
         num_contexts = len(encoded_states)
         actions, returns, timesteps = (
             values.expand(num_contexts, -1) for values in (batch.actions, batch.returns_to_go, batch.timesteps)
         )
-        logits = model.predict(encoded_states, actions, returns, timesteps).action_logits
+        mask = batch.attention_mask.expand(num_contexts, -1)
+        logits = model.predict(encoded_states, actions, returns, timesteps, mask).action_logits
         return logits[torch.arange(num_contexts, device=logits.device), batch.attention_mask.sum(1) - 1]
 
 
-def _narrow(config: MethodConfig) -> ModelConfig:
-    assert isinstance(config, ModelConfig)
+def _narrow(config: MethodConfig) -> ModelConfig | HFDecisionTransformerConfig:
+    assert isinstance(config, ModelConfig | HFDecisionTransformerConfig)
     return config

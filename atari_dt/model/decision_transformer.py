@@ -172,6 +172,11 @@ class DecisionTransformer(PretrainedModel):
             with_heads=True,
         )
 
+    @property
+    def state_token_size(self) -> int:
+        """Number of entries of what `encode_states` returns for a state."""
+        return self.config.embed_dim
+
     def encode_states(self, states: Tensor) -> Tensor:
         """Encode states, uint8 ``[..., 4, 84, 84]`` or ``[..., D]``, as state tokens for `predict`."""
         return self.state_encoder(states)

@@ -6,12 +6,13 @@ import json
 import os
 import re
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from atari_dt.config import TrainingConfig
 from atari_dt.method_config import MethodConfig
@@ -20,6 +21,7 @@ from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.loading import load_safetensors_file
 from atari_dt.model.model_card import make_model_card
 from atari_dt.model.reported_evaluation import ReportedEvaluation
+from atari_dt.model.transformers_config import OWN_KEY, check_settings, is_foreign, own_content
 from atari_dt.model.weights import NonFiniteWeightsError, Shapes, check_weights
 from replay_data import InputError
 from replay_data.errors import summarize_error
@@ -46,6 +48,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
 
     Attributes:
         config_types: Types of the configs that the network is built from.
+        weights_metadata: Texts by name that ``model.safetensors`` holds beside the weights.
         max_timestep: Largest timestep with its own embedding; None for a network that reads no timesteps.
         dataset: Summary of the training data; None for an untrained model.
         training_config: Settings the weights were trained with; None if unknown.
@@ -53,6 +56,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
     """
 
     config_types: ClassVar[tuple[type[MethodConfig], ...]]
+    weights_metadata: ClassVar[dict[str, str] | None] = None
     max_timestep: int | None = None
 
     def __init__(self, config: MethodConfig, num_actions: int, observation: ObservationSpec = FRAMES):
@@ -85,7 +89,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
     @classmethod
     @abstractmethod
     def shapes(cls, config: CheckpointConfig, num_tensors: int) -> Shapes:
-        """Return the shape of each tensor of the state dict, without allocating them.
+        """Return the shape of each tensor of ``model.safetensors``, without allocating them.
 
         Args:
             config: Content of ``config.json``, whose sizes may be absurd.
@@ -149,9 +153,21 @@ class PretrainedModel(nn.Module, ModelHubMixin):
 
     def write_files(self, directory: Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` to an existing directory."""
-        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        (directory / "config.json").write_text(json.dumps(self.checkpoint_config.to_json(), indent=2) + "\n")
-        (directory / "model.safetensors").write_bytes(save(weights))
+        weights = {name: tensor.contiguous() for name, tensor in self.checkpoint_weights().items()}
+        (directory / "config.json").write_text(json.dumps(self.checkpoint_json(), indent=2) + "\n")
+        (directory / "model.safetensors").write_bytes(save(weights, self.weights_metadata))
+
+    def checkpoint_json(self) -> dict[str, Any]:
+        """Return the content of ``config.json``."""
+        return self.checkpoint_config.to_json()
+
+    def checkpoint_weights(self) -> Mapping[str, Tensor]:
+        """Return the content of ``model.safetensors``."""
+        return self.state_dict()
+
+    def load_checkpoint_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Set the weights to what `checkpoint_weights` returned."""
+        self.load_state_dict(weights)
 
     @classmethod
     def from_pretrained(cls: type[Model], pretrained_model_name_or_path: str | os.PathLike[str], **hub: Any) -> Model:
@@ -184,7 +200,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         model = cls.from_config(config)
         model.dataset, model.training_config = config.dataset, config.training
         model.evaluations = config.evaluations
-        model.load_state_dict(weights)
+        model.load_checkpoint_weights(weights)
         return model.eval()
 
 
@@ -212,15 +228,22 @@ def read_checkpoint_config(path: Path) -> CheckpointConfig:
     """Read the ``config.json`` of a checkpoint directory.
 
     Raises:
-        InputError: If its format version is unknown, or it is malformed.
+        InputError: If its format version is unknown, it is malformed, or it is of another project.
     """
     try:
         content = read_json_file(path / "config.json")
-        version = read_field(content, "format_version", int)
+        version = None if is_foreign(content) else read_field(own_content(content), "format_version", int)
         if version in (1, CHECKPOINT_FORMAT):
-            return CheckpointConfig.from_json(content)
+            config = CheckpointConfig.from_json(own_content(content))
+            check_settings(content, config)
+            return config
     except (InputError, ValueError, KeyError, TypeError) as error:
         raise _damage_error(path, error) from error
+    if version is None:
+        raise InputError(
+            f"{path} is a checkpoint of transformers.DecisionTransformerModel whose config.json has no part {OWN_KEY}, "
+            "which says what the model observes; only checkpoints that this project wrote have one"
+        )
     raise InputError(
         f"{path} has checkpoint format {version}, but this version of the code reads 1 to {CHECKPOINT_FORMAT}; "
         "train again, or use the version of the code that wrote it"

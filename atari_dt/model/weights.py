@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from atari_dt.config import ModelConfig
+from atari_dt.method_config import HFDecisionTransformerConfig
+from atari_dt.trajectory_config import TrajectoryTransformerConfig
 from replay_data.json_fields import read_field
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_BLOCK = "blocks.0."  # part of the names of a network's first block
+Config = TypeVar("Config", ModelConfig, HFDecisionTransformerConfig, TrajectoryTransformerConfig)
 
 _NUM_NAMED = 3  # names that an error message lists
 
@@ -110,7 +112,9 @@ def list_names(names: Iterable[str]) -> str:
     return ", ".join(printable[:_NUM_NAMED]) + others
 
 
-def network_shapes(build: Callable[[ModelConfig], nn.Module], config: ModelConfig, num_tensors: int) -> Shapes:
+def network_shapes(
+    build: Callable[[Config], nn.Module], config: Config, num_tensors: int, blocks: str = "blocks."
+) -> Shapes:
     """Return the shape of each tensor of a network's state dict, without allocating them.
 
     Only a network of one block is built, on the meta device, because all blocks have the same shapes. PyTorch's random
@@ -120,6 +124,7 @@ def network_shapes(build: Callable[[ModelConfig], nn.Module], config: ModelConfi
         build: Function from a config to a network.
         config: Config of the network, whose sizes may be absurd.
         num_tensors: Number of tensors of the weights at hand; a network with many times more is refused.
+        blocks: Part of the names of the tensors of a block, in front of its index.
 
     Raises:
         ValueError: If the network does not fit such weights, or its sizes are impossible.
@@ -127,11 +132,12 @@ def network_shapes(build: Callable[[ModelConfig], nn.Module], config: ModelConfi
     one_block = build_on_meta(lambda: build(dataclasses.replace(config, num_layers=1)))
     if config.num_layers > len(one_block) + num_tensors:
         raise ValueError(f"the network has {config.num_layers:,} layers, but there are only {num_tensors:,} tensors")
+    first_block = f"{blocks}0."
     return {
-        name.replace(_BLOCK, f"blocks.{layer}.", 1): shape
+        name.replace(first_block, f"{blocks}{layer}.", 1): shape
         for layer in range(config.num_layers)
         for name, shape in one_block.items()
-        if layer == 0 or _BLOCK in name
+        if layer == 0 or first_block in name
     }
 
 

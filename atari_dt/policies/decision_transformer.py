@@ -1,4 +1,4 @@
-"""The policy of the Decision Transformer and of behavior cloning.
+"""The policy of the Decision Transformer, this project's or Hugging Face's, and of behavior cloning.
 
 The return-to-go starts at the target return and is lowered by the reward of every step, in
 `DecisionTransformerPolicy._lower_returns_to_go`.
@@ -18,6 +18,7 @@ from atari_dt.policies.policy import Floats, Ints
 from atari_dt.policies.predictors import (
     MIN_STATES,
     CachePredictor,
+    ContextModel,
     ForwardPass,
     Predictor,
     WindowPredictor,
@@ -70,7 +71,7 @@ class DecisionTransformerPolicy:
 
     def __init__(
         self,
-        model: DecisionTransformer,
+        model: ContextModel,
         num_envs: int,
         protocol: EvaluationProtocol | None = None,
         sampling: Sampling | None = None,
@@ -89,6 +90,7 @@ class DecisionTransformerPolicy:
         if protocol.uses_cache(model.config):
             if keep_last_step:
                 raise ValueError("a policy with a cache has no attention weights to keep")
+            assert isinstance(model, DecisionTransformer)
             self._predictor: Predictor = CachePredictor(model, num_envs, protocol)
         else:
             self._predictor = self._window = WindowPredictor(model, num_envs, protocol, keep_last_step)
@@ -151,7 +153,7 @@ class DecisionTransformerPolicy:
         self.returns_to_go[env_indices] -= received.astype(np.float32)
 
     def _encode(self, states: Tensor) -> Tensor:
-        """Return the tokens of states ``[M, *state_shape]``, float32 ``[M, embed_dim]``."""
+        """Return the tokens of states ``[M, *state_shape]``, float32 ``[M, state_token_size]``."""
         return self._model.encode_states(pad_rows(states, MIN_STATES))[: len(states)]
 
     def _draw(self, env_indices: Ints, probabilities: npt.NDArray[np.float64]) -> Ints:

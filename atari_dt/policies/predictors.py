@@ -6,7 +6,7 @@ keeps the keys and values of earlier ones.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from atari_dt.model.decision_transformer import DecisionTransformer
+from atari_dt.model.hf_decision_transformer import HFDecisionTransformer
 from atari_dt.model.key_value_cache import KeyValueCache
 from atari_dt.policies.policy import Floats, Ints
 from atari_dt.policies.protocol import EvaluationProtocol
@@ -23,6 +24,9 @@ from atari_dt.policies.protocol import EvaluationProtocol
 MIN_STATES = 12
 
 _MIN_TOKENS = 64
+
+ContextModel: TypeAlias = DecisionTransformer | HFDecisionTransformer
+"""Model that predicts actions from the last K steps."""
 
 
 class Predictor(Protocol):
@@ -34,7 +38,7 @@ class Predictor(Protocol):
         Args:
             env_indices: Indices of the environments, int64 ``[M]``.
             elapsed: Number of earlier steps of each episode, int64 ``[M]``; 0 starts a new one.
-            state_tokens: Tokens of the states, float32 ``[M, embed_dim]``.
+            state_tokens: What the model's ``encode_states`` returned, float32 ``[M, state_token_size]``.
             returns_to_go: Returns-to-go before the step, float32 ``[M]``.
 
         Returns:
@@ -90,14 +94,14 @@ class WindowPredictor:
     last_pass: ForwardPass | None = None
 
     def __init__(
-        self, model: DecisionTransformer, num_envs: int, protocol: EvaluationProtocol, output_attentions: bool = False
+        self, model: ContextModel, num_envs: int, protocol: EvaluationProtocol, output_attentions: bool = False
     ):
         self._model, self._protocol, self._output_attentions = model, protocol, output_attentions
         self._device = next(model.parameters()).device
         self._context_length = model.config.context_length
         self._min_envs = -(-_MIN_TOKENS // (self._context_length * model.config.tokens_per_step - 1))
         shape = num_envs, self._context_length
-        self._state_tokens = torch.zeros(*shape, model.config.embed_dim, device=self._device)
+        self._state_tokens = torch.zeros(*shape, model.state_token_size, device=self._device)
         self._actions = torch.zeros(shape, dtype=torch.int64, device=self._device)
         self._returns_to_go = torch.zeros(shape, device=self._device)
         self._timesteps = torch.zeros(shape, dtype=torch.int64, device=self._device)
@@ -161,10 +165,12 @@ class WindowPredictor:
             returns_to_go = returns_to_go + pad_rows(shifts, self._min_envs)[:, None]
         returns_to_go = read_returns(returns_to_go, self._model, self._protocol)
         context = self._actions[rows, : self._context_length - 1], returns_to_go, self._timesteps[rows]
+        newest = pad_rows(newest_steps, self._min_envs)
+        mask = torch.arange(self._context_length, device=self._device) <= newest[:, None]
         # The last block needs one state token of each context, if that leaves it enough tokens.
-        steps = pad_rows(newest_steps, self._min_envs) if num_rows >= MIN_STATES else None
+        steps = newest if num_rows >= MIN_STATES else None
         output = self._model.predict(
-            self._state_tokens[rows], *context, output_attentions=output_attentions, selected_steps=steps
+            self._state_tokens[rows], *context, mask, output_attentions=output_attentions, selected_steps=steps
         )
         logits = output.action_logits[:num_rows, 0]
         if steps is None:
@@ -205,7 +211,7 @@ class CachePredictor:
         self._actions[torch.from_numpy(env_indices)] = torch.from_numpy(actions).to(self._device)
 
 
-def read_returns(returns_to_go: Tensor, model: DecisionTransformer, protocol: EvaluationProtocol) -> Tensor:
+def read_returns(returns_to_go: Tensor, model: ContextModel, protocol: EvaluationProtocol) -> Tensor:
     """Return returns-to-go as a model reads them under a protocol.
 
     A return-to-go falls below those of the training data once an episode achieves more than its target return.

@@ -19,15 +19,20 @@ from atari_dt.config import TrainingConfig
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     """Return AdamW with weight decay on the weights of linear and convolution layers (Chen et al. 2021, appendix A).
 
-    Biases, layer norms and all embeddings are not decayed.
+    Biases, layer norms and all embeddings are not decayed. Parameters that need no gradient are not trained.
     """
-    decayed = {id(module.weight) for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
-    parameters = list(model.parameters())
+    decayed = {id(module.weight) for module in model.modules() if _is_linear(module)}
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if id(p) in decayed], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.adam_eps, fused=True)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Return whether a module is a linear or convolution layer; transformers calls its linear layer ``Conv1D``."""
+    return isinstance(module, (nn.Linear, nn.Conv2d)) or type(module).__name__ == "Conv1D"
 
 
 def learning_rate_schedule(
