@@ -39,13 +39,14 @@ def main(
     max_steps: int = 27_000,
     seed: int = 0,
     num_workers: int | None = None,
+    ram: tyro.conf.DisallowNone[bool | None] = None,
     resume: bool = False,
     learning: tyro.conf.OmitArgPrefixes[_LearningOptions] = _LearningOptions(),  # noqa: B008
 ) -> None:
     """Play a game and record every step, as 50 Dopamine log buffers in OUT/{game}/{run}/replay_logs.
 
     Args:
-        out: Directory of recordings. A recording takes about 0.1 KB per step.
+        out: Directory of recordings. A recording takes about 0.1 KB per step, and half as much again for RAM.
         game: Name of the game, such as Breakout or MsPacman.
         agent: The player. q_learning: a network that learns any game from scratch (PQN), so that the log goes from
             random to good play. scripted: policies of every skill that read the emulator's RAM (Breakout and Pong
@@ -63,6 +64,10 @@ def main(
         max_steps: Maximum number of steps of an episode.
         seed: Seed of the player and the environments.
         num_workers: Number of worker processes of the scripted agent; one per core by default.
+        ram: Record the emulator's RAM beside the frames, for models that observe it or variables in it. scripted does
+            so by default, which takes no longer. The others step their emulators in Python for it: a step of
+            q_learning then takes a quarter longer, and one of hub and functions half as long again. A resumed recording
+            goes on as it began.
         resume: Continue an interrupted or killed recording after its last complete buffer.
         learning: Settings of q_learning. The number of environments applies to hub and functions too, the device to
             hub.
@@ -97,6 +102,7 @@ def main(
         num_envs=None if agent == "q_learning" else changed.get("num_envs"),
         device=None if agent == "q_learning" else changed.get("device"),
         num_workers=num_workers,
+        ram=ram,
         run=run,
         resume=resume,
     )
@@ -110,14 +116,16 @@ def main(
 
     if was_complete:
         print(f"note:   {directory} was complete already; nothing was recorded")
-    size, bytes_per_row = disk_usage(directory / "replay_logs", buffers)
+    usage = disk_usage(directory / "replay_logs", buffers)
     atomic_write(directory / "returns.png", replay_figure(played_game, buffers))
     print(replay_table(buffers))
     if policies_played := policy_table(buffers):
         print(policies_played)
     rows = buffers[0].rows
+    of_ram = f", {usage.ram_bytes_per_row:.0f} of them RAM" if usage.ram_bytes_per_row else ""
     print(
-        f"{directory}: {len(buffers)} buffers of {rows:,} rows, {size / 1e6:,.0f} MB, {bytes_per_row:.0f} bytes per row"
+        f"{directory}: {len(buffers)} buffers of {rows:,} rows, {usage.num_bytes / 1e6:,.0f} MB, "
+        f"{usage.bytes_per_row:.0f} bytes per row{of_ram}"
     )
     print(f"figure: {directory / 'returns.png'}")
     if (selection := suggest_selection(buffers)) is None:

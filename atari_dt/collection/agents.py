@@ -63,8 +63,8 @@ def record_agent(
         device: Device of the networks of hub; by default a GPU if there is one.
         num_workers: Number of worker processes of scripted; by default one per core.
         ram: Whether to record the emulator's RAM beside the frames. The environments of all agents but scripted are
-            then stepped in Python, which takes longer. By default a resumed recording goes on as it was, and a new one
-            has RAM if it is of scripted.
+            then stepped in Python, which takes longer. By default, a resumed recording goes on as it began, and a new
+            one has RAM if it is of scripted.
         run: Index of the recording among those of the game.
         resume: Continue after the last complete buffer, or start if there is no recording.
         show_progress: Whether to print the names of the trained agents, and a progress bar, on standard error.

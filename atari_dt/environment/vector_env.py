@@ -82,7 +82,7 @@ def make_autoreset_env(game: Game, num_envs: int, config: EnvironmentConfig, ram
         game: The game.
         num_envs: N.
         config: Settings of the environments.
-        ram: Whether they show their RAM; they are then stepped in Python, at about two thirds of the speed.
+        ram: Whether they show their RAM; they are then stepped in Python, at half the speed.
     """
     env_class = PythonVectorEnv if ram else AleVectorEnv
     return env_class(game, num_envs, config, autoreset=True)

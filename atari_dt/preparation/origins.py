@@ -9,7 +9,7 @@ from pathlib import Path
 from atari_dt.collection.agents import record_agent
 from atari_dt.collection.policies.loading import load_policies
 from atari_dt.collection.policies.zoo import ZOO_SCORES, zoo_policies
-from atari_dt.collection.recorder import BYTES_PER_STEP, read_recording
+from atari_dt.collection.recorder import BYTES_PER_STEP, RAM_BYTES_PER_STEP, read_recording
 from atari_dt.collection.scripted import ScriptedPlayer
 from atari_dt.environment.config import FRAME_SKIP, MAX_FRAMES, EnvironmentConfig
 from atari_dt.environment.python_env import action_meanings
@@ -173,7 +173,8 @@ class RecordedAgent(DataOrigin):
         """Return the cost of the buffers that are not complete."""
         num_missing = NUM_BUFFERS - len(read_recording(self._directory(game)))
         num_steps = self.num_steps * num_missing // NUM_BUFFERS
-        return Cost(num_steps, num_steps * BYTES_PER_STEP, num_steps / STEPS_PER_S[self._agent])
+        bytes_per_step = BYTES_PER_STEP + (RAM_BYTES_PER_STEP if self._agent == "scripted" else 0)
+        return Cost(num_steps, num_steps * bytes_per_step, num_steps / STEPS_PER_S[self._agent])
 
     def make(self, game: Game) -> Selection:
         """Record the agent, or continue its recording."""

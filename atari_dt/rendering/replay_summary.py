@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from atari_dt.games.catalogue import Game
 from atari_dt.rendering.figures import to_png
 from replay_data.selection.methods import Selection
-from replay_data.sources.dopamine_format import PADDING
+from replay_data.sources.dopamine_format import PADDING, element_path
 from replay_data.sources.dopamine_sidecar import BufferSidecar
 
 _TABLE_LINES = 10
@@ -169,7 +170,23 @@ def suggest_selection(buffers: Sequence[BufferSidecar]) -> Selection | None:
     return Selection.of("all")
 
 
-def disk_usage(directory: Path, buffers: Sequence[BufferSidecar]) -> tuple[int, float]:
-    """Return the size of a recording's ``replay_logs`` in bytes, and its bytes per row."""
-    size = sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
-    return size, size / sum(buffer.rows for buffer in buffers)
+class DiskUsage(NamedTuple):
+    """Size of a recording's ``replay_logs``.
+
+    Attributes:
+        num_bytes: Bytes of all files.
+        bytes_per_row: Bytes of all files per row.
+        ram_bytes_per_row: Bytes of the files of the RAM per row; 0 if it is not recorded.
+    """
+
+    num_bytes: int
+    bytes_per_row: float
+    ram_bytes_per_row: float
+
+
+def disk_usage(directory: Path, buffers: Sequence[BufferSidecar]) -> DiskUsage:
+    """Return the size of a recording's ``replay_logs``."""
+    sizes = {file: file.stat().st_size for file in directory.iterdir() if file.is_file()}
+    ram_size = sum(sizes.get(element_path(directory, "ram", index), 0) for index in range(len(buffers)))
+    num_rows = sum(buffer.rows for buffer in buffers)
+    return DiskUsage(sum(sizes.values()), sum(sizes.values()) / num_rows, ram_size / num_rows)

@@ -35,6 +35,7 @@ def main(
     epsilons: tuple[float, ...] = DEFAULT_EPSILONS,
     num_steps: int = 60_000,
     rounds: int = 2,
+    ram: bool = False,
     learning: tyro.conf.OmitArgPrefixes[PQNConfig] = PQNConfig(),  # noqa: B008
 ) -> None:
     """Measure each contestant in a process of its own.
@@ -49,18 +50,19 @@ def main(
         epsilons: Probabilities of a random action, for hub.
         num_steps: Number of steps of each measurement; for hub, the rows of the log.
         rounds: Number of measurements of each contestant; the medians are reported.
+        ram: Record the RAM too, and step the environments alone as for that.
         learning: Config of q_learning; hub reads the number of environments.
     """
     from atari_dt.games.catalogue import find_game
 
     played_game = find_game(game)
     if agent == "hub":
-        measure_policies(played_game, policies, PolicyPlayerConfig(epsilons, learning.num_envs), num_steps, rounds)
+        measure_policies(played_game, policies, PolicyPlayerConfig(epsilons, learning.num_envs), num_steps, rounds, ram)
     else:
-        measure_learning(played_game, learning, num_steps, rounds)
+        measure_learning(played_game, learning, num_steps, rounds, ram)
 
 
-def measure_learning(game: Game, learning: PQNConfig, num_steps: int, rounds: int) -> None:
+def measure_learning(game: Game, learning: PQNConfig, num_steps: int, rounds: int, ram: bool) -> None:
     """Measure the player that learns, and print the medians."""
     from collection_contestants import COMPONENTS, play_and_record, play_plain_loop, play_randomly
 
@@ -72,10 +74,10 @@ def measure_learning(game: Game, learning: PQNConfig, num_steps: int, rounds: in
     updates = max(2, num_steps // steps_per_update)
     env_speeds, plain_speeds, speeds = [], [], []
     for _ in range(rounds):
-        env_speeds.append(call_in_new_process(play_randomly, game, learning.num_envs, updates * steps_per_update))
+        env_speeds.append(call_in_new_process(play_randomly, game, learning.num_envs, updates * steps_per_update, ram))
         plain_speeds.append(call_in_new_process(play_plain_loop, game, learning, updates))
         with idle_threads_waiting():
-            speeds.append(call_in_new_process(play_and_record, game, learning, updates))
+            speeds.append(call_in_new_process(play_and_record, game, learning, updates, ram))
     sizes = f"{learning.num_envs} environments, {learning.epochs} epochs in minibatches of {learning.minibatch_size}"
     print(f"{game.name}, {sizes}, {dtype}")
     print(f"large matrix product    {matmul_peak(device, dtype) / 1e9:,.0f} GFLOP/s")
@@ -87,17 +89,17 @@ def measure_learning(game: Game, learning: PQNConfig, num_steps: int, rounds: in
 
 
 def measure_policies(
-    game: Game, policies: tuple[str, ...], config: PolicyPlayerConfig, num_steps: int, rounds: int
+    game: Game, policies: tuple[str, ...], config: PolicyPlayerConfig, num_steps: int, rounds: int, ram: bool
 ) -> None:
     """Measure the player of trained policies, and print the medians."""
     from collection_contestants import POLICY_COMPONENTS, choose_actions, play_policies_and_record, play_randomly
 
     env_speeds, network_speeds, speeds = [], [], []
     for _ in range(rounds):
-        env_speeds.append(call_in_new_process(play_randomly, game, config.num_envs, num_steps))
+        env_speeds.append(call_in_new_process(play_randomly, game, config.num_envs, num_steps, ram))
         with idle_threads_waiting():
             network_speeds.append(call_in_new_process(choose_actions, game, config, num_steps))
-            speeds.append(call_in_new_process(play_policies_and_record, game, policies, config, num_steps))
+            speeds.append(call_in_new_process(play_policies_and_record, game, policies, config, num_steps, ram))
     print(f"{game.name}, {config.num_envs} environments, {len(policies) or 1} policies, epsilons {config.epsilons}")
     print(f"environments alone      {np.median(env_speeds):,.0f} steps/s")
     print(f"network alone           {np.median(network_speeds):,.0f} states/s")

@@ -19,11 +19,11 @@ from atari_dt.collection.policies.nature_cnn import CONVOLUTIONS, NUM_FEATURES, 
 from atari_dt.collection.policies.policy import TrainedPolicy
 from atari_dt.collection.policy_player import PolicyPlayer
 from atari_dt.collection.pqn import PQNPlayer, lambda_returns
-from atari_dt.collection.recorder import record
+from atari_dt.collection.recorder import RAM_SETTING, record
 from atari_dt.collection.rollout import Rollout
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.python_env import action_meanings
-from atari_dt.environment.vector_env import AleVectorEnv
+from atari_dt.environment.vector_env import AleVectorEnv, make_autoreset_env
 from atari_dt.games.catalogue import Game
 from atari_dt.hardware import autocast, find_device, find_precision
 from atari_dt.player_config import PolicyPlayerConfig, PQNConfig
@@ -51,29 +51,32 @@ class Speed(NamedTuple):
     bytes_per_row: float
 
 
-def play_randomly(game: Game, num_envs: int, num_steps: int) -> float:
-    """Return the steps/s of the environments alone, with uniformly random actions."""
-    env, rng = AleVectorEnv(game, num_envs, EnvironmentConfig(), autoreset=True), np.random.default_rng(0)
+def play_randomly(game: Game, num_envs: int, num_steps: int, ram: bool) -> float:
+    """Return the steps/s of the environments alone, with uniformly random actions, with or without RAM."""
+    env, rng = make_autoreset_env(game, num_envs, EnvironmentConfig(), ram), np.random.default_rng(0)
     env.reset(np.arange(num_envs))
     actions = rng.integers(len(env.action_meanings), size=(-(-num_steps // num_envs), num_envs))
     start = time.perf_counter()
     for actions_of_step in actions:
         env.step(actions_of_step)
+        _ = env.ram
     return actions.size / (time.perf_counter() - start)
 
 
-def play_and_record(game: Game, learning: PQNConfig, updates: int) -> Speed:
-    """Measure the player that learns while it records."""
+def play_and_record(game: Game, learning: PQNConfig, updates: int, ram: bool) -> Speed:
+    """Measure the player that learns while it records, with or without RAM."""
     steps = updates * learning.num_envs * learning.steps_per_update
-    player = PQNPlayer(game, EnvironmentConfig(), steps, learning, seed=0)
-    return _measure(player, game, steps // 2, COMPONENTS)  # the log lacks the episodes that have not ended
+    player = PQNPlayer(game, EnvironmentConfig(), steps, learning, 0, ram)
+    return _measure(player, game, steps // 2, COMPONENTS, ram)  # the log lacks the episodes that have not ended
 
 
-def play_policies_and_record(game: Game, policies: Sequence[str], config: PolicyPlayerConfig, num_steps: int) -> Speed:
-    """Measure the player of trained policies; without names, a random one plays."""
+def play_policies_and_record(
+    game: Game, policies: Sequence[str], config: PolicyPlayerConfig, num_steps: int, ram: bool
+) -> Speed:
+    """Measure the player of trained policies, with or without RAM; without names, a random one plays."""
     trained = load_policies(policies, game, len(action_meanings(game))) if policies else [_random_policy(game)]
-    player = PolicyPlayer(game, EnvironmentConfig(), trained, config, seed=0)
-    return _measure(player, game, num_steps, POLICY_COMPONENTS)
+    player = PolicyPlayer(game, EnvironmentConfig(), trained, config, 0, ram)
+    return _measure(player, game, num_steps, POLICY_COMPONENTS, ram)
 
 
 def choose_actions(game: Game, config: PolicyPlayerConfig, num_steps: int) -> float:
@@ -97,7 +100,9 @@ def _random_policy(game: Game) -> TrainedPolicy:
     return TrainedPolicy("random weights", "", True, network)
 
 
-def _measure(player: PQNPlayer | PolicyPlayer, game: Game, num_steps: int, components: Sequence[str]) -> Speed:
+def _measure(
+    player: PQNPlayer | PolicyPlayer, game: Game, num_steps: int, components: Sequence[str], ram: bool
+) -> Speed:
     """Record a player."""
     times, steps, shares = [], [], []
 
@@ -121,11 +126,11 @@ def _measure(player: PQNPlayer | PolicyPlayer, game: Game, num_steps: int, compo
             num_steps=num_steps,
             environment=EnvironmentConfig(),
             seed=0,
-            settings={},
+            settings={RAM_SETTING: ram},
             show_progress=False,
         )
         seconds = time.perf_counter() - start
-        bytes_per_row = disk_usage(Path(directory) / game.name / "1" / "replay_logs", buffers)[1]
+        bytes_per_row = disk_usage(Path(directory) / game.name / "1" / "replay_logs", buffers).bytes_per_row
         events = EventAccumulator(str(Path(directory) / game.name / "1" / "tensorboard"))
         events.Reload()
         writer_share = events.Scalars("writer_share")[-1].value
