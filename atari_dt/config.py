@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import tyro
 
@@ -125,6 +125,10 @@ class ModelConfig:
                 self.observation == "frames" or getattr(self, name) == getattr(ModelConfig, name),
                 f"`{name}` has no effect on `observation` {self.observation}; leave it out",
             )
+        check(
+            set(self.predict) <= set(get_args(Head)) and len(set(self.predict)) == len(self.predict),
+            f"`predict` may name state and return, each once, not {' '.join(self.predict)}",
+        )
         check(
             "state" not in self.predict or self.observation != "frames",
             "`predict` state needs `observation` ram or variables; frames are not predicted",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -100,12 +101,16 @@ def variables_spec(names: tuple[str, ...], addresses: tuple[int, ...]) -> Observ
     """Return the spec of named variables in the RAM.
 
     Args:
-        names: Name of each variable, each once.
+        names: Name of each variable, each once: letters, digits and underscores, as in Python.
         addresses: Address of each variable.
 
     Raises:
-        ValueError: If there is no variable, a name occurs twice, or there are more names than addresses or fewer.
+        ValueError: If there is no variable, a name occurs twice or is none, or there are more names than addresses or
+            fewer.
     """
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
+            raise ValueError(f"{name[:80]!r} is no name of a variable")
     if not names or len(names) != len(addresses) or len(set(names)) != len(names) or len(names) > RAM_SIZE:
         raise ValueError("the variables of an observation need one name and one address each")
     return ObservationSpec("variables", (len(names),), "uint8", 1, names, addresses)

@@ -95,6 +95,8 @@ class CheckpointConfig:
             raise ValueError(
                 f"its model observes {model.observation}, but its observation is {config.observation.kind}"
             )
+        if model.variables and config.observation.names != model.variables:
+            raise ValueError("its model observes other variables than its observation has")
         num_entries = config.observation.state_shape[0]
         if config.scaling is not None and len(config.scaling.mean) != num_entries:
             raise ValueError(f"scaling has {len(config.scaling.mean)} means, but a state has {num_entries} entries")

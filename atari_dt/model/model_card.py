@@ -7,21 +7,23 @@ from collections.abc import Iterable, Mapping
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from atari_dt.games.presets import describe_deviations
+from atari_dt.method_config import HFDecisionTransformerConfig
 from atari_dt.model.checkpoint_config import CheckpointConfig
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.reported_evaluation import ReportedEvaluation
+from replay_data.observation import ObservationSpec
 
 _TEMPLATE = """
 # {title}
 
-{title} ({source}). The model reads four stacked 84×84 frames per step and was trained with atari-dt.
+{title} ({source}). The model reads {observation} per step and was trained with atari-dt.
 
 ```python
 from atari_dt.methods import load_model
 
 model = load_model("{repo_id}")
 ```
-
+{transformers}
 ## Scores
 
 {scores}
@@ -35,6 +37,21 @@ model = load_model("{repo_id}")
 {deviations}
 
 {settings}
+"""
+
+_TRANSFORMERS = """
+transformers loads the weights without atari-dt:
+
+```python
+from transformers import DecisionTransformerModel
+
+model = DecisionTransformerModel.from_pretrained("{repo_id}")
+scaling = model.config.atari_dt["scaling"]
+```
+
+States are bytes, normalized as `(state - scaling["mean"]) / scaling["scale"]`; returns-to-go are in the dataset's reward
+units, divided by `scaling["returns"]`; actions are one-hot vectors; contexts have {context_length} steps and are padded
+on the left; `action_preds` are logits.
 """
 
 
@@ -76,7 +93,9 @@ def make_model_card(config: CheckpointConfig, repo_id: str) -> ModelCard:
     content = _TEMPLATE.format(
         title=f"{title} for {game}",
         source=config.model.source,
+        observation=_describe_observation(config.observation),
         repo_id=repo_id,
+        transformers=_describe_transformers(config, repo_id),
         scores=_make_table(("target return", "score, mean ± standard deviation", "episodes"), rows)
         if rows
         else "The model was not evaluated.",
@@ -85,6 +104,24 @@ def make_model_card(config: CheckpointConfig, repo_id: str) -> ModelCard:
         settings=_make_table(("", ""), _format_fields(settings)),
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{content}")
+
+
+def _describe_observation(observation: ObservationSpec) -> str:
+    """Return what a model observes, as the object of a sentence."""
+    if observation.kind == "frames":
+        return "four stacked 84×84 frames"
+    if observation.kind == "ram":
+        return "the 128 bytes of the emulator's RAM"
+    count = len(observation.names)
+    variables = "1 variable" if count == 1 else f"{count} variables"
+    return f"{variables} of the emulator's RAM ({', '.join(observation.names)})"
+
+
+def _describe_transformers(config: CheckpointConfig, repo_id: str) -> str:
+    """Return how transformers loads a checkpoint, or an empty string if it cannot."""
+    if not isinstance(config.model, HFDecisionTransformerConfig):
+        return ""
+    return _TRANSFORMERS.format(repo_id=repo_id, context_length=config.model.context_length)
 
 
 def _format_target_return(evaluation: ReportedEvaluation) -> str:
@@ -107,11 +144,11 @@ def _format_dataset(dataset: DatasetInfo) -> list[tuple[str, str]]:
 
 
 def _format_fields(fields: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Return the name and value of each field that is not None."""
+    """Return the name and value of each field that is neither None nor empty."""
     return [
         (name, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))
         for name, value in fields.items()
-        if value is not None
+        if value is not None and value != ()
     ]
 
 
