@@ -71,8 +71,7 @@ class Discretizer(nn.Module):
                 first = _divide_equally(counts, vocab_size)
             sums = np.add.reduceat(values.astype(np.float64) * counts, first)
             last = np.append(first[1:], len(values)) - 1
-            # Rounding must not move the mean of an interval out of it.
-            means = (sums / np.add.reduceat(counts, first)).astype(np.float32).clip(values[first], values[last])
+            means = (sums / np.add.reduceat(counts, first)).astype(np.float32)
             below, above = values[last[:-1]], values[first[1:]]
             middles = ((below.astype(np.float64) + above) / 2).astype(np.float32)
             bounds = np.where(middles > below, middles, above)
@@ -121,7 +120,8 @@ class Discretizer(nn.Module):
         Returns:
             float32 ``[...]``.
         """
-        return logits.softmax(-1) @ self.means[entry]
+        # Not a matrix product, whose rounding depends on the number of rows.
+        return (logits.softmax(-1) * self.means[entry]).sum(-1)
 
     def reconstruction_error(self, values: Tensor) -> Tensor:
         """Return how much values change by the way over tokens.
