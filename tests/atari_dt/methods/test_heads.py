@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atari_dt.batches.contexts import ContextBatch, ContextLoader
-from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.config import Head, ModelConfig, TrainingConfig
 from atari_dt.games.ram_variables import find_observation
 from atari_dt.methods.sequence import ActionPrediction
 from atari_dt.training import read_metrics, train
@@ -23,7 +23,7 @@ from tests.atari_dt.model.networks import SMALL
 from tests.atari_dt.model.test_vector_encoder import BALL, make_model
 
 CPU = torch.device("cpu")
-BOTH = ("state", "return")
+BOTH: tuple[Head, ...] = ("state", "return")
 
 
 def random_batch(seed: int, num_contexts: int, steps: int) -> ContextBatch:
