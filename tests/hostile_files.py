@@ -80,7 +80,8 @@ def build_store(directory: Path) -> None:
         for steps in (3, 5, 2):
             raw = rng.integers(-3, 4, size=steps).astype(np.float32)
             frames = rng.integers(0, 256, (steps, 84, 84), np.uint8)
-            writer.append(frames, rng.integers(0, 4, steps), raw.clip(-1, 1), raw, terminated=steps != 5)
+            ram = rng.integers(0, 256, (steps, 128), np.uint8)
+            writer.append(frames, rng.integers(0, 4, steps), raw.clip(-1, 1), raw, terminated=steps != 5, ram=ram)
 
 
 def read_store(directory: Path, _: Path) -> dict[str, Any]:
@@ -98,7 +99,9 @@ def read_store(directory: Path, _: Path) -> dict[str, Any]:
     for rewards in (store.rewards, store.raw_rewards, store.returns_to_go):
         assert rewards is None or np.isfinite(rewards).all()
     arrays = ("frames", "frame_index", "actions", "rewards", "returns_to_go", "timesteps", "episode_ends")
-    return {name: getattr(store, name).tobytes() for name in arrays}
+    assert store.require_ram().shape == (len(store), 128)
+    assert np.allclose(store.require_ram().mean(axis=0), store.metadata.ram_statistics.mean)  # type: ignore[union-attr]
+    return {name: getattr(store, name).tobytes() for name in (*arrays, "ram")}
 
 
 def vouch_for_array(directory: Path, path: Path) -> None:
@@ -127,6 +130,7 @@ def random_episodes() -> Iterator[dict[str, Any]]:
             "rewards": raw.clip(-1, 1),
             "raw_rewards": raw,
             "terminated": steps != 30,
+            "ram": rng.integers(0, 256, (steps, 128), np.uint8),
         }
 
 
@@ -158,6 +162,9 @@ def describe_episodes(source: Any) -> dict[str, Any]:
             assert np.abs(episode.rewards).max() <= 1
             assert episode.raw_rewards is None or np.array_equal(episode.raw_rewards.clip(-1, 1), episode.rewards)
             arrays = (episode.frames, episode.actions, episode.rewards)
+            if episode.ram is not None:
+                assert episode.ram.shape == (steps, 128)
+                read[f"{index}.{position} RAM"] = episode.ram.tobytes()
             read[f"{index}.{position}"] = (*(array.tobytes() for array in arrays), episode.terminated)
         assert shard.check(everything=True) in (True, False)
         shard.close()
@@ -183,8 +190,8 @@ def read_shard(directory: Path, _: Path) -> dict[str, Any]:
 
 TARGETS = {
     "store": Target(build_store, read_store, checked=r".*\.npy", vouch=vouch_for_array),
-    "log": Target(build_log, read_log, checked=r".*(observation|action|reward|terminal).*\.gz"),
-    "foreign log": Target(build_foreign_log, read_log, checked=r".*(observation|action|reward|terminal).*\.gz"),
+    "log": Target(build_log, read_log, checked=r".*(observation|action|reward|terminal|ram).*\.gz"),
+    "foreign log": Target(build_foreign_log, read_log, checked=r".*(observation|action|reward|terminal|ram).*\.gz"),
     "shard": Target(
         build_shard,
         read_shard,

@@ -38,7 +38,7 @@ def append(writer: StoreWriter, ram: npt.NDArray[np.uint8] | None, steps: int) -
     writer.append(np.zeros((steps, 84, 84), np.uint8), np.zeros(steps, int), rewards, terminated=True, ram=ram)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5),
     span=st.sampled_from([(0, 256), (255, 256), (7, 9), (0, 1)]),
@@ -83,7 +83,8 @@ def test_ram_and_its_statistics(
     variables = variables_spec(tuple("abcde"), addresses)
     for spec, entries in ((RAM, slice(None)), (variables, list(addresses))):
         center, scale = statistics.normalizer(spec)
-        assert (center.dtype, scale.dtype) == (np.float32, np.float32)
+        assert center.dtype == np.float32
+        assert scale.dtype == np.float32
         normalized = (spec.select(ram).astype(np.float32) - center) / scale
         expected = (values - mean) / np.where(is_constant, 1, std)
         assert normalized == pytest.approx(expected[:, entries], abs=1e-4)
@@ -150,12 +151,12 @@ def test_stores_without_ram_are_as_they_were(tmp_path: Path) -> None:
     old = TrajectoryStore.open(DATA / "version_1" / "store")
     assert (old.ram, old.metadata.observations, old.metadata.ram_statistics) == (None, (FRAMES,), None)
     # The digest of this selection before there was RAM.
-    store = build(tmp_path / "all", open_log(), "all")
-    assert store.digest == "dce0df87d9675ce8cfd2683550f525962e712b7621a593d6f3d80a172b059082"
+    store = build(tmp_path / "store", open_log(), "even", num_steps=500, num_workers=1)
+    assert store.digest == "5a8adc9f5b0bf9c5d061b4e33336e6973543ce519944c4bb7aa5ba8607f05abf"
     with pytest.raises(InputError, match="no RAM") as raised:
         store.require_ram()
     assert len(str(raised.value).splitlines()) == 1
-    file = tmp_path / "all" / "metadata.json"
+    file = tmp_path / "store" / "metadata.json"
     content = json.loads(file.read_text())
     assert content.pop("observations") == [{"kind": "frames", "shape": [84, 84], "dtype": "uint8", "stack": 4}]
     file.write_text(json.dumps(content))

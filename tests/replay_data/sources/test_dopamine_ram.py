@@ -232,7 +232,8 @@ def test_ram_is_of_all_episodes_or_of_none(tmp_path: Path) -> None:
                 writer.append(other.frames, other.actions, other.rewards, terminated=True, ram=second)
     assert one.ram is not None
     with DopamineLogWriter(tmp_path / "log", 20) as writer:
-        for ram in (one.ram[1:], one.ram.astype(np.int64), one.ram[:, :4]):
+        wrong: list[Any] = [one.ram[1:], one.ram.astype(np.int64), one.ram[:, :4]]
+        for ram in wrong:
             with pytest.raises(InputError, match=r"as many rows of RAM, uint8 \[\d, 128\], not u?int"):
                 writer.append(one.frames, one.actions, one.rewards, terminated=True, ram=ram)
 
@@ -276,7 +277,7 @@ def test_a_writer_that_was_killed_loses_no_ram(tmp_path: Path, num_moved: int, m
     recover_log(directory, writer.stage.name, num_complete)
     # The next episode is the first one with rows that are in no complete buffer.
     first = next(index for index in range(len(written)) if written[index + 1] >= num_complete * rows - 1)
-    counts = {"num_complete": num_complete, "add_count": written[first]}
+    counts: dict[str, Any] = {"num_complete": num_complete, "add_count": written[first]}
     with DopamineLogWriter(directory, rows, recording=RECORDING, **counts) as continued:
         with pytest.raises(InputError, match="has RAM for all episodes or for none"):
             append(continued, [dataclasses.replace(played[first], ram=None)])
