@@ -30,9 +30,10 @@ step. `dopamine_connections` also handles buffers that were saved at other times
 ``episode_end_indices_ckpt``, a pickle, which is never opened here.
 
 **The RAM.** A log that this project recorded may also have ``ram_{b}.gz``, a gzipped ``.npy`` file, uint8 ``[R, 128]``:
-the emulator's RAM when the action of each row was chosen, zeros in padding. Other readers pass over it: their loaders
-open files by name, and those that list a directory count the files whose names end with ``.{b}.gz``, which this one's
-does not.
+the emulator's RAM when the action of each row was chosen, zeros in padding. A row takes 128 bytes, compressed 12 in
+Breakout (docs/data.md). Other readers pass over the file: they open files by name, or list the directory and take the
+part of a name before the last dot for b, as batch_rl's ``fixed_replay_buffer.py`` does. Here that part is ``ram_{b}``.
+If only some buffers of a log have the file, it is not read.
 
 **The sidecar.** A log that this project recorded also has ``recording_ckpt.{b}.json``, which other readers ignore:
 
