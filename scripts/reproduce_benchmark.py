@@ -25,6 +25,7 @@ from atari_dt.experiments.benchmark_preset import (
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig
 from atari_dt.experiments.sweep_options import SweepOptions
 from atari_dt.games.catalogue import Game, find_game
+from atari_dt.games.ram_variables import find_observation
 from atari_dt.method_config import (
     METHOD_NAMES,
     CQLConfig,
@@ -224,6 +225,15 @@ def _make_missing_stores(options: Options, games: Sequence[Game], methods: Seque
     missing = find_games_without_data(options.data, games)
     if missing and num_steps < (batch_size := max(training.batch_size for training in trainings)):
         raise InputError(f"`data_steps` must be at least {batch_size}, the batch size, not {num_steps}")
+    vectors = [config.model for config in configs if config.model.observation != "frames"]
+    if missing and vectors:
+        for game in missing:
+            find_observation(vectors[0].observation, vectors[0].variables, game.name)
+        if options.origin.data_from != "scripted":
+            raise InputError(
+                f"data from {options.origin.data_from} has no RAM; set `data_from` to scripted, or `observation` to "
+                "frames, or make the stores from a recording with RAM first"
+            )
     benchmark_stores(options.data, [game for game in games if game not in missing], options.seeds)
     plan = plan_stores(options.data, games, options.origin, num_steps, trainings[0].device)
     for note in plan.notes:

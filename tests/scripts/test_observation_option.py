@@ -87,6 +87,16 @@ def test_the_fast_recipe_on_vectors_leaves_out_the_ingredients_of_convolutions(s
         ("train.py", "--data {pong} --observation ram", "or set --observation to frames"),
         ("ablate_context_length.py", "--data {pong} --observation variables", "the store at {pong} has no RAM; "),
         ("reproduce_benchmark.py", "--data {all} --games Pong --observation ram --preset quick", "{pong} has no RAM; "),
+        (
+            "reproduce_benchmark.py",
+            "--data {tmp}/new --games Pong --data-from q_learning --observation ram",
+            "data from q_learning has no RAM; set --data-from to scripted, or --observation to frames",
+        ),
+        (
+            "reproduce_benchmark.py",
+            "--data {tmp}/new --games Alien --data-from jat --observation variables",
+            "there is no table of variables for Alien, only for",
+        ),
         ("train.py", "--data {alien} --observation variables", "there is no table of variables for Alien, only for"),
         ("ablate_context_length.py", "--data {alien} --observation variables", "there is no table of variables for"),
         (
@@ -135,7 +145,7 @@ def test_bad_input_gets_one_sentence(
     options: str,
     message: str,
 ) -> None:
-    paths: dict[str, Path] = {"all": stores, **{path.name: path for path in stores.iterdir()}}
+    paths: dict[str, Path] = {"tmp": tmp_path, "all": stores, **{path.name: path for path in stores.iterdir()}}
     sizes = "" if script == "reproduce_benchmark.py" else SMALL
     if script == "ablate_context_length.py":
         sizes = sizes.replace("--context-length 2", "--context-lengths 2")
