@@ -23,6 +23,10 @@ from atari_dt.policies.predictors import MIN_STATES, pad_rows
 
 MIN_TOKENS = 64  # of a forward pass of whole sequences; see MIN_STATES
 
+MAX_SEQUENCES = {"cpu": 128, "cuda": 8192}
+"""Largest number of sequences of one search by type of device: more games are searched one group after the other. On a
+CPU, copies of larger caches cost more time than larger matrix products save."""
+
 CacheT = TypeVar("CacheT", bound="SequenceCache")
 
 
@@ -42,6 +46,10 @@ class SequenceModel(Protocol[CacheT]):
     @property
     def tokens_per_step(self) -> int:
         """Number of tokens of a step: those of the observation, then action, reward and value."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Largest number of tokens in a sequence: all but the last value of a number of steps."""
 
     @property
     def num_actions(self) -> int:
@@ -112,17 +120,15 @@ class ImaginedSequences(Generic[CacheT]):
     Args:
         model: Model in evaluation mode.
         tokens: Whole steps and the observation of the current step, int64 ``[R, T]``.
-        max_steps: Largest number of steps in a sequence that the model reads.
-        context: Number of steps to start over from, less than ``max_steps``.
+        context: Number of steps to start over from, less than the model's largest number.
 
     Attributes:
         tokens: All tokens so far, int64 ``[R, T]``.
     """
 
-    def __init__(self, model: SequenceModel[CacheT], tokens: Tensor, max_steps: int, context: int):
+    def __init__(self, model: SequenceModel[CacheT], tokens: Tensor, context: int):
         self._model = model
         self._num_variables = model.tokens_per_step - 3
-        self._max_tokens = max_steps * model.tokens_per_step - 1  # nothing follows the last value
         self._restart_tokens = context * model.tokens_per_step
         self.tokens, self._num_tokens = tokens, tokens.shape[1]  # the second: those that the model has read
         self._cache, self._logits = model.start(pad_rows(tokens, -(-MIN_TOKENS // tokens.shape[1])))
@@ -135,7 +141,7 @@ class ImaginedSequences(Generic[CacheT]):
     def append(self, tokens: Tensor) -> None:
         """Append a token to each sequence, int64 ``[R]``."""
         self.tokens = torch.cat([self.tokens, tokens[:, None]], dim=1)
-        if self._num_tokens == self._max_tokens:
+        if self._num_tokens == self._model.max_tokens:
             newest = self.tokens[:, -self._restart_tokens :]
             self._cache, self._logits = self._model.start(pad_rows(newest, MIN_STATES))
             self._num_tokens = newest.shape[1]
@@ -187,12 +193,11 @@ class BeamSearch(Generic[CacheT]):
     Args:
         model: Model in evaluation mode.
         config: Settings of the search.
-        max_steps: Largest number of steps in a sequence that the model reads.
         discount: Discount of rewards and values.
     """
 
-    def __init__(self, model: SequenceModel[CacheT], config: PlanningConfig, max_steps: int, discount: float):
-        self._model, self._config, self._max_steps, self._discount = model, config, max_steps, discount
+    def __init__(self, model: SequenceModel[CacheT], config: PlanningConfig, discount: float):
+        self._model, self._config, self._discount = model, config, discount
 
     @torch.inference_mode()
     def plan(self, tokens: Tensor, rngs: Sequence[np.random.Generator]) -> Plans:
@@ -202,8 +207,21 @@ class BeamSearch(Generic[CacheT]):
             tokens: Whole steps and the observation of the current step, int64 ``[M, T]``.
             rngs: Generator of each game; only samples of observations use it.
         """
+        widest = self._config.beam_width * min(self._config.action_top_k, self._model.num_actions)
+        size = max(1, MAX_SEQUENCES[tokens.device.type] // widest)
+        parts = [
+            (
+                np.arange(first, min(first + size, len(tokens))),
+                self._plan(tokens[first : first + size], rngs[first : first + size]),
+            )
+            for first in range(0, len(tokens), size)
+        ]
+        return Plans.join(parts)
+
+    def _plan(self, tokens: Tensor, rngs: Sequence[np.random.Generator]) -> Plans:
+        """Return the plans of games that are searched together; see `plan`."""
         model, config, num_games = self._model, self._config, len(tokens)
-        sequences = ImaginedSequences(model, tokens, self._max_steps, config.context)
+        sequences = ImaginedSequences(model, tokens, config.context)
         rewards, values = torch.zeros(2, num_games, 0, device=tokens.device)
         for step in range(config.horizon):
             if step:
@@ -250,9 +268,7 @@ def _rows(indices: Tensor, sequences_per_game: int) -> Tensor:
 
 
 @torch.inference_mode()
-def imagine_observations(
-    model: SequenceModel[CacheT], tokens: Tensor, actions: Tensor, max_steps: int, context: int
-) -> Tensor:
+def imagine_observations(model: SequenceModel[CacheT], tokens: Tensor, actions: Tensor, context: int) -> Tensor:
     """Return the most likely observations under given actions, float32 ``[R, H, V]``.
 
     The model predicts the rewards and values too: nothing but the actions is known after the first observation.
@@ -261,13 +277,12 @@ def imagine_observations(
         model: Model in evaluation mode.
         tokens: Whole steps and the observation of the current step, int64 ``[R, T]``.
         actions: Actions from the current step on, int64 ``[R, H]``.
-        max_steps: Largest number of steps in a sequence that the model reads.
         context: Number of steps to start over from when a sequence is full.
 
     Returns:
         Observations after each action.
     """
-    sequences = ImaginedSequences(model, tokens, max_steps, context)
+    sequences = ImaginedSequences(model, tokens, context)
     num_variables = model.tokens_per_step - 3
     observations = []
     for action in actions.unbind(1):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ DISCOUNT = 0.9
 
 @dataclass
 class TableCache:
-    """All tokens of the sequences, and the number of copies made of them."""
+    """All tokens of the sequences."""
 
     tokens: Tensor
 
@@ -33,11 +34,10 @@ class TableModel:
 
     Args:
         seed: Seed of the tables.
-        noise: Probability that is spread over the other tokens of an observation.
         memory: Number of steps whose observations decide the next one.
     """
 
-    tokens_per_step, num_actions = 4, NUM_ACTIONS
+    tokens_per_step, num_actions, max_tokens = 4, NUM_ACTIONS, 399
 
     def __init__(self, seed: int, memory: int = 1):
         rng = np.random.default_rng(seed)
@@ -60,9 +60,9 @@ class TableModel:
             found = self.value_logits[tokens[:, -3], tokens[:, -2]]
         else:
             steps = tokens.reshape(len(tokens), -1, 4).flip(1)[:, : self.memory]
-            found = sum(
-                self.next_logits[age, steps[:, age, OBSERVATION], steps[:, age, ACTION]]
-                for age in range(steps.shape[1])
+            ages = range(steps.shape[1])
+            found = torch.stack([self.next_logits[i, steps[:, i, OBSERVATION], steps[:, i, ACTION]] for i in ages]).sum(
+                0
             )
         padding = VOCAB_SIZE - found.shape[-1]
         return torch.nn.functional.pad(found, (0, padding), value=-torch.inf).float()
@@ -85,11 +85,10 @@ class TableModel:
         return 10.0 * tokens
 
 
-def search(
-    model: TableModel, tokens: Tensor, max_steps: int = 100, seeds: tuple[int, ...] | None = None, **settings: int
-) -> Plans:
+def search(model: TableModel, tokens: Tensor, config: PlanningConfig, seeds: Sequence[int] | None = None) -> Plans:
+    """Return the plans of games; a game's seed is its index by default."""
     rngs = [np.random.default_rng(seed) for seed in seeds or range(len(tokens))]
-    return BeamSearch(model, PlanningConfig(**settings), max_steps, DISCOUNT).plan(tokens, rngs)  # type: ignore[arg-type]
+    return BeamSearch(model, config, DISCOUNT).plan(tokens, rngs)
 
 
 def roll_out(
@@ -117,7 +116,7 @@ def roll_out(
 def test_a_wide_beam_finds_the_plan_of_an_exhaustive_search(seed: int) -> None:
     model, horizon = TableModel(seed), 4
     tokens = torch.arange(NUM_STATES)[:, None]
-    plans = search(model, tokens, beam_width=27, horizon=horizon, action_top_k=NUM_ACTIONS)
+    plans = search(model, tokens, PlanningConfig(beam_width=27, horizon=horizon, action_top_k=NUM_ACTIONS))
     for state in range(NUM_STATES):
         best = max(
             itertools.product(range(NUM_ACTIONS), repeat=horizon),
@@ -134,7 +133,11 @@ def test_a_wide_beam_finds_the_plan_of_an_exhaustive_search(seed: int) -> None:
 @pytest.mark.parametrize("beam_width", [1, 2, 5])
 def test_a_narrow_beam_is_a_beam_search_written_with_lists(beam_width: int) -> None:
     model, horizon, top_k = TableModel(11), 5, 2
-    plans = search(model, torch.arange(NUM_STATES)[:, None], beam_width=beam_width, horizon=horizon, action_top_k=top_k)
+    plans = search(
+        model,
+        torch.arange(NUM_STATES)[:, None],
+        PlanningConfig(beam_width=beam_width, horizon=horizon, action_top_k=top_k),
+    )
     for state in range(NUM_STATES):
         kept: list[tuple[int, ...]] = [()]
         for _ in range(horizon):
@@ -153,8 +156,8 @@ def test_a_narrow_beam_is_never_better_and_sometimes_worse() -> None:
     narrow, wide = [], []
     for seed in range(5):
         model = TableModel(seed)
-        narrow.append(search(model, tokens, beam_width=1, horizon=4, action_top_k=NUM_ACTIONS).scores)
-        wide.append(search(model, tokens, beam_width=27, horizon=4, action_top_k=NUM_ACTIONS).scores)
+        narrow.append(search(model, tokens, PlanningConfig(beam_width=1, horizon=4, action_top_k=NUM_ACTIONS)).scores)
+        wide.append(search(model, tokens, PlanningConfig(beam_width=27, horizon=4, action_top_k=NUM_ACTIONS)).scores)
     difference = np.concatenate(wide) - np.concatenate(narrow)
     assert difference.min() > -1e-5
     assert (difference > 0.05).any()
@@ -163,7 +166,9 @@ def test_a_narrow_beam_is_never_better_and_sometimes_worse() -> None:
 def test_ties_go_to_the_most_likely_action() -> None:
     model = TableModel(3)
     model.reward_logits[:], model.value_logits[:] = 0, 0
-    plans = search(model, torch.arange(NUM_STATES)[:, None], beam_width=4, horizon=3, action_top_k=NUM_ACTIONS)
+    plans = search(
+        model, torch.arange(NUM_STATES)[:, None], PlanningConfig(beam_width=4, horizon=3, action_top_k=NUM_ACTIONS)
+    )
     for state in range(NUM_STATES):
         states = plans.observations[state, :, 0] / 10
         assert plans.actions[state].tolist() == [int(model.action_logits[int(each)].argmax()) for each in states]
@@ -173,10 +178,10 @@ def test_ties_go_to_the_most_likely_action() -> None:
 def test_a_game_is_planned_the_same_alone_and_beside_others(observation_top_k: int) -> None:
     model = TableModel(5)
     tokens = torch.arange(NUM_STATES)[:, None]
-    settings = {"beam_width": 3, "horizon": 4, "observation_top_k": observation_top_k}
-    together = search(model, tokens, **settings)
+    config = PlanningConfig(beam_width=3, horizon=4, observation_top_k=observation_top_k)
+    together = search(model, tokens, config)
     for game in range(NUM_STATES):
-        alone = search(model, tokens[game : game + 1], seeds=(game,), **settings)
+        alone = search(model, tokens[game : game + 1], config, seeds=(game,))
         for name, values in vars(together).items():
             np.testing.assert_array_equal(getattr(alone, name)[0], values[game], err_msg=name)
 
@@ -184,7 +189,9 @@ def test_a_game_is_planned_the_same_alone_and_beside_others(observation_top_k: i
 def test_sampled_observations_follow_the_most_likely_tokens() -> None:
     model, games = TableModel(8), 4000
     plans = search(
-        model, torch.zeros(games, 1, dtype=torch.int64), beam_width=1, horizon=2, action_top_k=1, observation_top_k=2
+        model,
+        torch.zeros(games, 1, dtype=torch.int64),
+        PlanningConfig(beam_width=1, horizon=2, action_top_k=1, observation_top_k=2),
     )
     action = int(model.action_logits[0].argmax())
     likely = model.next_logits[0, 0, action].topk(2)
@@ -199,11 +206,12 @@ def test_a_full_sequence_starts_over_from_the_last_steps_of_its_context() -> Non
     model = TableModel(2, memory=2)
     rng = np.random.default_rng(0)
     tokens = torch.from_numpy(rng.integers(NUM_ACTIONS, size=(5, 3 * 4 + 1)))  # three steps and an observation
-    settings = {"beam_width": 4, "horizon": 6}
-    whole = search(model, tokens, context=2, **settings)
+    config = PlanningConfig(beam_width=4, horizon=6, context=2)
+    whole = search(model, tokens, config)
     assert [length for _, length in model.starts] == [13]
     model.starts.clear()
-    restarted = search(model, tokens, max_steps=4, context=2, **settings)
+    model.max_tokens = 15
+    restarted = search(model, tokens, config)
     # The first step of the plan fills the sequences. Two steps of context leave room for two more.
     assert [length for _, length in model.starts] == [13, 8, 8, 8]
     for name, values in vars(whole).items():
@@ -213,10 +221,8 @@ def test_a_full_sequence_starts_over_from_the_last_steps_of_its_context() -> Non
 def test_observations_are_imagined_under_the_given_actions() -> None:
     model, rng = TableModel(4), np.random.default_rng(1)
     actions = rng.integers(NUM_ACTIONS, size=(NUM_STATES, 9))
-    for max_steps in (20, 3):
-        imagined = imagine_observations(
-            model, torch.arange(NUM_STATES)[:, None], torch.from_numpy(actions), max_steps, 1
-        )
+    for model.max_tokens in (79, 11):
+        imagined = imagine_observations(model, torch.arange(NUM_STATES)[:, None], torch.from_numpy(actions), 1)
         for state in range(NUM_STATES):
             states = roll_out(model, state, (*actions[state].tolist(), 0))[0]
             assert imagined[state, :, 0].tolist() == [10.0 * each for each in states[1:]]
