@@ -15,6 +15,7 @@ from atari_dt.batches.contexts import ContextBatch
 from atari_dt.environment.config import FRAME_SKIP, EnvironmentConfig
 from atari_dt.evaluation.results import EvaluationResult
 from atari_dt.games.catalogue import Game, find_game
+from atari_dt.games.ram_variables import name_entries
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.pretrained import PretrainedModel
 
@@ -33,7 +34,7 @@ class EpisodeTrace:
     of one step (K = 1), no returns-to-go and timesteps (0), and no attention (0 layers, heads and token types).
 
     Attributes:
-        states: uint8 ``[T, 4, 84, 84]``.
+        states: What the model observed, uint8 ``[T, 4, 84, 84]``, or ``[T, D]`` of vectors.
         actions: int64 ``[T]``.
         num_steps: Number of steps in each context, at most K, int64 ``[T]``.
         context_actions: int64 ``[T, K]``; includes the action taken at the newest step.
@@ -44,6 +45,7 @@ class EpisodeTrace:
         preferences: What the actions were chosen by, float64 ``[T, R, num_actions]``: probabilities under each of R
             target returns, given the same history, or Q (R = 1). Actions were drawn from the probabilities under the
             played target return, or have the largest Q, except for the random ones of an epsilon-greedy policy.
+        frames: Newest frame before each action, uint8 ``[T, 84, 84]``, also of models that observe vectors.
         screens: Screen before each action as palette indices, uint8 ``[T, 210, 160]`` (taller in some games).
         palette: RGB colors, uint8 ``[P, 3]``.
         scores: Score before each action and at the end in points, float64 ``[T + 1]``.
@@ -58,6 +60,7 @@ class EpisodeTrace:
     attention: Floats
     rollout: Floats
     preferences: npt.NDArray[np.float64]
+    frames: npt.NDArray[np.uint8]
     screens: npt.NDArray[np.uint8]
     palette: npt.NDArray[np.uint8]
     scores: npt.NDArray[np.float64]
@@ -140,6 +143,16 @@ class TracedEvaluation:
     def context_length(self) -> int:
         """K, the number of steps of a full context."""
         return self.episodes[0].context_actions.shape[1]
+
+    @property
+    def lead_in(self) -> int:
+        """Number of frames of a full context's oldest state before its newest: 3, or 0 for a model of vectors."""
+        return self.model.observation.stack - 1
+
+    @property
+    def entry_names(self) -> tuple[str, ...]:
+        """Name of each entry of a vector, such as ``"ball_x"`` or ``"RAM 99 (ball_x)"``; empty for frames."""
+        return name_entries(self.model.observation, self.game.name)
 
     @property
     def target_return(self) -> float:

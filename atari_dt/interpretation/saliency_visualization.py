@@ -1,4 +1,4 @@
-"""Visualize the pixels that a model's actions depend on: a picture, a video, numbers and a page in one directory."""
+"""Visualize what a model's actions depend on: a picture, a video, numbers and a page in one directory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from atari_dt.evaluation.play_config import PlayConfig
-from atari_dt.interpretation.episode_trace import Floats, TracedEvaluation
+from atari_dt.interpretation.episode_trace import TracedEvaluation
 from atari_dt.interpretation.saliency_maps import GRADIENT, name_explained, newest_state_maps, saliency_maps
 from atari_dt.interpretation.step_view import StepView, step_figure, video_frame
-from atari_dt.interpretation.summary import saliency_shares
+from atari_dt.interpretation.summary import SaliencyShares, saliency_shares
 from atari_dt.interpretation.tracing import trace_episodes
 from atari_dt.interpretation.viewer import viewer_page
 from atari_dt.interpretation.visualization_config import SaliencyConfig
-from atari_dt.rendering.tables import align_columns
+from atari_dt.model.pretrained import latest_checkpoint, read_checkpoint_config
 from atari_dt.rendering.video import write_video
 from replay_data.progress import ProgressBar
 from replay_data.storage.atomic import atomic_directory
@@ -33,12 +33,12 @@ class SaliencySummary:
     Attributes:
         traced: Traced evaluation.
         explained: What the saliency raises and lowers, such as ``"Q"``.
-        saliency_by_frame: Mean share of the absolute saliency of each frame, newest first, float64 ``[K + 3]``.
+        shares: Mean shares of the absolute saliency.
     """
 
     traced: TracedEvaluation
     explained: str
-    saliency_by_frame: Floats
+    shares: SaliencyShares
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``saliency.json``; shares are of 1."""
@@ -53,15 +53,13 @@ class SaliencySummary:
             "scores": traced.result.scores.tolist(),
             "steps": [len(episode) for episode in traced.episodes],
             "explained": self.explained,
-            "saliency_by_frame_newest_first": self.saliency_by_frame.tolist(),
+            **self.shares.to_json(),
         }
 
     def to_table(self) -> str:
-        """Return a table with the share of each frame."""
-        rows = [["frame", "share of the saliency"]]
-        for distance, share in enumerate(self.saliency_by_frame):
-            rows.append(["newest" if distance == 0 else f"−{distance}", f"{share:.1%}"])
-        return f"{align_columns(rows)}\n\n(pixels that raise and lower {self.explained} of the actions taken)"
+        """Return a table with the share of each frame, or of the entries with the largest shares."""
+        parts = "entries" if self.shares.entry_names else "pixels"
+        return f"{self.shares.to_table()}\n\n({parts} that raise and lower {self.explained} of the actions taken)"
 
 
 def play_and_visualize_saliency(
@@ -74,7 +72,7 @@ def play_and_visualize_saliency(
     return_percentile: int | None = None,
     target_return: float | None = None,
 ) -> str:
-    """Play episodes with a trained model of any method and visualize the pixels that its actions depend on.
+    """Play episodes with a trained model of any method and visualize what its actions depend on.
 
     Args:
         run_directory: Run directory or checkpoint.
@@ -86,13 +84,14 @@ def play_and_visualize_saliency(
         target_return: Target return in the dataset's reward units, instead of a multiple.
 
     Returns:
-        A table of each frame's share of the saliency.
+        A table of each frame's share of the saliency, or of the entries with the largest shares.
 
     Raises:
         InputError: As `trace_episodes` and `visualize_saliency`; most errors are raised before the first episode.
         OSError: If a file cannot be written.
     """
     check_new_directory(out)
+    config.check(read_checkpoint_config(latest_checkpoint(run_directory)).model)
     traced = trace_episodes(
         run_directory,
         play,
@@ -118,12 +117,13 @@ def visualize_saliency(out: Path, traced: TracedEvaluation, config: SaliencyConf
         show_progress: Whether to show progress bars on standard error.
 
     Returns:
-        A table of each frame's share of the saliency.
+        A table of each frame's share of the saliency, or of the entries with the largest shares.
 
     Raises:
-        InputError: If the step does not exist, or no episode lasted K steps.
+        InputError: If the step does not exist, the patch has no effect on the model, or no episode lasted K steps.
         OSError: If a file cannot be written.
     """
+    config.check(traced.model.config)
     traced = traced.without_attention()
     episode = traced.episodes[traced.best_episode_index]
     step = config.chosen_step(episode)

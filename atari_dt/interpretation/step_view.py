@@ -1,4 +1,7 @@
-"""Pictures of one step of an episode: the frames of its context with their saliency, and attention if there is any."""
+"""Pictures of one step of an episode: the frames of its context with their saliency, and attention if there is any.
+
+The saliency of a model of frames is blended into the frames; that of a model of vectors is drawn as a list of entries.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,22 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from atari_dt.interpretation.entry_list import (
+    ENTRIES_WIDTH,
+    NEGATIVE_COLOR,
+    POSITIVE_COLOR,
+    draw_entries,
+    entries_height,
+)
 from atari_dt.interpretation.episode_trace import EpisodeTrace, Floats, TracedEvaluation, format_number
 from atari_dt.interpretation.saliency import FRAME_SIZE
+from atari_dt.interpretation.saliency_maps import GRADIENT
 from atari_dt.rendering.canvas import FAINT_COLOR, LINE_COLOR, PAGE_COLOR, Canvas
 from atari_dt.rendering.video import Pixels
-from replay_data.episode import LEAD_IN, STACK
+from replay_data.episode import STACK
 from replay_data.opencv import cv2
 
 TOKEN_COLORS = {"return": "#e08a00", "state": "#3b82f6", "action": "#16a34a"}
-
-POSITIVE_COLOR, NEGATIVE_COLOR = "#ff2d75", "#00b8d9"  # saliency that raises and lowers the score
 
 _MAX_OPACITY = 0.85  # of saliency over a frame
 
@@ -33,6 +42,7 @@ _LINE_HEIGHT, _SWATCH = 18, 10
 _MIN_STRIP_WIDTH = 520  # of the text above the strip
 _TITLE_Y, _RUN_Y, _STATUS_Y, _STRIP_Y = 6, 28, 44, 66
 _TITLE_SIZE, _STATUS_SIZE, _TEXT_SIZE, _FRAME_LABEL_SIZE, _VALUE_SIZE, _NOTE_SIZE = 16, 14, 11, 10, 9, 8
+_STACK_TITLE_HEIGHT = 20
 _STACK_WIDTH = STACK * (FRAME_SIZE + _GAP) + 3 * _GAP
 _ACTION_BAR_WIDTH = 240
 _SCREEN_SCALE = 2
@@ -52,7 +62,7 @@ class StepView:
         step: Index of the step in the episode.
         weights: Attention to the tokens of the context, ``[K, token_types]``.
         weights_name: Name of the weights, such as ``"attention of layer 1, head 3"``.
-        saliency: Saliency of the frames of the context, ``[K + 3, cells, cells]``.
+        saliency: Saliency of the frames of the context, ``[K + 3, cells, cells]``; of entries, ``[K, D]``, for vectors.
         explained: What the saliency raises and lowers, such as ``"the logit"``.
     """
 
@@ -96,6 +106,12 @@ class StepView:
         return f"{value:.0%}" if self.traced.preference == "probability" else f"Q {value:.3f}"
 
     @property
+    def entries(self) -> list[tuple[str, int]]:
+        """Name and value of each entry of the newest state, a vector; empty for frames."""
+        names = self.traced.entry_names
+        return list(zip(names, self.episode.states[self.step].tolist(), strict=True)) if names else []
+
+    @property
     def legend(self) -> list[list[tuple[str, str]]]:
         """Lines of the legend below the strip: color and text of each entry."""
         lines = [
@@ -130,8 +146,8 @@ class _Strip:
 
     @classmethod
     def of(cls, view: StepView) -> _Strip:
-        """Return the layout of a strip of K frames and the lead-in frames of the oldest state."""
-        num_frames = len(view.weights) + LEAD_IN
+        """Return the layout of a strip of K frames and the lead-in frames of the oldest state, if there are any."""
+        num_frames = len(view.weights) + view.traced.lead_in
         rows = math.ceil(num_frames / _MAX_COLUMNS)
         zoom = _MAX_ZOOM if num_frames * _MAX_ZOOM <= _MAX_COLUMNS else 1
         return cls(rows, math.ceil(num_frames / rows), zoom, _BARS_HEIGHT if view.token_types else 0)
@@ -158,28 +174,22 @@ class _Strip:
 
 
 def step_figure(view: StepView, stacks: dict[str, Floats], show_actions: bool = False) -> Image.Image:
-    """Draw one step: the frames of its context, and the stack of its newest state.
+    """Draw one step: the frames of its context, and the newest state.
 
     Args:
         view: Step to draw.
-        stacks: Saliency maps of the newest state's four frames by name, each ``[4, cells, cells]``.
+        stacks: Saliency of the newest state by name, each ``[4, cells, cells]``, or ``[D]`` of vectors.
         show_actions: Whether to draw the probability or Q of every action.
     """
     strip = _Strip.of(view)
-    width = max(strip.width, len(stacks) * _STACK_WIDTH) + 2 * _GAP
-    stacks_y = _STRIP_Y + strip.height + _legend_height(view)
-    frames_y = stacks_y + _LINE_HEIGHT + 2
-    actions_y = frames_y + FRAME_SIZE + 2 * _GAP
-    height = actions_y + _actions_height(view) if show_actions else frames_y + FRAME_SIZE + _GAP
-    canvas = Canvas(width, height, scale=2)
+    newest_width, newest_height = _newest_state_size(view, stacks)
+    newest_y = _STRIP_Y + strip.height + _legend_height(view)
+    actions_y = newest_y + newest_height + 2 * _GAP
+    height = actions_y + _actions_height(view) if show_actions else actions_y - _GAP
+    canvas = Canvas(max(strip.width, newest_width) + 2 * _GAP, height, scale=2)
     canvas.draw_text(_GAP, _TITLE_Y, f"{view.traced.title} at step {view.step}", _TITLE_SIZE, bold=True)
     _draw_context(canvas, _GAP, view)
-    for i, (name, maps) in enumerate(stacks.items()):
-        x = _GAP + i * _STACK_WIDTH
-        canvas.draw_text(x, stacks_y, f"newest state: {name}", _TEXT_SIZE, FAINT_COLOR)
-        for frame in range(STACK):
-            pixels = overlay(view.episode.states[view.step, frame], maps[frame], np.abs(maps).max())
-            canvas.draw_pixels(x + frame * (FRAME_SIZE + _GAP), frames_y, pixels)
+    _draw_newest_state(canvas, _GAP, newest_y, view, stacks)
     if show_actions:
         _draw_actions(canvas, _GAP, actions_y, view)
     return canvas.image
@@ -194,7 +204,8 @@ def video_frame(view: StepView) -> Pixels:
     episode, step, strip = view.episode, view.step, _Strip.of(view)
     screen = episode.palette[episode.screens[step]].repeat(_SCREEN_SCALE, axis=0).repeat(_SCREEN_SCALE, axis=1)
     screen_height, screen_width = screen.shape[:2]
-    left, actions_y = screen_width + 3 * _GAP, _STRIP_Y + strip.height + _legend_height(view)
+    left, entries_y = screen_width + 3 * _GAP, _STRIP_Y + strip.height + _legend_height(view)
+    actions_y = entries_y + _entries_height(view)
     height = max(screen_height + 5 * _GAP, actions_y + _actions_height(view))
     canvas = Canvas(left + strip.width + _GAP, height, scale=1)
     canvas.draw_pixels(_GAP, _GAP, screen)
@@ -203,6 +214,8 @@ def video_frame(view: StepView) -> Pixels:
     canvas.draw_text(_GAP + screen_width, status_y, f"step {step}", _STATUS_SIZE, anchor="ra")
     canvas.draw_text(left, _TITLE_Y, view.traced.title, _TITLE_SIZE, bold=True)
     _draw_context(canvas, left, view)
+    if view.entries:
+        _draw_entries(canvas, left, entries_y, view)
     _draw_actions(canvas, left, actions_y, view)
     return np.asarray(canvas.image)
 
@@ -228,6 +241,38 @@ def overlay(frame: npt.NDArray[np.uint8], cells: Floats, scale: float) -> Pixels
 
 def _rgb(color: str) -> tuple[int, int, int]:
     return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
+
+
+def _newest_state_size(view: StepView, stacks: dict[str, Floats]) -> tuple[float, float]:
+    """Return width and height of what `_draw_newest_state` draws."""
+    if view.traced.entry_names:
+        return (1 + len(stacks)) * ENTRIES_WIDTH, _entries_height(view)
+    return len(stacks) * _STACK_WIDTH, _STACK_TITLE_HEIGHT + FRAME_SIZE
+
+
+def _draw_newest_state(canvas: Canvas, left: float, top: float, view: StepView, stacks: dict[str, Floats]) -> None:
+    """Draw the stack of the newest state, or its entries beside those of the whole context, side by side."""
+    if view.traced.entry_names:
+        _draw_entries(canvas, left, top, view)
+    for i, (name, maps) in enumerate(stacks.items()):
+        if view.traced.entry_names:
+            x = left + (1 + i) * ENTRIES_WIDTH
+            draw_entries(canvas, x, top, f"newest step: {name}", view.entries, maps[None])
+            continue
+        x = left + i * _STACK_WIDTH
+        canvas.draw_text(x, top, f"newest state: {name}", _TEXT_SIZE, FAINT_COLOR)
+        for frame in range(STACK):
+            pixels = overlay(view.episode.states[view.step, frame], maps[frame], np.abs(maps).max())
+            canvas.draw_pixels(x + frame * (FRAME_SIZE + _GAP), top + _STACK_TITLE_HEIGHT, pixels)
+
+
+def _entries_height(view: StepView) -> float:
+    return entries_height(len(view.entries)) if view.entries else 0
+
+
+def _draw_entries(canvas: Canvas, left: float, top: float, view: StepView) -> None:
+    """Draw the entries of a vector with their saliency in all steps of the context."""
+    draw_entries(canvas, left, top, f"all steps: {GRADIENT}", view.entries, view.saliency)
 
 
 def _legend_height(view: StepView) -> int:
@@ -272,15 +317,19 @@ def _draw_context(canvas: Canvas, left: float, view: StepView) -> None:
 
 
 def _draw_strip(canvas: Canvas, left: float, top: float, view: StepView) -> None:
-    """Draw the frames of a context with their saliency, each above the attention to its step's tokens."""
+    """Draw the frames of a context, with the saliency of pixels, each above the attention to its step's tokens."""
     strip, num_steps = _Strip.of(view), int(view.episode.num_steps[view.step])
     max_weight, max_saliency = view.weights.max(initial=0), np.abs(view.saliency).max()
-    for distance in range(min(num_steps + LEAD_IN, view.step + 1)):
+    num_frames = num_steps + view.traced.lead_in
+    for distance in range(min(num_frames, view.step + 1)):
         row, column = divmod(strip.rows * strip.columns - 1 - distance, strip.columns)  # the newest frame comes last
         x = left + column * (strip.frame_size + _GAP)
         y = top + row * strip.row_height
-        frame = view.episode.states[view.step - distance, -1]
-        pixels = overlay(frame, view.saliency[num_steps + LEAD_IN - 1 - distance], max_saliency)
+        frame = view.episode.frames[view.step - distance]
+        if view.entries:
+            pixels = frame[..., None].repeat(3, axis=-1)
+        else:
+            pixels = overlay(frame, view.saliency[num_frames - 1 - distance], max_saliency)
         canvas.draw_pixels(x, y, pixels.repeat(strip.zoom, axis=0).repeat(strip.zoom, axis=1))
         floor, center = y + strip.frame_size + strip.bars_height, x + strip.frame_size / 2
         label = f"−{distance}" if distance else "now"

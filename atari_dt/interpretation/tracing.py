@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from atari_dt.config import ModelConfig
+from atari_dt.environment.config import Frames
 from atari_dt.evaluation.evaluator import evaluate_policy, make_dataset_env
 from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.evaluation.target_returns import (
@@ -29,13 +29,13 @@ from atari_dt.interpretation.attention import (
     token_types,
 )
 from atari_dt.interpretation.episode_trace import EpisodeTrace, Floats, Ints, Preference, TracedEvaluation
+from atari_dt.method_config import SequenceConfig
 from atari_dt.methods.registry import find_method, load_model
-from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.model.pretrained import PretrainedModel, latest_checkpoint
 from atari_dt.model.q_network import QNetwork
 from atari_dt.policies.decision_transformer import DecisionTransformerPolicy
 from atari_dt.policies.policy import Policy
-from atari_dt.policies.predictors import MIN_STATES, pad_rows
+from atari_dt.policies.predictors import MIN_STATES, ContextModel, pad_rows
 from atari_dt.policies.protocol import EvaluationProtocol
 from atari_dt.policies.sampling import Sampling
 from atari_dt.rendering.video import Pixels, screens
@@ -89,7 +89,7 @@ def trace_episodes(
     policy = _make_policy(model, play, target_returns, played_index)
     with translate_out_of_memory(device, "`episodes`"):
         environment = play.environment(dataset)
-        env = make_dataset_env(dataset, play.episodes, environment)
+        env = make_dataset_env(dataset, play.episodes, environment, model.observation)
         (result,) = evaluate_policy(
             policy,
             env,
@@ -101,9 +101,12 @@ def trace_episodes(
         )
         traces = []
         for steps, emulator_seed, episode in zip(policy.episodes, result.emulator_seeds, result.episodes, strict=True):
-            columns = (np.stack(values) for values in zip(*steps, strict=True))
-            screens_and_scores = screens(env.game, environment, int(emulator_seed), episode.actions)
-            traces.append(EpisodeTrace(*[*columns, *_to_palette(screens_and_scores)]))
+            states, *columns = (np.stack(values) for values in zip(*steps, strict=True))
+            replayed = screens(env.game, environment, int(emulator_seed), episode.actions)
+            indexed_screens, palette, frames, scores = _to_palette(replayed)
+            if not model.observation.is_vector:
+                frames = states[:, -1]
+            traces.append(EpisodeTrace(*[states, *columns, frames, indexed_screens, palette, scores]))
     if not model.config.cacheable:
         protocol = dataclasses.replace(protocol, cache="auto")  # not worth a mention
     overrides = _describe_overrides(protocol, EvaluationProtocol())
@@ -183,7 +186,7 @@ class TracingPolicy(ABC):
 
         Args:
             env_indices: Indices of the environments, int64 ``[M]``.
-            states: States, uint8 ``[M, 4, 84, 84]``.
+            states: States, uint8 ``[M, *state_shape]``.
             actions: Actions chosen, int64 ``[M]``.
 
         Returns:
@@ -204,7 +207,7 @@ class TransformerTracingPolicy(TracingPolicy):
 
     preference = "probability"
 
-    def __init__(self, policy: DecisionTransformerPolicy, config: ModelConfig, shifts: Floats, played_index: int):
+    def __init__(self, policy: DecisionTransformerPolicy, config: SequenceConfig, shifts: Floats, played_index: int):
         super().__init__(policy)
         self.token_types = token_types(config.conditioning)
         self._policy, self._conditioning = policy, config.conditioning
@@ -269,7 +272,7 @@ def _make_policy(model: PretrainedModel, play: PlayConfig, target_returns: Float
             model, play.episodes, play.protocol, play.sampling, play.planning
         )
         return ValueTracingPolicy(policy, model)
-    assert isinstance(model, DecisionTransformer)
+    assert isinstance(model, ContextModel)
     shifts = target_returns - target_returns[played_index]
     return TransformerTracingPolicy(
         DecisionTransformerPolicy(model, play.episodes, play.protocol, play.sampling, keep_last_step=True),
@@ -318,19 +321,23 @@ def _describe_overrides(settings: Any, defaults: Any) -> list[str]:
 
 
 def _to_palette(
-    screens_and_scores: Iterable[tuple[Pixels, float]],
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
-    """Return the screens before each action as palette indices, the palette, and the scores."""
+    replayed: Iterable[tuple[Pixels, Frames, float]],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
+    """Return the screens before each action as palette indices, the palette, the frames, and the scores.
+
+    The end has a score, but no screen and no frame.
+    """
     index_of_color = np.full(2**24, -1, dtype=np.int16)  # the console has 128 colors, so an index fits 8 bits
     palette: list[int] = []
-    indexed_screens, scores = [], []
-    for screen, score in screens_and_scores:
+    indexed_screens, frames, scores = [], [], []
+    for screen, frame, score in replayed:
         colors = screen.astype(np.int32) @ _RGB_WEIGHTS
         if (index_of_color[colors] < 0).any():
             new = np.setdiff1d(colors, palette)
             index_of_color[new] = len(palette) + np.arange(len(new))
             palette.extend(new.tolist())
         indexed_screens.append(index_of_color[colors].astype(np.uint8))
+        frames.append(frame)
         scores.append(score)
     rgb = np.array([[color >> 16, color >> 8 & 255, color & 255] for color in palette], dtype=np.uint8)
-    return np.stack(indexed_screens[:-1]), rgb, np.array(scores)
+    return np.stack(indexed_screens[:-1]), rgb, np.stack(frames[:-1]), np.array(scores)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from atari_dt.config import ModelConfig
-from atari_dt.method_config import MethodConfig
+from atari_dt.method_config import MethodConfig, SequenceConfig
 from replay_data import InputError
 from replay_data.episode import FRAME_SHAPE
 
@@ -29,14 +28,19 @@ class SaliencyConfig:
     explain: Explained = "score"
     """Explain `score`, the logit or Q of the action taken, or `advantage`, how far it is above the mean of all."""
     occlusion: bool = False
-    """Add the occlusion map of each step's newest state to the page (slow)."""
+    """Add the occlusion of each step's newest state to the page (slow)."""
     patch: int = 12
-    """Side of an occluded patch in pixels, a divisor of 84."""
+    """Side of an occluded patch in pixels, a divisor of 84. Of a model of vectors, each entry is occluded."""
     video: bool = True
     """Write a video of the best episode."""
 
     def __post_init__(self) -> None:
         check_patch(self.patch)
+
+    def check(self, model: MethodConfig) -> None:
+        """Raise InputError unless every setting has an effect on pictures of the model."""
+        if model.observation != "frames" and self.patch != SaliencyConfig.patch:
+            raise InputError(f"`patch` has no effect on a model that observes {model.observation}; leave it out")
 
     def chosen_step(self, episode: EpisodeTrace) -> int:
         """Return the step of an episode in the picture of one step.
@@ -75,7 +79,8 @@ class VisualizationConfig(SaliencyConfig):
             raise InputError(f"`head` is {self.head}, so `layer` must be a number from 1, not {self.layer}")
 
     def check(self, model: MethodConfig) -> None:
-        """Raise InputError unless the model has attention weights, the layer and the head."""
+        """Raise InputError unless the model has attention weights, the layer and the head, or as `SaliencyConfig`."""
+        super().check(model)
         config = require_attention(model)
         for name, value, count in (("layer", self.layer, config.num_layers), ("head", self.head, config.num_heads)):
             if _is_number(value) and int(value) > count:
@@ -93,13 +98,13 @@ class VisualizationConfig(SaliencyConfig):
         return layer[:, int(self.head) - 1], f"attention of layer {self.layer}, head {self.head}"
 
 
-def require_attention(model: MethodConfig) -> ModelConfig:
+def require_attention(model: MethodConfig) -> SequenceConfig:
     """Return the config of a model that has attention weights.
 
     Raises:
         InputError: If it has none.
     """
-    if not isinstance(model, ModelConfig):
+    if not isinstance(model, SequenceConfig):
         raise InputError(
             f"the network of {model.title} has no attention weights; show its saliency with "
             "scripts/visualize_saliency.py instead"

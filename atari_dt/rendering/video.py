@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from atari_dt.environment.config import EnvironmentConfig
+from atari_dt.environment.config import EnvironmentConfig, Frames
 from atari_dt.environment.python_env import AleEnv
 from atari_dt.evaluation.results import EvaluatedEpisode
 from atari_dt.games.catalogue import Game
@@ -54,7 +54,7 @@ def replay(
         below it.
     """
     num_steps = len(episode.actions)
-    for step, (screen, score) in enumerate(screens(game, config, emulator_seed, episode.actions)):
+    for step, (screen, _, score) in enumerate(screens(game, config, emulator_seed, episode.actions)):
         if step == num_steps:
             yield _draw(screen, f"score {score:g}", f"end, {num_steps} steps")
             return
@@ -64,8 +64,8 @@ def replay(
 
 def screens(
     game: Game, config: EnvironmentConfig, emulator_seed: int, actions: npt.NDArray[Any]
-) -> Iterator[tuple[Pixels, float]]:
-    """Play an episode again and yield the screen and score before each action, and at the end.
+) -> Iterator[tuple[Pixels, Frames, float]]:
+    """Play an episode again and yield the screen, frame and score before each action, and at the end.
 
     Args:
         game: Game of the episode.
@@ -74,16 +74,17 @@ def screens(
         actions: Action indices, ``[steps]``.
 
     Yields:
-        ``(screen, score)``: RGB screen, uint8 ``[210, 160, 3]`` (taller in some games), and score so far, in points.
+        ``(screen, frame, score)``: RGB screen, uint8 ``[210, 160, 3]`` (taller in some games), frame as models of
+        frames observe it, uint8 ``[84, 84]``, and score so far, in points.
     """
     emulator = AleEnv(game, config, emulator_seed)
     if config.second_reset:
         emulator.reset()
     score = 0.0
     for action in actions:
-        yield emulator.screen, score
+        yield emulator.screen, emulator.frame, score
         score += emulator.step(int(action))[0]
-    yield emulator.screen, score
+    yield emulator.screen, emulator.frame, score
 
 
 class Preview:

@@ -17,9 +17,10 @@ from atari_dt.batches.contexts import ContextBatch
 from atari_dt.evaluation.evaluator import evaluate
 from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.interpretation import saliency_visualization, visualization
+from atari_dt.interpretation.entry_list import POSITIVE_COLOR
 from atari_dt.interpretation.saliency import gradient_times_input, occlusion
 from atari_dt.interpretation.saliency_visualization import visualize_saliency
-from atari_dt.interpretation.step_view import POSITIVE_COLOR, TOKEN_COLORS, StepView, video_frame
+from atari_dt.interpretation.step_view import TOKEN_COLORS, StepView, video_frame
 from atari_dt.interpretation.tracing import trace_episodes
 from atari_dt.interpretation.visualization_config import Explained, SaliencyConfig, VisualizationConfig
 from atari_dt.methods.registry import load_model

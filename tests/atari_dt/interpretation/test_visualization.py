@@ -13,17 +13,10 @@ import torch
 from PIL import Image
 
 from atari_dt.evaluation.play_config import PlayConfig
+from atari_dt.interpretation.entry_list import NEGATIVE_COLOR, POSITIVE_COLOR
 from atari_dt.interpretation.episode_trace import TracedEvaluation
 from atari_dt.interpretation.saliency import gradient_times_input, sum_by_frame
-from atari_dt.interpretation.step_view import (
-    NEGATIVE_COLOR,
-    POSITIVE_COLOR,
-    TOKEN_COLORS,
-    StepView,
-    overlay,
-    step_figure,
-    video_frame,
-)
+from atari_dt.interpretation.step_view import TOKEN_COLORS, StepView, overlay, step_figure, video_frame
 from atari_dt.interpretation.tracing import trace_episodes
 from atari_dt.interpretation.visualization import visualize
 from atari_dt.interpretation.visualization_config import VisualizationConfig
