@@ -231,6 +231,9 @@ class HFDecisionTransformerConfig:
         return {"method": self.method, **dataclasses.asdict(self), "variables": list(self.variables)}
 
 
+SequenceConfig: TypeAlias = ModelConfig | HFDecisionTransformerConfig
+"""Config of a method that predicts actions from contexts."""
+
 MethodConfig: TypeAlias = ModelConfig | ValueConfig | HFDecisionTransformerConfig | TrajectoryTransformerConfig
 """Config of any method."""
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from atari_dt.batches.contexts import ContextBatch, ContextLoader
 from atari_dt.config import Head, ModelConfig
 from atari_dt.games.ram_variables import require_observation
-from atari_dt.method_config import HFDecisionTransformerConfig, MethodConfig
+from atari_dt.method_config import MethodConfig, SequenceConfig
 from atari_dt.methods.method import Objective
 from atari_dt.model.decision_transformer import DecisionTransformer, DecisionTransformerOutput
 from atari_dt.model.pretrained import PretrainedModel
@@ -153,6 +153,6 @@ class SequenceMethod:
         return logits[torch.arange(num_contexts, device=logits.device), batch.attention_mask.sum(1) - 1]
 
 
-def _narrow(config: MethodConfig) -> ModelConfig | HFDecisionTransformerConfig:
-    assert isinstance(config, ModelConfig | HFDecisionTransformerConfig)
+def _narrow(config: MethodConfig) -> SequenceConfig:
+    assert isinstance(config, SequenceConfig)
     return config

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atari_dt.config import ModelConfig, TrainingConfig
-from atari_dt.method_config import HFDecisionTransformerConfig, MethodConfig, read_method_config
+from atari_dt.method_config import HFDecisionTransformerConfig, MethodConfig, SequenceConfig, read_method_config
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.input_scaling import InputScaling
 from atari_dt.model.reported_evaluation import ReportedEvaluation
@@ -73,7 +73,7 @@ class CheckpointConfig:
         if not isinstance(evaluations, list):
             raise TypeError("evaluations is not a list")
         model = read_method_config(content["model"])
-        reads_timesteps = isinstance(model, ModelConfig | HFDecisionTransformerConfig)
+        reads_timesteps = isinstance(model, SequenceConfig)
         if isinstance(model, ModelConfig):
             read_field(content["model"], "num_heads", int)  # the weights show every other size that has a default
         config = cls(

@@ -49,9 +49,9 @@ model = DecisionTransformerModel.from_pretrained("{repo_id}")
 scaling = model.config.atari_dt["scaling"]
 ```
 
-States are bytes, normalized as `(state - scaling["mean"]) / scaling["scale"]`; returns-to-go are in the dataset's reward
-units, divided by `scaling["returns"]`; actions are one-hot vectors; contexts have {context_length} steps and are padded
-on the left; `action_preds` are logits.
+States are bytes, normalized as `(state - scaling["mean"]) / scaling["scale"]`; returns-to-go are in the dataset's
+reward units, divided by `scaling["returns"]`; actions are one-hot vectors; contexts have {context_length} steps and are
+padded on the left; `action_preds` are logits.
 """
 
 
