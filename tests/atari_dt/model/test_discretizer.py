@@ -87,10 +87,9 @@ def test_uniform_intervals_are_equally_wide_and_none_is_empty() -> None:
 
 def test_expectation_and_reconstruction_error_equal_loops() -> None:
     rng = np.random.default_rng(1)
-    columns = [rng.normal(size=200).astype(np.float32), rng.integers(0, 256, 200).astype(np.uint8)]
+    columns: list[Values] = [rng.normal(size=200).astype(np.float32), rng.integers(0, 256, 200).astype(np.uint8)]
     discretizer = fit("quantile", 7, *columns)
-    values = torch.from_numpy(np.stack(columns, axis=-1))
-    assert values.dtype == torch.float32
+    values = torch.from_numpy(np.stack([column.astype(np.float32) for column in columns], axis=-1))
     expected = [0.0, 0.0]
     for row in values.tolist():
         for entry, value in enumerate(row):
