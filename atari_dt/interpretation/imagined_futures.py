@@ -138,18 +138,23 @@ def open_loop_errors(
     )
 
 
+def most_changing_entries(errors: PredictionErrors) -> list[int]:
+    """Return the indices of the entries that change most over the horizon, twelve at most, ascending."""
+    order = np.argsort(-errors.unchanged[-1], kind="stable")
+    return sorted(order[:_MAX_PANELS].tolist())
+
+
 def errors_figure(errors: PredictionErrors, title: str) -> bytes:
     """Draw the errors over the horizon, one panel for each entry, as the content of a PNG file.
 
     There are twelve panels at most: those of the entries that change most.
     """
-    shown = np.argsort(-errors.unchanged[-1], kind="stable")[:_MAX_PANELS]
-    shown = np.sort(shown)
+    shown = most_changing_entries(errors)
     columns = min(_COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
     figure = Figure(figsize=(0.8 + 3.1 * columns, 1.2 + 2.5 * rows), layout="constrained")
     suffix = "" if len(shown) == len(errors.names) else f" ({len(shown)} of {len(errors.names)} entries)"
-    figure.suptitle(f"{title}: open-loop prediction error{suffix}", fontsize=11)
+    figure.suptitle(f"{title}, open-loop prediction error{suffix}", fontsize=11)
     steps = np.arange(1, errors.horizon + 1)
     panels = figure.subplots(rows, columns, sharex=True, squeeze=False).flatten()
     for axes, entry in zip(panels, shown, strict=False):
