@@ -8,43 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.evaluation.evaluator import evaluate_policy, make_dataset_env
-from atari_dt.games.ram_variables import find_observation
 from atari_dt.model.trajectory_transformer import TrajectoryTransformer
 from atari_dt.policies.beam_search import BeamSearch
 from atari_dt.policies.planning_config import PlanningConfig
 from atari_dt.policies.protocol import PROTOCOLS, EvaluationProtocol
 from atari_dt.policies.sampling import Sampling
 from atari_dt.policies.trajectory_transformer import TrajectoryTransformerPolicy
-from atari_dt.trajectory_config import TrajectoryTransformerConfig
 from replay_data import InputError
 from tests.atari_dt.models import DATASET
+from tests.atari_dt.trajectory_models import NUM_ACTIONS, VARIABLES, small_trajectory_transformer
 
-VARIABLES = ("ball_x", "ball_y", "player_x")
-NUM_ACTIONS, NUM_VARIABLES = len(DATASET.action_meanings), len(VARIABLES)
+NUM_VARIABLES = len(VARIABLES)
 PLANNING = PlanningConfig(beam_width=3, horizon=3, context=2)
 IMITATION = PlanningConfig(planner="none", context=2)
-
-
-def make_network(sequence_length: int = 5) -> TrajectoryTransformer:
-    """Return a network with random weights that are large enough for its inputs to matter."""
-    torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    config = TrajectoryTransformerConfig(
-        sequence_length, vocab_size=20, num_layers=2, num_heads=2, embed_dim=16, variables=VARIABLES
-    )
-    network = TrajectoryTransformer(config, NUM_ACTIONS, find_observation("variables", VARIABLES, DATASET.game))
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    columns = [rng.integers(0, 256, 500) for _ in VARIABLES]
-    network.discretizer.fit(
-        [*columns, np.arange(NUM_ACTIONS), np.arange(-2, 3), rng.random(500, dtype=np.float32)], "quantile"
-    )
-    network.dataset = DATASET
-    return network.eval()
 
 
 class UncachedNetwork:
@@ -85,7 +65,7 @@ def start(policy: TrajectoryTransformerPolicy, envs: Any, seeds: Any) -> None:
 
 @pytest.mark.parametrize("sequence_length", [6, 3])
 def test_plans_with_and_without_a_cache_are_the_same(sequence_length: int) -> None:
-    network, rng = make_network(sequence_length), np.random.default_rng(0)
+    network, rng = small_trajectory_transformer(sequence_length), np.random.default_rng(0)
     states = torch.from_numpy(rng.integers(0, 256, (7, 3, NUM_VARIABLES)))
     actions, rewards = torch.from_numpy(rng.integers(NUM_ACTIONS, size=(7, 3))), torch.zeros(7, 3)
     tokens = network.encode_steps(states, actions, rewards, rewards)[:, :-3]
@@ -101,7 +81,7 @@ def test_plans_with_and_without_a_cache_are_the_same(sequence_length: int) -> No
 @pytest.mark.parametrize("planning", [PLANNING, dataclasses.replace(PLANNING, observation_top_k=4), IMITATION])
 def test_episodes_in_parallel_are_those_of_a_single_environment(planning: PlanningConfig) -> None:
     """The second environment begins another episode after three steps, so that the lengths of histories differ."""
-    network, num_envs, num_steps, restart = make_network(), 3, 8, 3
+    network, num_envs, num_steps, restart = small_trajectory_transformer(), 3, 8, 3
     states, rewards = random_episodes(num_steps, num_envs)
     envs, seeds = np.arange(num_envs), np.array([7, 8, 9])
     together = TrajectoryTransformerPolicy(network, num_envs, planning=planning)
@@ -123,7 +103,7 @@ def test_episodes_in_parallel_are_those_of_a_single_environment(planning: Planni
 
 def test_the_policy_reads_the_last_steps_of_its_episode(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rewards are clipped, as DATASET's are, and those before the first step are ignored."""
-    network, num_steps, context = make_network(), 6, 2
+    network, num_steps, context = small_trajectory_transformer(), 6, 2
     states, rewards = random_episodes(num_steps, 1)
     read: list[Tensor] = []
     start_reading = network.start
@@ -155,7 +135,7 @@ def test_the_policy_reads_the_last_steps_of_its_episode(monkeypatch: pytest.Monk
 
 
 def test_imitated_actions_follow_the_distribution_of_the_model() -> None:
-    network, draws, envs = make_network(), 3000, np.arange(3000)
+    network, draws, envs = small_trajectory_transformer(), 3000, np.arange(3000)
     policy = TrajectoryTransformerPolicy(network, draws, sampling=Sampling(0.5, 3), planning=IMITATION)
     start(policy, envs, envs)
     state = np.array([[90, 120, 70]], np.uint8)
@@ -169,7 +149,7 @@ def test_imitated_actions_follow_the_distribution_of_the_model() -> None:
 
 @pytest.mark.parametrize("planning", [PLANNING, IMITATION])
 def test_plays_breakout(planning: PlanningConfig) -> None:
-    network, num_envs, num_steps = make_network(), 2, 12
+    network, num_envs, num_steps = small_trajectory_transformer(), 2, 12
     policy = TrajectoryTransformerPolicy(network, num_envs, planning=planning)
     environment = EnvironmentConfig.with_max_steps(num_steps, sticky_actions=0.25)
     env = make_dataset_env(DATASET, num_envs, environment, network.observation)
@@ -194,7 +174,7 @@ def test_plays_breakout(planning: PlanningConfig) -> None:
     ],
 )
 def test_settings_without_effect_are_refused(arguments: dict[str, Any], sentence: str) -> None:
-    network = make_network()
+    network = small_trajectory_transformer()
     TrajectoryTransformerPolicy(network, 1, PROTOCOLS["original"], planning=PLANNING)
     with pytest.raises(InputError, match=sentence):
         TrajectoryTransformerPolicy(network, 1, **{"planning": PLANNING, **arguments})
