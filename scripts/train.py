@@ -36,8 +36,9 @@ class Options(Generic[Config]):
     """Directory of the run; it must not exist, except with --resume."""
     method: MethodName = "dt"
     """Learning method. `dt`: Decision Transformer; `bc`: behavior cloning, the same network without return tokens;
-    `qrdqn`, `cql`, `rem`: Q-learning from logged transitions. Each has options of its own: --help shows those of
-    `dt`, `--method cql --help` those of `cql`."""
+    `qrdqn`, `cql`, `rem`: Q-learning from logged transitions; `hf_decision_transformer`: the Decision Transformer of
+    the package transformers, on RAM; `trajectory_transformer`: a model of whole trajectories, on RAM. Each has options
+    of its own: --help shows those of `dt`, `--method cql --help` those of `cql`."""
     recipe: RecipeName = "paper"
     """How the network learns. `paper`: as in the method's paper; `fast`, for `dt` and `bc`: with every ingredient of
     atari_dt/recipes.py. It sets defaults, which other options override; --help shows those of `paper`."""

@@ -40,7 +40,8 @@ def load_plain(path: Path) -> tuple[Any, Any]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model, info = DecisionTransformerModel.from_pretrained(path, output_loading_info=True)  # type: ignore[misc]
+    untyped: Any = DecisionTransformerModel  # its annotations do not know what ``output_loading_info`` adds
+    model, info = untyped.from_pretrained(path, output_loading_info=True)
     return model, info
 
 
