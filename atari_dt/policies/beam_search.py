@@ -23,9 +23,9 @@ from atari_dt.policies.predictors import MIN_STATES, pad_rows
 
 MIN_TOKENS = 64  # of a forward pass of whole sequences; see MIN_STATES
 
-MAX_SEQUENCES = {"cpu": 128, "cuda": 8192}
-"""Largest number of sequences of one search by type of device: more games are searched one group after the other. On a
-CPU, copies of larger caches cost more time than larger matrix products save."""
+MAX_SEQUENCES = {"cpu": 512, "cuda": 8192}
+"""Largest number of sequences of one search, by type of device. It bounds the memory of the cache: more games are
+searched one group after the other, which a CPU does as fast."""
 
 CacheT = TypeVar("CacheT", bound="SequenceCache")
 

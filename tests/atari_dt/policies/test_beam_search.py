@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from atari_dt.policies import beam_search
 from atari_dt.policies.beam_search import BeamSearch, Plans, imagine_observations
 from atari_dt.policies.planning_config import PlanningConfig
 from replay_data import InputError
@@ -175,7 +176,11 @@ def test_ties_go_to_the_most_likely_action() -> None:
 
 
 @pytest.mark.parametrize("observation_top_k", [1, 3])
-def test_a_game_is_planned_the_same_alone_and_beside_others(observation_top_k: int) -> None:
+@pytest.mark.parametrize("max_sequences", [1, 13, 512])
+def test_a_game_is_planned_the_same_alone_and_beside_others(
+    observation_top_k: int, max_sequences: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(beam_search.MAX_SEQUENCES, "cpu", max_sequences)
     model = TableModel(5)
     tokens = torch.arange(NUM_STATES)[:, None]
     config = PlanningConfig(beam_width=3, horizon=4, observation_top_k=observation_top_k)
