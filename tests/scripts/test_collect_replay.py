@@ -154,7 +154,11 @@ def test_a_recording_without_an_episode_says_how_to_record_one(
     for max_steps in (247, 246):
         sizes = ("--num-steps", 250, "--max-steps", max_steps)
         assert call(monkeypatch, "collect_replay.py", *options, *sizes, "--out", tmp_path / str(max_steps)) == 0
-        lines.append(capsys.readouterr().out.splitlines()[-1])
+        printed = capsys.readouterr().out
+        logs = tmp_path / str(max_steps) / "Pong" / "1" / "replay_logs"
+        ram_size = sum(path.stat().st_size for path in logs.glob("ram_*.gz"))
+        assert f"bytes per row, {ram_size / 250:.0f} of them RAM\n" in printed
+        lines.append(printed.splitlines()[-1])
     assert lines[0].startswith(
         "note:   no episode ends in the recording's 250 rows, so no dataset can be built from it"
     )

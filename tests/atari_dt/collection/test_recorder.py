@@ -190,6 +190,7 @@ def test_scripted_player_is_recorded_and_resumed(tmp_path: Path) -> None:
     found = read_episodes(tmp_path)
     assert len(found) >= 8
     assert all(same(*pair, raw_rewards=True) for pair in zip(found, played, strict=False))
+    assert all(np.array_equal(a.ram, b.ram) for a, b in zip(found, played, strict=False))  # type: ignore[arg-type]
     assert sum(len(sidecar.episodes) for sidecar in sidecars) == len(found)
     assert record_scripted(ScriptedPlayer, resume=True)[-1].episodes == sidecars[-1].episodes  # nothing left to do
 

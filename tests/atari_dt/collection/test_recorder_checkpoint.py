@@ -163,6 +163,8 @@ def malformed_episodes(name: str, path: Path) -> None:
         "dtype": {"actions": arrays["actions"].astype(np.float64)},
         "NaN": {"raw_rewards": np.full(20, np.nan, np.float32)},
         "too many frames": {"frames": np.frombuffer(zeros, np.uint8), "sizes": np.array([len(zeros)])},
+        "too much RAM": {"ram": np.frombuffer(zeros, np.uint8), "ram_sizes": np.array([len(zeros)])},
+        "RAM without sizes": {"ram": np.frombuffer(gzip.compress(bytes(20 * 128)), np.uint8)},
     }
     save = np.savez_compressed if name == "compressed" else np.savez
     save(path, **(arrays | changes.get(name, {})))
@@ -172,7 +174,11 @@ def malformed_episodes(name: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["lengths", "negative lengths", "dtype", "NaN", "too many frames", "compressed", "shape", "named pipe"]
+    "name",
+    [
+        *("lengths", "negative lengths", "dtype", "NaN", "too many frames", "compressed", "shape", "named pipe"),
+        *("too much RAM", "RAM without sizes"),
+    ],
 )
 def test_malformed_episodes_are_refused(tmp_path: Path, name: str) -> None:
     episode = FinishedEpisode(CompressedEpisode.pack(gray_episode(0)), {"skill": 0.5})

@@ -24,20 +24,26 @@ def test_steps_of_parallel_environments_become_episodes(num_envs: int, chunks: l
         actions = rng.integers(18, size=shape, dtype=np.uint8)
         rewards = rng.integers(-9, 10, size=shape).astype(np.float32)
         terminated, truncated = rng.random(shape) < 0.2, rng.random(shape) < 0.1
-        finished = assembler.add(Steps(frames, actions, rewards, terminated, truncated))
+        ram = rng.integers(256, size=(*shape, 128), dtype=np.uint8) if seed % 2 else None
+        finished = assembler.add(Steps(frames, actions, rewards, terminated, truncated, ram))
         for t in range(num_steps):
             for env_index in range(num_envs):
-                open_steps[env_index].append((frames[t, env_index], actions[t, env_index], rewards[t, env_index]))
+                step = frames[t, env_index], actions[t, env_index], rewards[t, env_index]
+                open_steps[env_index].append(step if ram is None else (*step, ram[t, env_index]))
                 if terminated[t, env_index] or truncated[t, env_index]:
                     compressed, position = finished.pop(0)
                     episode = compressed.unpack()
-                    assert same(CompressedEpisode.pack(episode).unpack(), episode, raw_rewards=True)
+                    packed = CompressedEpisode.pack(episode).unpack()
+                    assert same(packed, episode, raw_rewards=True)
+                    assert np.array_equal(packed.ram, episode.ram)  # type: ignore[arg-type]
+                    assert (episode.ram is None) == (ram is None)
                     expected = [np.array(column) for column in zip(*open_steps[env_index], strict=True)]
                     assert position == t * num_envs + env_index + 1
                     assert episode.raw_rewards is not None
                     assert np.array_equal(episode.frames, expected[0])
                     assert np.array_equal(episode.actions, expected[1])
                     assert np.array_equal(episode.raw_rewards, expected[2])
+                    assert ram is None or np.array_equal(episode.ram, expected[3])  # type: ignore[arg-type]
                     assert np.array_equal(episode.rewards, expected[2].clip(-1, 1))
                     assert episode.terminated == terminated[t, env_index]
                     open_steps[env_index] = []

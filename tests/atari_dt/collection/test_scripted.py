@@ -13,6 +13,7 @@ from atari_dt.environment.vector_env import AleVectorEnv
 from atari_dt.games.catalogue import find_game
 from replay_data import InputError, TrajectoryStore
 from replay_data.episode import Episode
+from tests.atari_dt.environment.test_ram import make_emulator, play_step
 
 SEED = 1
 
@@ -41,14 +42,18 @@ def score(episode: Episode) -> float:
 
 
 def test_store_holds_what_the_emulator_shows(collected: TrajectoryStore) -> None:
-    """The actions of the first episode, replayed in ALE's vector environment, give the stored frames and rewards."""
+    """The actions of the first episode, replayed in ALE, give the stored frames, rewards and RAM."""
     assert collected.raw_rewards is not None
     assert len(collected) >= 900
     env = AleVectorEnv(find_game("Breakout"), 1, EnvironmentConfig())
     episode_seed = int(np.random.SeedSequence(SEED).spawn(1)[0].generate_state(1)[0] >> 1)
     state = env.reset(np.array([episode_seed]))
+    emulator = make_emulator("breakout", episode_seed, 0.25)
+    emulator.reset_game()
     for step in range(collected.episode_ends[0]):
         assert (collected.state(step) == state[0]).all()
+        assert (collected.require_ram()[step] == emulator.getRAM()).all()
+        play_step(emulator, int(collected.actions[step]))
         state, rewards, done = env.step(collected.actions[[step]].astype(np.int64))
         assert collected.raw_rewards[step] == rewards[0]
         assert done[0] == (step == collected.episode_ends[0] - 1)
