@@ -1,4 +1,4 @@
-"""Visualize which pixels the actions of a trained model depend on while it plays."""
+"""Visualize which pixels, bytes of the RAM or variables the actions of a trained model depend on while it plays."""
 
 from atari_dt.interrupts import exit_on_interrupt
 
@@ -18,8 +18,9 @@ from atari_dt.policies.protocol import PROTOCOLS, ProtocolName
 
 @dataclass(frozen=True)
 class Options:
-    """Play episodes with a trained model of any method and visualize its saliency: a picture, a video, numbers, and a
-    page to step through the episodes in a browser, with the probability or Q of every action."""
+    """Play episodes with a trained model and visualize which pixels, bytes of the RAM or variables its actions depend
+    on: a picture, a video, numbers, and a page to step through the episodes in a browser, with the probability or Q of
+    every action."""
 
     run_directory: tyro.conf.Positional[Path]
     """Run directory or checkpoint."""

@@ -267,6 +267,7 @@ class ValueTracingPolicy(TracingPolicy):
 
 def _make_policy(model: PretrainedModel, play: PlayConfig, target_returns: Floats, played_index: int) -> TracingPolicy:
     """Return the policy that plays and traces a model."""
+    play.planning.check(model.config)
     if isinstance(model, QNetwork):
         policy = find_method(model.config).make_policy(
             model, play.episodes, play.protocol, play.sampling, play.planning

@@ -38,7 +38,12 @@ class SaliencyConfig:
         check_patch(self.patch)
 
     def check(self, model: MethodConfig) -> None:
-        """Raise InputError unless every setting has an effect on pictures of the model."""
+        """Raise InputError unless the model has saliency and every setting has an effect on it."""
+        if model.plans:
+            raise InputError(
+                f"{model.title} reads tokens, through which no gradient flows; show what it imagines with "
+                "scripts/visualize_plans.py instead"
+            )
         if model.observation != "frames" and self.patch != SaliencyConfig.patch:
             raise InputError(f"`patch` has no effect on a model that observes {model.observation}; leave it out")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from replay_data import TrajectoryStore
+from tests.atari_dt.interpretation.vector_runs import vector_run
 from tests.scripts.commands import (
     Refuse,
     assert_failed_write_leaves_nothing,
@@ -62,3 +63,13 @@ def test_a_failed_write_leaves_nothing(run: Path, tmp_path: Path) -> None:
     assert_failed_write_leaves_nothing(
         "visualize_attention.py", "{store}/../run --max-steps 100 --out {tmp}/new", run, tmp_path
     )
+
+
+def test_attention_of_a_model_of_ram_names_the_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = vector_run(tmp_path, "ram"), tmp_path / "attention"
+    assert call(monkeypatch, "visualize_attention.py", run, "--out", out, "--max-steps", 4, "--no-video") == 0
+    assert len(json.loads((out / "attention.json").read_text())["saliency_by_entry"]) == 128
+    assert '"RAM 99 (ball_x)"' in (out / "viewer.html").read_text(encoding="utf-8")
+    assert "share of the saliency" in capsys.readouterr().out

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.atari_dt.interpretation.vector_runs import vector_run
 from tests.scripts.commands import Refuse, call
 
 
@@ -37,3 +38,18 @@ def test_saliency_of_a_run_is_written_and_summed_up(
 )
 def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str) -> None:
     refuse("visualize_saliency.py", options, message)
+
+
+def test_saliency_of_a_model_of_variables_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = vector_run(tmp_path, "variables", ("ball_x", "player_x")), tmp_path / "saliency"
+    assert call(monkeypatch, "visualize_saliency.py", run, "--out", out, "--max-steps", 4, "--no-video") == 0
+    numbers = json.loads((out / "saliency.json").read_text())
+    assert set(numbers["saliency_by_entry"]) == {"ball_x", "player_x"}
+    assert sum(numbers["saliency_by_entry"].values()) == pytest.approx(1)
+    assert "ball_x" in capsys.readouterr().out
+    command = ("visualize_saliency.py", run, "--out", tmp_path / "new", "--patch", 6)
+    assert call(monkeypatch, *command) == 1
+    assert "--patch has no effect on a model that observes variables" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -33,6 +33,7 @@ from atari_dt.interpretation.step_view import StepView, video_frame
 from atari_dt.interpretation.tracing import trace_episodes
 from atari_dt.interpretation.visualization import visualize
 from atari_dt.interpretation.visualization_config import Explained, SaliencyConfig, VisualizationConfig
+from atari_dt.method_config import default_config
 from atari_dt.model.decision_transformer import DecisionTransformer
 from replay_data import InputError
 from replay_data.observation import FRAMES, RAM
@@ -221,6 +222,12 @@ def test_patch_is_refused_before_a_model_of_vectors_plays(tmp_path: Path, monkey
     with pytest.raises(InputError, match="`patch` has no effect on a model that observes ram; leave it out"):
         saliency_visualization.play_and_visualize_saliency(run, tmp_path / "out", SaliencyConfig(patch=6), PlayConfig())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_planning_model_is_sent_to_its_own_page() -> None:
+    for config in (SaliencyConfig(), VisualizationConfig()):
+        with pytest.raises(InputError, match=r"Trajectory Transformer reads tokens, .* scripts/visualize_plans\.py"):
+            config.check(default_config("trajectory_transformer"))
 
 
 def test_pictures_show_plain_frames_and_bars_of_the_top_entries(traced: TracedEvaluation) -> None:
