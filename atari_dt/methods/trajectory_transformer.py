@@ -18,7 +18,7 @@ from atari_dt.policies.planning_config import PlanningConfig
 from atari_dt.policies.protocol import EvaluationProtocol
 from atari_dt.policies.sampling import Sampling
 from atari_dt.policies.trajectory_transformer import TrajectoryTransformerPolicy
-from atari_dt.trajectory_config import TrajectoryTransformerConfig
+from atari_dt.trajectory_config import NUM_EXTRA_TOKENS, TrajectoryTransformerConfig
 from replay_data import InputError, TrajectoryStore
 from replay_data.contexts import IntArray
 from replay_data.observation import ObservationSpec
@@ -63,7 +63,7 @@ class TokenPrediction(Objective[TrajectoryBatch]):
         logits = self.model(tokens[:, :-1])
         losses = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1)
         by_step = F.pad(losses, (1, 0)).unflatten(1, (-1, self.model.tokens_per_step))
-        observed = self.model.tokens_per_step - 3  # the last of them predicts the action
+        observed = self.model.tokens_per_step - NUM_EXTRA_TOKENS  # the last of them predicts the action
         predicted = logits[:, observed - 1 :: self.model.tokens_per_step].argmax(-1)
         return by_step * batch.mask[..., None], (predicted == batch.actions) & batch.mask
 
@@ -149,7 +149,7 @@ class TrajectoryMethod:
         actions, returns = (each.expand(num_contexts, -1) for each in (batch.actions, batch.returns_to_go))
         rewards = F.pad(returns[:, :-1] - returns[:, 1:], (0, 1))
         tokens = model.encode_steps(encoded_states, actions, rewards, torch.zeros_like(rewards))
-        last_observed = batch.attention_mask.sum(1) * model.tokens_per_step - 4  # action, reward and value follow
+        last_observed = batch.attention_mask.sum(1) * model.tokens_per_step - NUM_EXTRA_TOKENS - 1
         logits = model(tokens[:, :-1])
         return logits[torch.arange(num_contexts, device=logits.device), last_observed, : model.num_actions]
 

@@ -48,8 +48,12 @@ def ram_store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
 
 
 def make_model(store: TrajectoryStore) -> TrajectoryTransformer:
+    """Return a network with random weights that are large enough for its predictions to differ."""
     model = METHOD.make_network(CONFIG, store).eval()
     assert isinstance(model, TrajectoryTransformer)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
     return model
 
 
