@@ -25,7 +25,7 @@ from atari_dt.policies.predictors import (
     pad_rows,
 )
 from atari_dt.policies.protocol import EvaluationProtocol
-from atari_dt.policies.sampling import Sampling
+from atari_dt.policies.sampling import Sampling, draw_actions
 from replay_data import InputError
 
 
@@ -114,7 +114,7 @@ class DecisionTransformerPolicy:
         state_tokens = self._encode(torch.from_numpy(states).to(self._device))
         logits = self._predictor.predict(env_indices, elapsed, state_tokens, returns_to_go)
         probabilities = self._sampling.probabilities(logits)
-        actions = self._draw(env_indices, probabilities)
+        actions = draw_actions(probabilities, [self._rngs[env_index] for env_index in env_indices])
         self._predictor.add_actions(env_indices, elapsed, actions)
         self._elapsed[env_indices] += 1
         if self._keep_last_step and self._window is not None and self._window.last_pass is not None:
@@ -155,10 +155,3 @@ class DecisionTransformerPolicy:
     def _encode(self, states: Tensor) -> Tensor:
         """Return the tokens of states ``[M, *state_shape]``, float32 ``[M, state_token_size]``."""
         return self._model.encode_states(pad_rows(states, MIN_STATES))[: len(states)]
-
-    def _draw(self, env_indices: Ints, probabilities: npt.NDArray[np.float64]) -> Ints:
-        """Draw an action for each environment from its own generator, by inverting the cumulative distribution."""
-        draws = np.array([self._rngs[env_index].random() for env_index in env_indices])
-        reached = probabilities.cumsum(-1) > draws[:, None]
-        most_likely = probabilities.argmax(-1)  # where rounding leaves the cumulative sum below the draw
-        return np.where(reached.any(-1), reached.argmax(-1), most_likely)
