@@ -104,11 +104,14 @@ def test_logits_loss_and_attention_are_those_of_transformers(model: HFDecisionTr
 
 
 def test_the_newest_action_does_not_matter_before_it_is_chosen(model: HFDecisionTransformer) -> None:
+    inputs: list[dict[str, Tensor]] = []
+    model.transformer.register_forward_pre_hook(lambda _, __, kwargs: inputs.append(kwargs), with_kwargs=True)
     _, (states, actions, returns_to_go, timesteps), mask = make_batch()
     others = returns_to_go, timesteps, mask
     with torch.inference_mode():
         whole = model(states, actions, *others).action_logits
         unchosen = model(states, actions[:, :-1], *others).action_logits
+        assert [each["actions"][:, -1].sum().item() for each in inputs] == [len(LENGTHS), 0]
         steps = torch.tensor(LENGTHS) - 1
         selected = model.predict(model.encode_states(states), actions, *others, selected_steps=steps)
     for row, length in enumerate(LENGTHS):
