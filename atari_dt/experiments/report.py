@@ -160,10 +160,13 @@ def _explain_methods(groups: Sequence[RunGroup]) -> str:
     sentences = [f"{label}: {config.title.removesuffix(f' ({label})')}." for label, config in configs.items()]
     for group in groups:
         percent = group.config.training.top_percent
-        if group.method == f"{percent:g}%BC":
-            sentences.append(
-                f"{group.method}: behavior cloning of the best episodes that make up {percent:g}% of the steps."
-            )
+        if (name := f"{percent:g}%BC") in group.method:
+            sentences.append(f"{name}: behavior cloning of the best episodes that make up {percent:g}% of the steps.")
+    observed = {group.config.model.observation for group in groups}
+    if "ram" in observed:
+        sentences.append("On RAM: the model observes the 128 bytes of the emulator's RAM instead of frames.")
+    if "variables" in observed:
+        sentences.append("On variables: the model observes named bytes of the emulator's RAM instead of frames.")
     return " ".join(dict.fromkeys(sentences))
 
 

@@ -25,10 +25,14 @@ from atari_dt.games.presets import default_settings
 from atari_dt.method_config import METHOD_NAMES
 from atari_dt.recipes import INGREDIENTS, RecipeName, apply_recipe
 from replay_data import InputError
+from replay_data.observation import ObservationKind
 
 METHOD_ORDER: tuple[MethodName, ...] = ("dt", "bc", "cql", "qrdqn", "rem")
 """Order of the methods in tables and figures, before any others; that of the value-based ones is as in table 1 of Chen
 et al. 2021."""
+
+OBSERVED: dict[ObservationKind, str] = {"frames": "", "ram": " on RAM", "variables": " on variables"}
+"""What names of methods say about observations."""
 
 
 class CheckpointScores(NamedTuple):
@@ -68,11 +72,11 @@ class RunGroup:
 
     @property
     def method(self) -> str:
-        """Name of the method, such as ``DT``, ``BC``, ``10%BC``, ``CQL`` or ``CQL on the best 10%``."""
+        """Name of the method, such as ``DT``, ``10%BC``, ``CQL on the best 10%`` or ``DT on RAM``."""
         percent, label = self.config.training.top_percent, self.config.model.label
-        if percent == 100:
-            return label
-        return f"{percent:g}%BC" if label == "BC" else f"{label} on the best {percent:g}%"  # %BC is the paper's name
+        if percent < 100:  # %BC is the paper's name
+            label = f"{percent:g}%BC" if label == "BC" else f"{label} on the best {percent:g}%"
+        return label + OBSERVED[self.config.model.observation]
 
     @property
     def order(self) -> tuple[float, ...]:
@@ -221,9 +225,18 @@ def group_labels(groups: Sequence[RunGroup]) -> list[str]:
             for name, value in group_settings.items()
             if name not in hidden and any(each[name] != value for each in rivals)
         ]
-        shown = [f"{'K' if name == 'context_length' else name} = {group_settings[name]}" for name in differing]
+        shown = [
+            f"{'K' if name == 'context_length' else name} = {_format_setting(group_settings[name])}"
+            for name in differing
+        ]
         labels.append(", ".join([group.method, *shown]))
     return labels
+
+
+def _format_setting(value: object) -> str:
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return " ".join(value) or "none"
+    return str(value)
 
 
 def _find_recipe(group: RunGroup) -> RecipeName | None:
