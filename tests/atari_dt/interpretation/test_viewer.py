@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
-import shutil
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from playwright.sync_api import Error, Page, sync_playwright
 
 from atari_dt.config import ModelConfig
 from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.interpretation.episode_trace import TracedEvaluation
-from atari_dt.interpretation.predictions import predict_next
 from atari_dt.interpretation.saliency import gradient_times_input, sum_by_cell, sum_by_frame
 from atari_dt.interpretation.tracing import trace_episodes
 from atari_dt.interpretation.viewer import SaliencyMaps, viewer_page
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.policies.protocol import EvaluationProtocol
+from tests.atari_dt.interpretation.pages import canvas, open_page, pixels, slide, wait_until
 from tests.atari_dt.interpretation.q_runs import q_run
-from tests.atari_dt.interpretation.vector_runs import vector_run
 from tests.atari_dt.models import DATASET
 
 Viewer = tuple[TracedEvaluation, list[SaliencyMaps], Path]  # with the file of the page
@@ -117,68 +111,6 @@ def test_scores_and_returns_match_the_evaluation(viewer: Viewer) -> None:
         assert np.array_equal(newest, returns)
         paid = np.diff(episode.scores).clip(-1, 1)
         assert np.array_equal(newest, 40 - np.concatenate([[0], np.cumsum(paid[:-1])]).astype(np.float32))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_playwright() as playwright:
-        names = ("chromium", "chromium-browser", "google-chrome", playwright.chromium.executable_path)
-        path = next((found for name in names if (found := shutil.which(name))), None)
-        if path is None:
-            pytest.skip("no Chromium; install it to test the viewer")
-        options = [
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--disable-background-networking",
-            "--disable-component-update",
-        ]
-        try:
-            opened = playwright.chromium.launch(executable_path=path, args=options)
-        except Error as error:
-            pytest.skip(f"{path} does not start: {error.message.splitlines()[0]}")
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def messages() -> list[str]:
-    """Console messages, errors and network requests of the pages; must stay empty."""
-    return []
-
-
-def open_page(browser: Any, path: Path, messages: list[str], width: int = 1280, height: int = 800) -> Page:
-    page: Page = browser.new_page(viewport={"width": width, "height": height})
-    page.on("console", lambda message: messages.append(message.text))
-    page.on("pageerror", lambda error: messages.append(str(error)))
-    page.on("request", lambda request: messages.append(request.url) if request.url != path.as_uri() else None)
-    page.goto(path.as_uri())
-    page.wait_for_selector("body[data-ready=yes]")
-    return page
-
-
-def canvas(page: Page, selector: str) -> Any:
-    """Return the RGBA pixels of a canvas, ``[height, width, 4]``."""
-    data_url = page.eval_on_selector(selector, "canvas => canvas.toDataURL()")
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data_url.split(",")[1]))).convert("RGBA"))
-
-
-def pixels(page: Page, selector: str) -> Any:
-    """Return the RGB pixels of a canvas, ``[height, width, 3]``."""
-    return canvas(page, selector)[..., :3]
-
-
-def wait_until(page: Page, condition: str) -> None:
-    """Wait at most 5 seconds. Playwright's own function needs eval, which the page's security policy forbids."""
-    for _ in range(100):
-        if page.evaluate(condition):
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(f"still false after 5 seconds: {condition}")
-
-
-def slide(page: Page, selector: str, value: int) -> None:
-    page.locator(selector).fill(str(value))
 
 
 def test_viewer_controls(browser: Any, viewer: Viewer, messages: list[str]) -> None:
@@ -368,53 +300,4 @@ def test_behavior_cloning_has_no_target_return_slider(browser: Any, tmp_path: Pa
     page.locator("body").press("End")
     page.hover(".cell:nth-child(4)")
     assert re.fullmatch(r"Step 6, 3 steps back: state [\d.]+% · action [\d.]+%.*", page.inner_text("#readout"))
-    assert messages == []
-
-
-def test_page_of_a_model_of_ram_lists_the_top_entries(browser: Any, tmp_path: Path, messages: list[str]) -> None:
-    traced = trace_episodes(vector_run(tmp_path, "ram"), PlayConfig(episodes=1, max_steps=12), show_progress=False)
-    (episode,) = traced.episodes
-    saliency = np.zeros((12, 3, 128), dtype=np.float32)
-    saliency[:, 2, 99], saliency[:, 1, 99], saliency[:, 0, 72] = 4, -1, -2
-    saliency[6, 2, 50] = 16  # the largest of one step, but not of the episode
-    path = tmp_path / "viewer.html"
-    path.write_text(viewer_page(traced, [{"planted": saliency}], "the logit"), encoding="utf-8")
-    page = open_page(browser, path, messages)
-    slide(page, "#scrub", 6)
-    assert page.locator(".cell").count() == 3
-    for cell in range(3):  # plain frames
-        frame = np.repeat(episode.frames[6 - (2 - cell)][..., None], 3, axis=-1)
-        assert np.array_equal(pixels(page, f".cell:nth-child({cell + 1}) canvas"), frame)
-    page.hover(".cell:nth-child(2)")
-    assert re.search(r"saliency 4\.[0-9]%", page.inner_text("#readout"))  # 1 of 23
-
-    def shown(selector: str) -> list[str]:
-        return page.locator(selector).all_inner_texts()
-
-    predictions = predict_next(traced.model, episode)
-    assert predictions.states is not None
-    for ranking, entries in (("episode", (99, 72, 50)), ("step", (50, 99, 72))):
-        page.select_option("#ranking", ranking)
-        assert shown("#entries .name")[:3] == [traced.entry_names[entry] for entry in entries]
-        numbers = np.array(shown("#entries .number:not(.faint)"), dtype=int).reshape(-1, 3)[:3]
-        assert np.array_equal(numbers[:, 0], episode.states[6, list(entries)])
-        assert np.array_equal(numbers[:, 1], episode.states[7, list(entries)])
-        assert np.abs(numbers[:, 2] - predictions.states[6, list(entries)]).max() <= 0.51
-    bars = "all => all.map(bar => parseFloat(bar.style.width))"
-    raises = page.eval_on_selector_all("#entries .raises", bars)[:3]
-    lowers = page.eval_on_selector_all("#entries .lowers", bars)[:3]
-    assert raises == pytest.approx([50, 50 * 4 / 16, 0], abs=2)
-    assert lowers == pytest.approx([0, 50 * 1 / 16, 50 * 2 / 16], abs=2)
-    steps = canvas(page, "#entries canvas >> nth=1")[0]
-    assert steps[:, 3] / 255 == pytest.approx([0, 1 / 16, 4 / 16], abs=0.04)  # 31 levels
-    assert steps[1, 2] > 200 > 100 > steps[1, 0]  # lowers the score
-    assert steps[2, 0] > 200  # raises it
-    assert f"{predictions.returns[6]:.2f}".rstrip("0") in page.inner_text("#facts")  # type: ignore[index]
-    page.locator("body").press("End")
-    assert shown("#entries .number:not(.faint)")[1] == "–"
-    page.select_option("#saliency", "off")
-    assert set(page.eval_on_selector_all("#entries b", bars)) == {0}
-    assert "effect of a byte on the logit of the action taken" in page.inner_text("#help")
-    page.set_viewport_size({"width": 390, "height": 844})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert messages == []
