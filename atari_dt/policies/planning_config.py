@@ -17,9 +17,11 @@ SEARCH_SETTINGS = ("beam_width", "horizon", "action_top_k", "observation_top_k",
 class PlanningConfig:
     """Settings of the planner of the Trajectory Transformer (Janner et al. 2021, section 3.2 and appendix C).
 
-    The defaults plan in real time on a CPU. The authors' code (``config/offline.py`` of
+    The defaults are small enough for a CPU. The authors' code (``config/offline.py`` of
     github.com/jannerm/trajectory-transformer) has 128 sequences and 15 steps, or 32 sequences and 5 steps for some
-    tasks, 5 steps of context, and the most likely observation token.
+    tasks, 5 steps of context, the most likely observation token, and random candidates for the actions. Here actions
+    are not random, so observations are: a search that is the same at every step can stand still for good where a game
+    waits for an action, such as FIRE in Breakout.
 
     Raises:
         InputError: If a number is out of range, or a setting of the search is given without a search.
@@ -27,7 +29,7 @@ class PlanningConfig:
 
     planner: Literal["beam", "none"] = "beam"
     """`beam` plans with a beam search; `none` samples the action from the model, which imitates the data."""
-    beam_width: int = 16
+    beam_width: int = 8
     """Number of sequences that a beam search keeps after each step."""
     horizon: int = 5
     """Number of steps that a beam search looks ahead, including the step whose action it chooses."""
@@ -35,9 +37,9 @@ class PlanningConfig:
     """Number of earlier steps that the model reads in front of the current one."""
     action_top_k: int = 2
     """Number of actions, the most likely ones, that each sequence of a beam search is extended with."""
-    observation_top_k: int = 1
+    observation_top_k: int = 3
     """Number of most likely tokens that each token of an imagined observation is sampled from; 1 takes the most likely
-    token."""
+    token, which may stand still where a game waits for an action."""
     planning_discount: float | None = None
     """Discount of the predicted rewards and values, by default that of the values in the training data."""
 

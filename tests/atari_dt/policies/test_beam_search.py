@@ -117,7 +117,9 @@ def roll_out(
 def test_a_wide_beam_finds_the_plan_of_an_exhaustive_search(seed: int) -> None:
     model, horizon = TableModel(seed), 4
     tokens = torch.arange(NUM_STATES)[:, None]
-    plans = search(model, tokens, PlanningConfig(beam_width=27, horizon=horizon, action_top_k=NUM_ACTIONS))
+    plans = search(
+        model, tokens, PlanningConfig(beam_width=27, horizon=horizon, action_top_k=NUM_ACTIONS, observation_top_k=1)
+    )
     for state in range(NUM_STATES):
         best = max(
             itertools.product(range(NUM_ACTIONS), repeat=horizon),
@@ -137,7 +139,7 @@ def test_a_narrow_beam_is_a_beam_search_written_with_lists(beam_width: int) -> N
     plans = search(
         model,
         torch.arange(NUM_STATES)[:, None],
-        PlanningConfig(beam_width=beam_width, horizon=horizon, action_top_k=top_k),
+        PlanningConfig(beam_width=beam_width, horizon=horizon, action_top_k=top_k, observation_top_k=1),
     )
     for state in range(NUM_STATES):
         kept: list[tuple[int, ...]] = [()]
@@ -157,8 +159,16 @@ def test_a_narrow_beam_is_never_better_and_sometimes_worse() -> None:
     narrow, wide = [], []
     for seed in range(5):
         model = TableModel(seed)
-        narrow.append(search(model, tokens, PlanningConfig(beam_width=1, horizon=4, action_top_k=NUM_ACTIONS)).scores)
-        wide.append(search(model, tokens, PlanningConfig(beam_width=27, horizon=4, action_top_k=NUM_ACTIONS)).scores)
+        narrow.append(
+            search(
+                model, tokens, PlanningConfig(beam_width=1, horizon=4, action_top_k=NUM_ACTIONS, observation_top_k=1)
+            ).scores
+        )
+        wide.append(
+            search(
+                model, tokens, PlanningConfig(beam_width=27, horizon=4, action_top_k=NUM_ACTIONS, observation_top_k=1)
+            ).scores
+        )
     difference = np.concatenate(wide) - np.concatenate(narrow)
     assert difference.min() > -1e-5
     assert (difference > 0.05).any()
@@ -168,7 +178,9 @@ def test_ties_go_to_the_most_likely_action() -> None:
     model = TableModel(3)
     model.reward_logits[:], model.value_logits[:] = 0, 0
     plans = search(
-        model, torch.arange(NUM_STATES)[:, None], PlanningConfig(beam_width=4, horizon=3, action_top_k=NUM_ACTIONS)
+        model,
+        torch.arange(NUM_STATES)[:, None],
+        PlanningConfig(beam_width=4, horizon=3, action_top_k=NUM_ACTIONS, observation_top_k=1),
     )
     for state in range(NUM_STATES):
         states = plans.observations[state, :, 0] / 10
@@ -211,7 +223,7 @@ def test_a_full_sequence_starts_over_from_the_last_steps_of_its_context() -> Non
     model = TableModel(2, memory=2)
     rng = np.random.default_rng(0)
     tokens = torch.from_numpy(rng.integers(NUM_ACTIONS, size=(5, 3 * 4 + 1)))  # three steps and an observation
-    config = PlanningConfig(beam_width=4, horizon=6, context=2)
+    config = PlanningConfig(beam_width=4, horizon=6, context=2, observation_top_k=1)
     whole = search(model, tokens, config)
     assert [length for _, length in model.starts] == [13]
     model.starts.clear()

@@ -23,7 +23,7 @@ from tests.atari_dt.models import DATASET
 from tests.atari_dt.trajectory_models import NUM_ACTIONS, VARIABLES, small_trajectory_transformer
 
 NUM_VARIABLES = len(VARIABLES)
-PLANNING = PlanningConfig(beam_width=3, horizon=3, context=2)
+PLANNING = PlanningConfig(beam_width=3, horizon=3, context=2, observation_top_k=1)
 IMITATION = PlanningConfig(planner="none", context=2)
 
 
@@ -69,7 +69,7 @@ def test_plans_with_and_without_a_cache_are_the_same(sequence_length: int) -> No
     states = torch.from_numpy(rng.integers(0, 256, (7, 3, NUM_VARIABLES)))
     actions, rewards = torch.from_numpy(rng.integers(NUM_ACTIONS, size=(7, 3))), torch.zeros(7, 3)
     tokens = network.encode_steps(states, actions, rewards, rewards)[:, :-3]
-    config = PlanningConfig(beam_width=5, horizon=4, context=2, action_top_k=3)
+    config = PlanningConfig(beam_width=5, horizon=4, context=2, action_top_k=3, observation_top_k=1)
     rngs = [np.random.default_rng(game) for game in range(7)]
     cached = BeamSearch(network, config, 0.9).plan(tokens, rngs)
     uncached = BeamSearch(UncachedNetwork(network), config, 0.9).plan(tokens, rngs)  # type: ignore[arg-type]
