@@ -109,5 +109,5 @@ def ablation_figure(groups: Sequence[RunGroup]) -> bytes:
         axes.set_xticks(positions, [str(group.context_length) for group in groups])
         axes.set_xlabel("context length K (steps)")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(framealpha=0.9, edgecolor="none", fontsize=8)
     return to_png(figure)
