@@ -13,7 +13,7 @@ from typing import NamedTuple, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
-from atari_dt.config import ARITHMETIC_SETTINGS, MethodName, ModelConfig
+from atari_dt.config import ARITHMETIC_SETTINGS, MethodName
 from atari_dt.evaluation.results import format_origin
 from atari_dt.evaluation.statistics import ScoreSummary, summarize
 from atari_dt.experiments.benchmark_preset import PAPER_EVALUATION
@@ -22,12 +22,15 @@ from atari_dt.experiments.run_config import RunConfig
 from atari_dt.experiments.run_result import RunCosts, RunResult, TargetResult, read_costs, read_result
 from atari_dt.games.catalogue import Game, find_game
 from atari_dt.games.presets import default_settings
-from atari_dt.method_config import METHOD_NAMES
+from atari_dt.method_config import METHOD_NAMES, SequenceConfig
 from atari_dt.recipes import INGREDIENTS, RecipeName, apply_recipe
 from replay_data import InputError
 from replay_data.observation import ObservationKind
 
-METHOD_ORDER: tuple[MethodName, ...] = ("dt", "bc", "cql", "qrdqn", "rem")
+METHOD_ORDER: tuple[MethodName, ...] = (
+    *("dt", "hf_decision_transformer", "bc", "trajectory_transformer"),
+    *("cql", "qrdqn", "rem"),
+)
 """Order of the methods in tables and figures, before any others; that of the value-based ones is as in table 1 of Chen
 et al. 2021."""
 
@@ -87,7 +90,7 @@ class RunGroup:
     @property
     def context_length(self) -> int | None:
         """Context length K, in steps; None for methods that learn from transitions."""
-        return self.config.model.context_length if isinstance(self.config.model, ModelConfig) else None
+        return self.config.model.context_length if isinstance(self.config.model, SequenceConfig) else None
 
     @property
     def num_targets(self) -> int:

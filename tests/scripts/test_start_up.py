@@ -21,7 +21,7 @@ COMMANDS = sorted(
 
 HEAVY = (
     *("PIL", "ale_py", "av", "cv2", "einops", "gymnasium", "h5py", "huggingface_hub", "markdown", "matplotlib"),
-    *("minari", "pyarrow", "ray", "requests", "safetensors", "scipy", "tensorboard", "torch"),
+    *("minari", "pyarrow", "ray", "requests", "safetensors", "scipy", "tensorboard", "torch", "transformers"),
 )
 
 PACKAGES = (
