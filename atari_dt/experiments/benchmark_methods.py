@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from atari_dt.config import MethodName
-from atari_dt.method_config import METHOD_NAMES
 from replay_data import InputError
+
+TABLE_METHODS: tuple[MethodName, ...] = ("dt", "bc", "qrdqn", "cql", "rem")
+"""Methods of the paper's table 1, which observe frames."""
 
 DEFAULT_METHODS = ("dt", "bc", "top10bc")
 """Names of the methods that the benchmark does by default."""
@@ -33,7 +35,7 @@ class BenchmarkMethod:
 
 
 def parse_methods(names: Sequence[str]) -> list[BenchmarkMethod]:
-    """Return the methods of the given names: those of `METHOD_NAMES`, and ``top10bc`` or other percentages.
+    """Return the methods of the given names: those of `TABLE_METHODS`, and ``top10bc`` or other percentages.
 
     Raises:
         InputError: If there is no name, a name is unknown, or two names are of the same method.
@@ -50,13 +52,13 @@ def parse_methods(names: Sequence[str]) -> list[BenchmarkMethod]:
 
 
 def _parse_method(name: str) -> BenchmarkMethod:
-    for method_name in METHOD_NAMES:
+    for method_name in TABLE_METHODS:
         if name == method_name:
             return BenchmarkMethod(method_name)
     match = re.fullmatch(r"top([0-9]+(?:\.[0-9]+)?)bc", name)
     if match is None:
         raise InputError(
-            f"`methods` has {name[:80]!r}, which is not a method; choose from {', '.join(METHOD_NAMES)} and top10bc, "
+            f"`methods` has {name[:80]!r}, which is not a method; choose from {', '.join(TABLE_METHODS)} and top10bc, "
             "behavior cloning of the best 10% of the steps, or another percentage of them"
         )
     percent = float(match[1])
