@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from atari_dt.experiments.benchmark_methods import TABLE_METHODS
 from atari_dt.games.published_scores import (
     D3RLPY_BENCHMARKS,
     DECISION_TRANSFORMER_PAPER,
     PAPER_SCORES,
     PUBLISHED_SCORES,
 )
-from atari_dt.method_config import METHOD_NAMES, default_config
+from atari_dt.method_config import default_config
 
 DATA = Path(__file__).parents[2] / "data"
 
@@ -74,7 +75,7 @@ def test_scores_of_d3rlpy_follow_from_its_files() -> None:
 
 def test_points_of_the_paper_agree_with_its_percentages() -> None:
     """Points and percentages of DT, BC and CQL were published apart; they agree up to their rounding."""
-    labels = [default_config(method).label for method in METHOD_NAMES]
+    labels = [default_config(method).label for method in TABLE_METHODS]
     scores = [score for score in PUBLISHED_SCORES if score.publication is DECISION_TRANSFORMER_PAPER]
     assert {(score.game, score.method) for score in scores} == {
         (game, label) for game in ("breakout", "qbert", "pong", "seaquest") for label in labels
