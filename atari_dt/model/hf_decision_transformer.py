@@ -15,11 +15,10 @@ from atari_dt.method_config import HFDecisionTransformerConfig
 from atari_dt.model.checkpoint_config import CheckpointConfig
 from atari_dt.model.decision_transformer import DecisionTransformerOutput
 from atari_dt.model.input_scaling import InputScaling
-from atari_dt.model.pretrained import PretrainedModel
+from atari_dt.model.pretrained import MissingPackageError, PretrainedModel
 from atari_dt.model.transformer import select
 from atari_dt.model.transformers_config import to_transformers_json, transformers_settings
 from atari_dt.model.weights import Shapes, network_shapes
-from replay_data import InputError
 
 _UNUSED = ("encoder.wte", "predict_state", "predict_return")
 """Parts of the network whose output is not used: the embedding of words, and the heads of states and returns, which
@@ -266,7 +265,7 @@ def _build(config: CheckpointConfig) -> nn.Module:
     try:  # here, because the import takes seconds
         from transformers import DecisionTransformerConfig, DecisionTransformerModel
     except ImportError as error:
-        raise InputError(
+        raise MissingPackageError(
             "Hugging Face's Decision Transformer needs the package transformers; install it with "
             'pip install "atari-dt[transformers]", or pip install transformers'
         ) from error

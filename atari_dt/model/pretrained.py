@@ -38,6 +38,10 @@ _MISSING_FILES = f"it needs {' and '.join(CHECKPOINT_FILES)}"
 Model = TypeVar("Model", bound="PretrainedModel")
 
 
+class MissingPackageError(InputError):
+    """A network needs a package that is not installed."""
+
+
 class PretrainedModel(nn.Module, ModelHubMixin):
     """Base class of networks with checkpoints.
 
@@ -190,6 +194,8 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         try:
             weights = load_safetensors_file(path / "model.safetensors")
             check_weights(weights, cls.shapes(config, len(weights)))
+        except MissingPackageError:
+            raise
         except NonFiniteWeightsError as error:
             raise InputError(
                 f"the weights of the checkpoint {path} are not finite: {error}; use a checkpoint from before the "
