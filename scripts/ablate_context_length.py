@@ -38,8 +38,8 @@ class Options:
     seeds: tuple[int, ...] = (123, 231, 312)
     """Training seeds."""
     method: Literal["dt", "bc"] = "dt"
-    """Learning method. `dt`: Decision Transformer; `bc`: behavior cloning, the same network without return tokens. The
-    other methods have no contexts."""
+    """Learning method. `dt`: Decision Transformer; `bc`: behavior cloning, the same network without return tokens. Of
+    the other methods, no context length is ablated."""
     recipe: RecipeName = "paper"
     """How the network learns. `paper`: as in the paper; `fast`: with every ingredient of atari_dt/recipes.py. It
     sets defaults, which other options override; --help shows those of `paper`."""

@@ -50,7 +50,7 @@ def main(
             MsPacman. jat: the one that holds atari-{game}, with the game in lower case. minari: the one of all Minari
             datasets, usually ~/.minari/datasets, or of one dataset. store: the store.
         out: Directory of the store, to be created; 7 KB per step, except where it links the frames of a store. It has
-            the emulator's RAM if all buffers of a dopamine log have it.
+            the emulator's RAM if all buffers of a dopamine log, or the source store, have it.
         game: Name of the game; Breakout by default, and for a store the game that it holds.
         run: Number of the run, 1 by default; a store has none.
         selection: Selection method. original: the rows of the paper's draw exactly as the released code loads them,

@@ -1,9 +1,9 @@
 """Beam search with a sequence model of trajectories (Janner et al. 2021, arXiv:2106.02039, section 3.2).
 
 Each step is a number of tokens: those of the observation, then action, reward and value. The search extends sequences
-by one step at a time. It keeps those with the largest predicted return, which are the discounted rewards up to the step
-and the discounted value after it. Unlike the paper, it does not sample actions: there are few of them, so that it
-extends every sequence with each of the most likely ones. Ties go to the more likely action.
+by one step at a time, and keeps those with the largest predicted return: the sum of the discounted rewards up to the
+step and of the discounted value after it. Unlike the paper, it does not sample actions: there are few of them, so that
+it extends every sequence with each of the most likely ones. Ties go to the more likely action.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MIN_TOKENS = 64  # of a forward pass of whole sequences; see MIN_STATES
 
 MAX_SEQUENCES = {"cpu": 512, "cuda": 8192}
 """Largest number of sequences of one search, by type of device. It bounds the memory of the cache: more games are
-searched one group after the other, which a CPU does as fast."""
+searched in groups, one after another, which takes a CPU no longer. A single game may have more."""
 
 CacheT = TypeVar("CacheT", bound="SequenceCache")
 

@@ -20,8 +20,8 @@ class PlanningConfig:
     The defaults are small enough for a CPU. The authors' code (``config/offline.py`` of
     github.com/jannerm/trajectory-transformer) has 128 sequences and 15 steps, or 32 sequences and 5 steps for some
     tasks, 5 steps of context, the most likely observation token, and random candidates for the actions. Here actions
-    are not random, so observations are: a search that is the same at every step can stand still for good where a game
-    waits for an action, such as FIRE in Breakout.
+    are not sampled, so observations are. Without any sampling, the search is the same at every step, and may never
+    choose the action that a game waits for, such as FIRE in Breakout.
 
     Raises:
         InputError: If a number is out of range, or a setting of the search is given without a search.
