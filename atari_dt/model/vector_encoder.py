@@ -13,8 +13,8 @@ from replay_data.observation import ObservationSpec
 class VectorEncoder(nn.Module):
     """Linear state embedding of the gym experiments of Chen et al. 2021, with the output of `StateEncoder`.
 
-    States are normalized with the mean and the standard deviation of the store, which are buffers: checkpoints hold them,
-    and training and acting use the same.
+    States are normalized with the mean and the standard deviation of the store, which are buffers: checkpoints hold
+    them, and training and acting use the same.
 
     Args:
         config: Config with the dimension of a state token, and whether it is normalized.
