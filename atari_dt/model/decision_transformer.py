@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,6 +108,12 @@ class DecisionTransformer(PretrainedModel):
             return cls.from_config(dataclasses.replace(config, model=each))
 
         return network_shapes(build, config.model, num_tensors)
+
+    @classmethod
+    def check_buffers(cls, config: CheckpointConfig, weights: Mapping[str, Tensor]) -> None:
+        """Raise ValueError if the scale of the entries of a vector is not positive."""
+        if config.observation.is_vector and not (weights["state_encoder.scale"] > 0).all():
+            raise ValueError("state_encoder.scale holds a number that is not positive")
 
     @classmethod
     def from_original_checkpoint(

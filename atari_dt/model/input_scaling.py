@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +52,11 @@ class InputScaling:
         )
         if len(scaling.mean) != len(scaling.scale):
             raise ValueError(f"scaling has {len(scaling.mean)} means and {len(scaling.scale)} scales")
-        if not all(map(math.isfinite, scaling.mean)):
+        with np.errstate(over="ignore"):  # in float32, as the network computes
+            means = np.array(scaling.mean, dtype=np.float32)
+            divisors = np.array([*scaling.scale, scaling.returns], dtype=np.float32)
+        if not np.isfinite(means).all():
             raise ValueError("a mean of its scaling is not finite")
-        if not all(0 < divisor < math.inf for divisor in (*scaling.scale, scaling.returns)):
+        if not ((divisors > 0) & np.isfinite(divisors)).all():
             raise ValueError("a divisor of its scaling is not a positive number")
         return scaling

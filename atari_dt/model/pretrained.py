@@ -103,6 +103,18 @@ class PretrainedModel(nn.Module, ModelHubMixin):
             ValueError: If the network does not fit such weights, or its sizes are impossible.
         """
 
+    @classmethod
+    def check_buffers(cls, config: CheckpointConfig, weights: Mapping[str, Tensor]) -> None:
+        """Check the tensors of a checkpoint that were computed from data instead of learned.
+
+        Args:
+            config: Content of ``config.json``.
+            weights: Content of ``model.safetensors``, with the names and shapes of the network.
+
+        Raises:
+            ValueError: If such a tensor has values that no data gives.
+        """
+
     def require_dataset(self) -> DatasetInfo:
         """Return the summary of the training data.
 
@@ -194,6 +206,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         try:
             weights = load_safetensors_file(path / "model.safetensors")
             check_weights(weights, cls.shapes(config, len(weights)))
+            cls.check_buffers(config, weights)
         except MissingPackageError:
             raise
         except NonFiniteWeightsError as error:

@@ -15,6 +15,7 @@ tokens nothing, except for the first entry of the next observation, which is rea
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -181,6 +182,16 @@ class TrajectoryTransformer(PretrainedModel):
             return cls(each, config.num_actions, config.observation)
 
         return network_shapes(build, config.model, num_tensors)
+
+    @classmethod
+    def check_buffers(cls, config: CheckpointConfig, weights: Mapping[str, Tensor]) -> None:
+        """Raise ValueError if bounds of tokens do not ascend, or the token of an action is not its index."""
+        bounds = weights["discretizer.bounds"].float()
+        if (bounds.diff(dim=1) < 0).any():
+            raise ValueError("discretizer.bounds holds bounds that do not ascend")
+        actions = torch.arange(config.num_actions)
+        if not torch.equal(torch.searchsorted(bounds[-NUM_EXTRA_TOKENS], actions.float(), right=True), actions):
+            raise ValueError("discretizer.bounds gives actions other tokens than their indices")
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the logits of the token that follows each token.

@@ -180,6 +180,11 @@ def change(*path: str, to: Any) -> Callable[[Any], None]:
         (change("atari_dt", "scaling", "mean", to=[0.0] * 128 + [1.0]), "129 means and 128 scales"),
         (change("atari_dt", "scaling", to={"mean": [0.0], "scale": [1.0], "returns": 1.0}), "1 means, but a state has"),
         (change("atari_dt", "scaling", "scale", to=[0.0] * 128), "a divisor of its scaling is not a positive number"),
+        (
+            change("atari_dt", "scaling", "scale", to=[1e-300] * 128),
+            "a divisor of its scaling is not a positive number",
+        ),
+        (change("atari_dt", "scaling", "mean", to=[1e300] * 128), "a mean of its scaling is not finite"),
         (change("atari_dt", "scaling", "returns", to=-1.0), "a divisor of its scaling is not a positive number"),
         (change("atari_dt", "model", "observation", to="frames"), "`observation` must be ram or variables"),
         (change("atari_dt", "format_version", to=3), "has checkpoint format 3"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -154,6 +155,20 @@ def test_checkpoints_hold_weights_and_tokens(model: TrajectoryTransformer, tmp_p
         path.write_text(json.dumps({**content, "model": {**content["model"], name: value}}))
         with pytest.raises(InputError, match="is damaged"):
             load_model(tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("entry", "bounds", "reason"),
+    [(0, (3.0, 2.0), "bounds that do not ascend"), (-3, (0.5, 0.6), "actions other tokens than their indices")],
+)
+def test_bounds_that_no_data_has_are_refused(
+    model: TrajectoryTransformer, tmp_path: Path, entry: int, bounds: tuple[float, float], reason: str
+) -> None:
+    forged = copy.deepcopy(model)
+    forged.discretizer.bounds[entry, :2] = torch.tensor(bounds)
+    forged.save_pretrained(tmp_path / "checkpoint")
+    with pytest.raises(InputError, match=f"is damaged .*{reason}"):
+        load_model(tmp_path / "checkpoint")
 
 
 def test_more_actions_than_tokens_are_refused() -> None:

@@ -103,6 +103,16 @@ def test_a_checkpoint_keeps_observation_statistics_and_heads(
         assert {"state_encoder.mean", "state_encoder.scale"} <= load_file(tmp_path / "saved/model.safetensors").keys()
 
 
+@pytest.mark.parametrize("scale", [0.0, -1.0])
+def test_a_scale_that_no_data_has_is_refused(tmp_path: Path, scale: float) -> None:
+    model = make_model(RAM)
+    with torch.no_grad():
+        model.state_encoder.get_buffer("scale")[5] = scale
+    model.save_pretrained(tmp_path / "saved")
+    with pytest.raises(InputError, match=r"state_encoder\.scale holds a number that is not positive"):
+        DecisionTransformer.from_pretrained(tmp_path / "saved")
+
+
 @pytest.mark.parametrize(
     ("observation", "edits"),
     [
