@@ -25,7 +25,8 @@ MIN_TOKENS = 64  # of a forward pass of whole sequences; see MIN_STATES
 
 MAX_SEQUENCES = {"cpu": 512, "cuda": 8192}
 """Largest number of sequences of one search, by type of device. It bounds the memory of the cache: more games are
-searched in groups, one after another, which takes a CPU no longer. A single game may have more."""
+searched in groups, one after another, which takes a CPU no longer. The search of a single game may have
+more, as its settings allow."""
 
 CacheT = TypeVar("CacheT", bound="SequenceCache")
 

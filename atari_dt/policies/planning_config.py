@@ -9,6 +9,10 @@ from typing import Literal
 from atari_dt.method_config import MethodConfig
 from replay_data import InputError
 
+MAX_BEAM_WIDTH = 512  # four times that of the authors; bounds the memory of one game's search
+
+MAX_HORIZON = 1000  # 67 seconds of play
+
 SEARCH_SETTINGS = ("beam_width", "horizon", "action_top_k", "observation_top_k", "planning_discount")
 """Fields of `PlanningConfig` that only a beam search has."""
 
@@ -47,6 +51,9 @@ class PlanningConfig:
         for name in ("beam_width", "horizon", "context", "action_top_k", "observation_top_k"):
             if getattr(self, name) < 1:
                 raise InputError(f"`{name}` must be at least 1, not {getattr(self, name)}")
+        for name, largest in (("beam_width", MAX_BEAM_WIDTH), ("horizon", MAX_HORIZON)):
+            if getattr(self, name) > largest:
+                raise InputError(f"`{name}` must be at most {largest}, not {getattr(self, name)}")
         discount = self.planning_discount
         if discount is not None and (math.isnan(discount) or not 0 <= discount <= 1):
             raise InputError(f"`planning_discount` must be between 0 and 1, not {discount}")

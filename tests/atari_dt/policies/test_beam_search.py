@@ -250,6 +250,8 @@ def test_observations_are_imagined_under_the_given_actions() -> None:
     [
         ({"beam_width": 0}, "`beam_width` must be at least 1, not 0"),
         ({"horizon": -1}, "`horizon` must be at least 1, not -1"),
+        ({"beam_width": 513}, "`beam_width` must be at most 512, not 513"),
+        ({"horizon": 1001}, "`horizon` must be at most 1000, not 1001"),
         ({"context": 0}, "`context` must be at least 1, not 0"),
         ({"planning_discount": 1.5}, "`planning_discount` must be between 0 and 1, not 1.5"),
         ({"planning_discount": float("nan")}, "`planning_discount` must be between 0 and 1, not nan"),
