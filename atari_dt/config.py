@@ -258,6 +258,9 @@ class TrainingConfig:
     """Number of checkpoints to keep; older ones are deleted."""
     validation_fraction: float = 0.0
     """Fraction of the episodes held out for a validation loss and accuracy at every checkpoint."""
+    validation_seed: int | None = None
+    """Random seed that chooses the held-out episodes; by default `seed`. Runs with the same one hold out the same
+    episodes, so that their validation losses are comparable."""
     top_percent: float = 100.0
     """Percentage of the steps to train on: whole episodes, highest return first; the paper's %BC."""
     compile: Literal["auto", "on", "off"] = "auto"
@@ -292,6 +295,10 @@ class TrainingConfig:
             "`final_tokens` has no effect with `warmup_fraction`; set only one of them",
         )
         check(0 <= self.seed < 2**63, f"`seed` must be between 0 and 2**63 - 1, not {self.seed}")
+        check(
+            self.validation_seed is None or 0 <= self.validation_seed < 2**63,
+            f"`validation_seed` must be between 0 and 2**63 - 1, not {self.validation_seed}",
+        )
         check(0 <= self.weight_decay < math.inf, f"`weight_decay` must be at least 0, not {self.weight_decay}")
         check(
             0 <= self.validation_fraction < 1,

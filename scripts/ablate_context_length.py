@@ -62,7 +62,7 @@ def main() -> None:
     observed = options.model.observation
     model, training = apply_recipe(options.recipe, *default_settings(options.method, store.game, observed))
     assert isinstance(model, ModelConfig)
-    training = dataclasses.replace(training, validation_fraction=0.05)
+    training = dataclasses.replace(training, validation_fraction=0.05, validation_seed=0)
     dataset = DatasetInfo.from_store(store)
     evaluation = EvaluationConfig().for_returns_of([dataset])
     defaults = dataclasses.replace(options, model=model, training=training, evaluation=evaluation)

@@ -24,7 +24,8 @@ def training_windows(
     Args:
         store: Data.
         method_config: Config of the method.
-        config: Config with the fraction of held-out episodes, the percentage of best episodes and the batch size.
+        config: Config with the fraction and the seed of held-out episodes, the percentage of best episodes and the batch
+            size.
 
     Returns:
         Two arrays of the dataset's steps at which the windows start, int64 ``[M]`` and ``[V]``.
@@ -36,7 +37,8 @@ def training_windows(
     require_observation(method_config.observation, method_config.variables, store)
     method = find_method(method_config)
     fraction, num_episodes = config.validation_fraction, store.num_episodes
-    held_out = hold_out(num_episodes, fraction, config.seed) if fraction else np.zeros(num_episodes, dtype=np.bool_)
+    seed = config.seed if config.validation_seed is None else config.validation_seed
+    held_out = hold_out(num_episodes, fraction, seed) if fraction else np.zeros(num_episodes, dtype=np.bool_)
     trained = best_episodes(~held_out, store.episode_returns, store.episode_ends, config.top_percent)
     windows = method.usable_steps(window_starts(trained, store.episode_ends), store)
     if config.batch_size > len(windows):

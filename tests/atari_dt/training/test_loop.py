@@ -14,7 +14,7 @@ from torch import nn
 from atari_dt.config import Conditioning, ModelConfig, TrainingConfig
 from atari_dt.model import DecisionTransformer
 from atari_dt.model.pretrained import latest_checkpoint
-from atari_dt.training import ContextLoader, read_metrics, read_training_run, train
+from atari_dt.training import ContextLoader, read_metrics, read_training_run, train, training_windows
 from replay_data import InputError, TrajectoryStore, hold_out
 from replay_data.testing import write_random_store
 from tests.atari_dt.training.processes import DROPOUT, SMALL
@@ -148,6 +148,20 @@ def test_held_out_episodes_are_validated_on_and_not_trained_on(readable_store: T
             correct.extend((logits.argmax(-1) == actions).tolist())
     assert lines[-1].validation_loss == pytest.approx(np.mean(losses), abs=1e-5)
     assert lines[-1].validation_accuracy == pytest.approx(np.mean(correct))
+
+
+def test_the_validation_seed_decides_the_held_out_episodes(readable_store: TrajectoryStore) -> None:
+    config = TrainingConfig(batch_size=16, validation_fraction=0.3)
+    windows = {
+        (seed, validation_seed): training_windows(
+            readable_store, SMALL, dataclasses.replace(config, seed=seed, validation_seed=validation_seed)
+        )
+        for seed, validation_seed in ((1, None), (2, None), (1, 2), (2, 2))
+    }
+    for pair in ((1, 2), (2, 2)):
+        for trained_or_held_out, of_seed_2 in zip(windows[pair], windows[2, None], strict=True):
+            np.testing.assert_array_equal(trained_or_held_out, of_seed_2)
+    assert not np.array_equal(windows[1, None][1], windows[2, None][1])
 
 
 def test_a_run_that_cannot_start_writes_nothing(readable_store: TrajectoryStore, tmp_path: Path) -> None:
