@@ -54,9 +54,9 @@ def _is_container(value: Any) -> bool:
     return isinstance(value, (list, dict))
 
 
-def omit_none(content: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return an object without a field that is None, so that it is the same as before the field existed."""
-    return {key: value for key, value in content.items() if key != name or value is not None}
+def omit_none(content: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return an object without those of the named fields that are None, as it was before these fields existed."""
+    return {key: value for key, value in content.items() if key not in names or value is not None}
 
 
 def read_object(content: Any) -> dict[str, Any]:

@@ -36,10 +36,12 @@ from atari_dt.evaluation.results import Evaluation, EvaluationResult
 from atari_dt.evaluation.run_evaluation import evaluate_runs
 from atari_dt.experiments.run_config import RunConfig, read_run_config
 from atari_dt.experiments.run_result import CheckpointResult, CurvePoint, RunCosts, RunResult, TargetResult
+from atari_dt.games.ram_variables import find_observation
 from atari_dt.model.pretrained import checkpoint_updates
 from atari_dt.rendering.evaluation_report import write_evaluation
 from atari_dt.training import MetricsLine, read_metrics, read_training_run, train
 from atari_dt.training.checkpoint import find_planned_checkpoints
+from atari_dt.training.learner import flops_per_window
 from replay_data import TrajectoryStore
 from replay_data.storage.atomic import atomic_write
 from replay_data.storage.locks import exclusive_lock
@@ -70,12 +72,15 @@ def execute_run(directory: Path) -> None:
 
     metrics = read_metrics(training)
     training_run = read_training_run(training)
+    observation = find_observation(config.model.observation, config.model.variables, store.game)
     costs = RunCosts(
         seconds_per_update=config.training.batch_size / statistics.median(line.contexts_per_s for line in metrics),
         evaluation_steps_per_s=evaluation_steps_per_s,
         dtype=training_run.dtype,
         versions=training_run.versions,
         hardware=training_run.hardware,
+        training_seconds=metrics[-1].seconds,
+        flops_per_update=flops_per_window(config.model, store.num_actions, observation) * config.training.batch_size,
     )
     atomic_write(directory / "costs.json", json.dumps(costs.to_json(), indent=2) + "\n")
     result = RunResult(

@@ -198,6 +198,8 @@ class RunCosts:
         dtype: Name of the forward pass's type, such as ``"bfloat16"``.
         versions: Versions of Python and of the packages, by name.
         hardware: Machine of the run.
+        training_seconds: Wall-clock time of all updates, those before interruptions included; None in older files.
+        flops_per_update: Floating-point operations of an update's forward and backward pass; None in older files.
     """
 
     seconds_per_update: float
@@ -205,10 +207,13 @@ class RunCosts:
     dtype: str
     versions: Mapping[str, str]
     hardware: Hardware
+    training_seconds: float | None = None
+    flops_per_update: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``costs.json``."""
-        return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        fields = omit_none(dataclasses.asdict(self), "training_seconds", "flops_per_update")
+        return {"format_version": FORMAT_VERSION, **fields}
 
     @classmethod
     def from_json(cls, content: Any) -> RunCosts:
@@ -224,6 +229,8 @@ class RunCosts:
             dtype=read_field(content, "dtype", str),
             versions=read_mapping(content, "versions", lambda name, version: convert(version, name, str)),
             hardware=read_dataclass(content["hardware"], Hardware),
+            training_seconds=read_optional_field(content, "training_seconds", float),
+            flops_per_update=read_optional_field(content, "flops_per_update", int),
         )
 
 

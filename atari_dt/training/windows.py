@@ -24,8 +24,8 @@ def training_windows(
     Args:
         store: Data.
         method_config: Config of the method.
-        config: Config with the fraction and the seed of held-out episodes, the percentage of best episodes and the batch
-            size.
+        config: Config with the fraction and the seed of held-out episodes, the percentage of best episodes and the
+            batch size.
 
     Returns:
         Two arrays of the dataset's steps at which the windows start, int64 ``[M]`` and ``[V]``.

@@ -21,10 +21,10 @@ from atari_dt.experiments.benchmark import benchmark_runs
 from atari_dt.experiments.benchmark_methods import parse_methods
 from atari_dt.experiments.results import read_groups
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig, read_run_config
-from atari_dt.experiments.run_result import read_result
+from atari_dt.experiments.run_result import read_costs, read_result
 from atari_dt.method_config import CQLConfig, MethodConfig, QRDQNConfig, REMConfig
-from atari_dt.training import TrainingStopped, loop
-from atari_dt.training.learner import Learner
+from atari_dt.training import TrainingStopped, loop, read_metrics
+from atari_dt.training.learner import Learner, flops_per_window
 from replay_data import InputError, TrajectoryStore
 
 CONFIGS: tuple[MethodConfig, ...] = (
@@ -90,6 +90,9 @@ def test_every_method_runs(finished: tuple[Path, Mapping[str, RunConfig]]) -> No
         assert read_run_config(out / name) == config
         result = read_result(out / name)
         assert (result.updates, [checkpoint.update for checkpoint in result.earlier]) == (4, [2])
+        costs = read_costs(out / name)
+        assert costs.training_seconds == read_metrics(out / name / "training")[-1].seconds
+        assert costs.flops_per_update == flops_per_window(config.model, 4) * config.training.batch_size
     groups = sorted(read_groups(out, runs), key=lambda group: group.order)
     assert [group.method for group in groups] == ["DT", "BC", "50%BC", "CQL", "QR-DQN", "REM"]
 

@@ -105,12 +105,13 @@ def test_files_of_format_version_1_are_read() -> None:
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    for name, content in (("experiment", CONFIG), ("result", RESULT), ("costs", COSTS)):
+    costs = dataclasses.replace(COSTS, training_seconds=31.5, flops_per_update=3_600_000_000_000)
+    for name, content in (("experiment", CONFIG), ("result", RESULT), ("costs", costs)):
         assert content.to_json()["format_version"] == 2
         (tmp_path / f"{name}.json").write_text(json.dumps(content.to_json()))
     assert read_run_config(tmp_path) == CONFIG
     assert read_result(tmp_path) == RESULT
-    assert read_costs(tmp_path) == COSTS
+    assert read_costs(tmp_path) == costs
 
 
 def test_results_of_several_checkpoints_are_read_again(tmp_path: Path) -> None:
