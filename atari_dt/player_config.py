@@ -13,12 +13,15 @@ DEFAULT_EPSILONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 spread the scores of a weak and a strong agent about evenly (docs/benchmarks.md)."""
 
 
+NetworkName = Literal["small", "nature"]
+
+
 @dataclass(frozen=True)
 class PQNConfig:
     """Settings of PQN, parallelized Q-learning (Gallici et al. 2024, arXiv:2407.04811).
 
-    The defaults are the authors' settings for Atari, except for two that suit a few CPU cores: the authors use 128
-    environments and 32 steps per update.
+    The defaults are the authors' settings for Atari, except for three that suit a few CPU cores: the authors use 128
+    environments, 32 steps per update, and the network of Mnih et al. 2015.
     """
 
     num_envs: int = 32
@@ -29,6 +32,9 @@ class PQNConfig:
     """Passes over the steps of a rollout."""
     minibatch_size: int = 128
     """Steps per minibatch."""
+    network: NetworkName = "small"
+    """The Q-network. `nature`: that of Mnih et al. 2015, with layer normalization; `small`: half its channels and
+    units, which learns as well here and is faster on a CPU (docs/benchmarks.md)."""
     learning_rate: float = 2.5e-4
     """RAdam's initial learning rate; it falls linearly to 0 over the requested number of steps."""
     discount: float = 0.99
@@ -50,6 +56,7 @@ class PQNConfig:
     """Whether to compile the network with `torch.compile`; `auto` compiles on a GPU."""
 
     def __post_init__(self) -> None:
+        check(self.network in ("small", "nature"), f"`network` must be 'small' or 'nature', not {self.network!r}")
         for name in ("num_envs", "steps_per_update", "epochs", "minibatch_size"):
             check(getattr(self, name) >= 1, f"`{name}` must be at least 1, not {getattr(self, name)}")
         steps = self.num_envs * self.steps_per_update

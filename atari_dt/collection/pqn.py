@@ -119,7 +119,7 @@ class PQNPlayer:
         self._num_actions = len(self._env.action_meanings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._model = QNetwork(self._num_actions, compute.dtype).to(self._device)
+            self._model = QNetwork(self._num_actions, compute.dtype, config.network).to(self._device)
         self._network: Callable[[Tensor], Tensor] = self._model
         self._loss: Callable[..., Tensor] = self._minibatch_loss
         self._returns: Callable[..., Tensor] = lambda_returns
@@ -275,9 +275,12 @@ def recorded_settings(config: PQNConfig) -> dict[str, Scalar]:
     """Return the settings that a recording keeps.
 
     They are all fields except ``device`` and ``compile``, which do not define the algorithm. ``precision`` is the one
-    that the device computes in, never ``auto``.
+    that the device computes in, never ``auto``. The network ``nature`` is left out, as in recordings that were made
+    before there was another one.
     """
     settings = dataclasses.asdict(config)
     precision = find_precision(config.precision, find_device(settings.pop("device")))
     del settings["compile"]
+    if config.network == "nature":
+        del settings["network"]
     return {**settings, "precision": "bf16" if precision == torch.bfloat16 else "fp32"}

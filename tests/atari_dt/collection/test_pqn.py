@@ -25,7 +25,7 @@ from atari_dt.collection.rollout import Rollout
 from atari_dt.environment.config import EnvironmentConfig
 from atari_dt.environment.python_env import AleEnv
 from atari_dt.games.catalogue import find_game
-from atari_dt.player_config import PQNConfig
+from atari_dt.player_config import NetworkName, PQNConfig
 from replay_data import InputError
 
 SMALL = PQNConfig(
@@ -33,9 +33,13 @@ SMALL = PQNConfig(
 )
 
 
-def test_network_is_that_of_mnih_et_al_with_layer_normalization() -> None:
-    """Plain convolutions, 8×8 with stride 4, 4×4 with stride 2 and 3×3, normalized over all features; 512 units."""
-    network = QNetwork(6)
+@pytest.mark.parametrize(("name", "widths"), [("nature", (32, 64, 64, 512)), ("small", (16, 32, 32, 256))])
+def test_network_is_that_of_mnih_et_al_with_layer_normalization(
+    name: NetworkName, widths: tuple[int, int, int, int]
+) -> None:
+    """Plain convolutions, 8×8 with stride 4, 4×4 with stride 2 and 3×3, normalized over all features."""
+    network = QNetwork(6, name=name)
+    assert (*(len(each.weight) for each in (network.conv1, network.conv2, network.conv3, network.linear)),) == widths
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.1)
     states = torch.randint(256, (5, 4, 84, 84), dtype=torch.uint8)
@@ -113,7 +117,7 @@ def play(player: PQNPlayer, num_rollouts: int) -> list[Rollout]:
     return list(islice(player.play(), num_rollouts))
 
 
-@pytest.mark.parametrize(("name", "max_steps", "num_rollouts"), [("Breakout", 27_000, 14), ("Seaquest", 60, 8)])
+@pytest.mark.parametrize(("name", "max_steps", "num_rollouts"), [("Breakout", 27_000, 20), ("Seaquest", 60, 8)])
 def test_recorded_episodes_are_what_the_emulator_plays(name: str, max_steps: int, num_rollouts: int) -> None:
     """Replay each environment from its seed with the recorded actions, episode by episode."""
     game, environment = find_game(name), EnvironmentConfig.with_max_steps(max_steps)
