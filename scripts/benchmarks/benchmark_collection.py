@@ -79,7 +79,7 @@ def measure_learning(game: Game, learning: PQNConfig, num_steps: int, rounds: in
         with idle_threads_waiting():
             speeds.append(call_in_new_process(play_and_record, game, learning, updates, ram))
     sizes = f"{learning.num_envs} environments, {learning.epochs} epochs in minibatches of {learning.minibatch_size}"
-    print(f"{game.name}, {sizes}, {dtype}")
+    print(f"{game.name}, {learning.network} network, {sizes}, {dtype}")
     print(f"large matrix product    {matmul_peak(device, dtype) / 1e9:,.0f} GFLOP/s")
     print(f"environments alone      {np.median(env_speeds):,.0f} steps/s")
     print(f"plain loop              {np.median(plain_speeds):,.0f} steps/s")

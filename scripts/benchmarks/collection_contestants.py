@@ -19,6 +19,7 @@ from atari_dt.collection.policies.nature_cnn import CONVOLUTIONS, NUM_FEATURES, 
 from atari_dt.collection.policies.policy import TrainedPolicy
 from atari_dt.collection.policy_player import PolicyPlayer
 from atari_dt.collection.pqn import PQNPlayer, lambda_returns
+from atari_dt.collection.q_network import SIZES
 from atari_dt.collection.recorder import RAM_SETTING, record
 from atari_dt.collection.rollout import Rollout
 from atari_dt.environment.config import EnvironmentConfig
@@ -147,11 +148,12 @@ def play_plain_loop(game: Game, learning: PQNConfig, updates: int) -> float:
     num_envs, num_steps = learning.num_envs, learning.steps_per_update
     env = AleVectorEnv(game, num_envs, EnvironmentConfig(), autoreset=True)
     num_actions = len(env.action_meanings)
+    channels1, channels2, channels3, units = SIZES[learning.network]
     network = nn.Sequential(
-        *(nn.Conv2d(4, 32, 8, 4), nn.LayerNorm([32, 20, 20]), nn.ReLU()),
-        *(nn.Conv2d(32, 64, 4, 2), nn.LayerNorm([64, 9, 9]), nn.ReLU()),
-        *(nn.Conv2d(64, 64, 3), nn.LayerNorm([64, 7, 7]), nn.ReLU(), nn.Flatten()),
-        *(nn.Linear(3136, 512), nn.LayerNorm(512), nn.ReLU(), nn.Linear(512, num_actions)),
+        *(nn.Conv2d(4, channels1, 8, 4), nn.LayerNorm([channels1, 20, 20]), nn.ReLU()),
+        *(nn.Conv2d(channels1, channels2, 4, 2), nn.LayerNorm([channels2, 9, 9]), nn.ReLU()),
+        *(nn.Conv2d(channels2, channels3, 3), nn.LayerNorm([channels3, 7, 7]), nn.ReLU(), nn.Flatten()),
+        *(nn.Linear(49 * channels3, units), nn.LayerNorm(units), nn.ReLU(), nn.Linear(units, num_actions)),
     ).to(device)
     optimizer = torch.optim.RAdam(network.parameters(), lr=learning.learning_rate)
 

@@ -226,6 +226,7 @@ def test_player_learns_the_best_actions(monkeypatch: pytest.MonkeyPatch) -> None
         steps_per_update=20,
         epochs=1,
         minibatch_size=32,
+        network="nature",
         learning_rate=5e-4,
         discount=0.5,
         precision="fp32",
