@@ -39,6 +39,9 @@ FRAME_SETTINGS = ("encoder_channels", "frame_differences")
 MAX_ROTARY_CONTEXT = 27_000
 """Largest context length of a network without position embeddings: the steps of a whole episode."""
 
+MIN_RETURN_SCALE = 1e-6
+"""Smallest ``return_scale``; a much smaller one is 0 in single precision, in which the network divides by it."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -63,6 +66,9 @@ class ModelConfig:
     option, because commands have options that choose the method."""
     limit_returns: bool = False
     """Whether the model, while acting, reads returns-to-go below the smallest one of its training data as that one."""
+    return_scale: float = 1.0
+    """Number that returns-to-go are divided by before they are embedded, in training and acting; 1 embeds them as they
+    are, as the original code."""
     encoder_channels: tuple[int, int, int] = (32, 64, 64)
     """Channels of the encoder's three convolutions."""
     encoder_norm: bool = False
@@ -102,6 +108,14 @@ class ModelConfig:
         check(
             self.conditioning in ("return", "none"),
             f"`conditioning` must be 'return' or 'none', not {self.conditioning!r}",
+        )
+        check(
+            MIN_RETURN_SCALE <= self.return_scale < math.inf,
+            f"`return_scale` must be a number of at least {MIN_RETURN_SCALE:g}, not {self.return_scale}",
+        )
+        check(
+            self.conditioned or self.return_scale == ModelConfig.return_scale,
+            "`return_scale` has no effect on behavior cloning, which reads no returns-to-go; leave it out",
         )
         check(
             self.position_encoding in ("learned", "rotary"),

@@ -101,7 +101,10 @@ class Options:
         """Return the settings that all runs of a method share."""
         config, evaluation = default_config(method), self.evaluation
         if isinstance(config, ModelConfig):
-            model = dataclasses.replace(self.model, conditioning=config.conditioning)
+            scale = self.model.return_scale
+            if method == "bc" and "dt" in self.methods:  # an option of dt; without dt, the config of bc refuses it
+                scale = config.return_scale
+            model = dataclasses.replace(self.model, conditioning=config.conditioning, return_scale=scale)
             return RunConfig(Path(), model, self.training, evaluation, self.threads)
         if evaluation.evaluated_checkpoints is None:  # scores of Q-learning rise and fall
             kept = self.value_training.keep_checkpoints

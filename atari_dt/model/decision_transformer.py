@@ -291,7 +291,8 @@ class DecisionTransformer(PretrainedModel):
 
     def _embed_returns(self, returns_to_go: Tensor) -> Tensor:
         """Return the tokens ``[..., D]`` of returns-to-go ``[...]``."""
-        return torch.tanh(self.return_embedding(returns_to_go.float().unsqueeze(-1)))
+        scaled_returns = returns_to_go.float() / self.config.return_scale
+        return torch.tanh(self.return_embedding(scaled_returns.unsqueeze(-1)))
 
     def _add_encodings(self, tokens: Tensor, timesteps: Tensor) -> Tensor:
         """Add the embeddings of position and timestep that the config has.

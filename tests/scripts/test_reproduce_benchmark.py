@@ -9,6 +9,7 @@ import pytest
 
 import atari_dt.experiments.sweep
 import atari_dt.preparation.origins
+from atari_dt.config import ModelConfig
 from atari_dt.experiments.run_config import RunConfig
 from atari_dt.games.catalogue import find_game
 from atari_dt.method_config import CQLConfig, REMConfig
@@ -68,6 +69,10 @@ def test_help_shows_the_papers_evaluation(monkeypatch: pytest.MonkeyPatch, capsy
         ("--data-from q_learning --methods cql --value-training.seed 5", "--value-training.seed is fixed by the"),
         ("--data-from q_learning --methods dt dqn", "--methods has 'dqn', which is not a method; choose from dt"),
         ("--data-from q_learning --methods cql --max-updates 9", "--max-updates is an option of bc, dt, and --methods"),
+        (
+            "--data-from q_learning --methods bc --return-scale 90",
+            "bc: --return-scale has no effect on behavior cloning",
+        ),
         ("--data-from q_learning --cql.alpha 1", "--cql.alpha is an option of cql, and --methods has none of them"),
         (
             "--data-from q_learning --methods dt rem --evaluated-checkpoints 30 --keep-checkpoints 30",
@@ -104,6 +109,19 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> dict[str, RunConfig]:
 
     monkeypatch.setattr(atari_dt.experiments.sweep, "run_sweep_and_report", run_sweep)
     return trained
+
+
+def test_scale_of_returns_is_that_of_methods_that_read_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: dict[str, RunConfig]
+) -> None:
+    write_random_store(tmp_path / "breakout", [75] * 20, repeat_frames=True)
+    options = "--games Breakout --seeds 4 --preset quick --methods dt bc --return-scale 90"
+    assert (
+        call(monkeypatch, "reproduce_benchmark.py", "--data", tmp_path, "--out", tmp_path / "new", *options.split())
+        == 0
+    )
+    scales = {name: run.model.return_scale for name, run in trained.items() if isinstance(run.model, ModelConfig)}
+    assert scales == {"Breakout-DT-seed4": 90, "Breakout-BC-seed4": 1}
 
 
 def test_value_methods_have_options_of_their_own(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -65,6 +66,26 @@ def test_behavior_cloning_ignores_returns() -> None:
         small_model()(states, actions, None, timesteps)
 
 
+def test_returns_are_divided_by_their_scale_before_they_are_embedded() -> None:
+    """Compare the tokens with a NumPy embedding, and the logits with those of unscaled returns that are smaller."""
+    scaled, plain = (
+        DecisionTransformer(ModelConfig(**SMALL, return_scale=scale), NUM_ACTIONS, max_timestep=50).eval()
+        for scale in (8.0, 1.0)
+    )
+    for parameter in scaled.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    plain.load_state_dict(scaled.state_dict())
+    states, actions, returns, timesteps = random_inputs()
+    hidden_states = scaled(states, actions, returns, timesteps, output_hidden_states=True).hidden_states
+    weight, bias = (each.detach().numpy() for each in (scaled.return_embedding.weight, scaled.return_embedding.bias))
+    encodings = (scaled.position_embedding[: 3 * K : 3] + scaled.timestep_embedding[7]).detach().numpy()
+    expected = np.tanh(returns.numpy()[..., None] / 8 * weight[:, 0] + bias) + encodings
+    assert np.allclose(hidden_states[0][:, ::3].detach().numpy(), expected, atol=1e-6)
+    logits = scaled(states, actions, returns, timesteps).action_logits
+    assert torch.equal(logits, plain(states, actions, returns / 8, timesteps).action_logits)
+    assert not torch.equal(logits, plain(states, actions, returns, timesteps).action_logits)
+
+
 @pytest.mark.parametrize("conditioning", ["return", "none"])
 def test_last_action_is_optional(conditioning: Conditioning) -> None:
     model = small_model(conditioning)
@@ -121,6 +142,9 @@ def test_timesteps_beyond_the_largest_share_its_embedding() -> None:
             {"position_encoding": "rotary", "context_length": 10**12},
             "`context_length` must be at most 27,000 for rotary",
         ),
+        ({"return_scale": 0.0}, "`return_scale` must be a number of at least 1e-06, not 0.0"),
+        ({"return_scale": float("nan")}, "`return_scale` must be a number of at least 1e-06, not nan"),
+        ({"conditioning": "none", "return_scale": 90.0}, "`return_scale` has no effect on behavior cloning"),
         ({"conditioning": "reward"}, "`conditioning` must be 'return' or 'none', not 'reward'"),
         (
             {"timestep_encoding": "rotary"},

@@ -194,24 +194,35 @@ def test_protocol_and_model_decide_on_the_cache() -> None:
         DecisionTransformerPolicy(rotary, 2).probabilities_under(np.arange(2), np.zeros(1, dtype=np.float32))
 
 
+PredictorType = type[WindowPredictor] | type[CachePredictor]
+
+
+def predicted_logits(predictor_type: PredictorType, returns_to_go: list[float], **settings: Any) -> Tensor:
+    """Return the logits of an episode with given returns-to-go, whose data has 0.5 as its smallest one."""
+    torch.manual_seed(0)
+    model = rotary_model()
+    model.config = dataclasses.replace(model.config, **settings)
+    model.dataset = dataclasses.replace(DATASET, min_return_to_go=0.5)
+    predictor = predictor_type(model, 1, EvaluationProtocol())
+    env, logits = np.zeros(1, dtype=np.int64), []
+    with torch.inference_mode():
+        for step, value in enumerate(returns_to_go):
+            elapsed, state = np.array([step]), torch.full((1, 16), 0.1 * step)
+            logits.append(predictor.predict(env, elapsed, state, np.array([value], dtype=np.float32)))
+            predictor.add_actions(env, elapsed, np.array([step % 4]))
+    return torch.cat(logits)
+
+
 @pytest.mark.parametrize("predictor_type", [WindowPredictor, CachePredictor])
-def test_limited_returns_are_read_as_the_smallest_of_the_data(
-    predictor_type: type[WindowPredictor] | type[CachePredictor],
-) -> None:
+def test_limited_returns_are_read_as_the_smallest_of_the_data(predictor_type: PredictorType) -> None:
     """Returns-to-go of 2, -3, 0.5 and -1 act like 2, 0.5, 0.5 and 0.5 if the data's smallest is 0.5."""
-    logits = []
-    for limit, returns in ((True, [2, -3, 0.5, -1]), (False, [2, 0.5, 0.5, 0.5]), (False, [2, -3, 0.5, -1])):
-        torch.manual_seed(0)
-        model = rotary_model()
-        model.config = dataclasses.replace(model.config, limit_returns=limit)
-        model.dataset = dataclasses.replace(DATASET, min_return_to_go=0.5)
-        predictor = predictor_type(model, 1, EvaluationProtocol())
-        env, steps = np.zeros(1, dtype=np.int64), []
-        with torch.inference_mode():
-            for step, value in enumerate(returns):
-                elapsed, state = np.array([step]), torch.full((1, 16), 0.1 * step)
-                steps.append(predictor.predict(env, elapsed, state, np.array([value], dtype=np.float32)))
-                predictor.add_actions(env, elapsed, np.array([step % 4]))
-        logits.append(torch.cat(steps))
-    assert torch.equal(logits[0], logits[1])
-    assert not torch.allclose(logits[0][1:], logits[2][1:], atol=1e-3)
+    limited = predicted_logits(predictor_type, [2, -3, 0.5, -1], limit_returns=True)
+    assert torch.equal(limited, predicted_logits(predictor_type, [2, 0.5, 0.5, 0.5]))
+    assert not torch.allclose(limited[1:], predicted_logits(predictor_type, [2, -3, 0.5, -1])[1:], atol=1e-3)
+
+
+@pytest.mark.parametrize("predictor_type", [WindowPredictor, CachePredictor])
+def test_returns_are_limited_in_units_of_the_data_and_scaled_afterwards(predictor_type: PredictorType) -> None:
+    scaled = predicted_logits(predictor_type, [8, -12, 0.5, 3], limit_returns=True, return_scale=4.0)
+    assert torch.equal(scaled, predicted_logits(predictor_type, [2, 0.125, 0.125, 0.75]))
+    assert not torch.allclose(scaled, predicted_logits(predictor_type, [8, 0.5, 0.5, 3]), atol=1e-3)
