@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,19 @@ def write_report(out: Path) -> str:
         Main tables as text, for a terminal.
 
     Raises:
-        InputError: If the directory has no runs, or a file of a run cannot be read.
+        InputError: As `make_report` does.
         OSError: If the report cannot be written.
+    """
+    report = make_report(out)
+    report.write(out)
+    return "\n\n".join(report.tables)
+
+
+def make_report(out: Path) -> ReportDocument:
+    """Return the report of all runs in a sweep's directory; its figures are drawn from the same files later.
+
+    Raises:
+        InputError: If the directory has no runs, or a file of a run cannot be read.
     """
     names = sorted((path.parent.name for path in out.glob("*/experiment.json")), key=_natural_key)
     runs = {name: read_run_config(out / name) for name in names}
@@ -69,8 +81,7 @@ def write_report(out: Path) -> str:
         _add_curves(report, out, groups)
     _add_runs(report, out, runs, groups, failures)
     _add_settings(report, out, runs, groups)
-    report.write(out)
-    return "\n\n".join(report.tables)
+    return report
 
 
 def _natural_key(name: str) -> list[tuple[str, int]]:
@@ -113,7 +124,7 @@ def _add_comparisons(report: ReportDocument, groups: Sequence[RunGroup]) -> None
                 f"{name_data(paper_groups)}",
                 main=True,
             )
-        report.figure("benchmark", "Scores of each method", benchmark_figure(groups))
+        report.figure("benchmark", "Scores of each method", partial(benchmark_figure, groups))
         report.paragraph(
             "Points are the mean scores of the seeds. Dashes are interquartile means over all episodes, and bars their "
             f"95% intervals. {name_data(groups)}"
@@ -130,7 +141,7 @@ def _add_comparisons(report: ReportDocument, groups: Sequence[RunGroup]) -> None
                 main=True,
             )
             name = f"context-length-{game.name}-{method}".replace("%", "").replace(" ", "-")
-            report.figure(name, "Score and validation loss over the context length", ablation_figure(members))
+            report.figure(name, "Score and validation loss over the context length", partial(ablation_figure, members))
             report.paragraph(f"Points are the mean scores and the validation losses of the seeds. {name_data(members)}")
 
 
@@ -183,12 +194,12 @@ def _add_curves(report: ReportDocument, out: Path, groups: Sequence[RunGroup]) -
     """Add the figures of scores and losses over updates."""
     report.heading("Learning curves")
     if has_score_curves(groups):
-        report.figure("scores", "Scores over updates", score_figure(groups))
+        report.figure("scores", "Scores over updates", partial(score_figure, groups))
         report.paragraph(
             "Points are the mean scores of the seeds, lines their means. The same seeds of the emulator were played "
             f"with each evaluated checkpoint.{describe_time_limits(groups)} {name_data(groups)}"
         )
-    report.figure("curves", "Training and validation loss over updates", loss_figure(out, groups))
+    report.figure("curves", "Training and validation loss over updates", partial(loss_figure, out, groups))
     losses = dict.fromkeys(group.config.model.loss_name for group in groups)
     note = ""
     if len(losses) > 1:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import markdown
@@ -23,13 +24,17 @@ class ReportDocument:
 
     Attributes:
         tables: Main tables as aligned text, with heading and caption, for the terminal.
+        rows: Cells of all tables, by the name of their section: its heading as in the address of a link to it, such as
+            ``learning-curves``. The second table of a section has ``-2`` behind this name, the third ``-3``.
+        figures: Functions that draw the figures, as the content of a PNG file, by the name of the figure.
     """
 
     def __init__(self) -> None:
         self.tables: list[str] = []
+        self.rows: dict[str, list[list[str]]] = {}
+        self.figures: dict[str, Callable[[], bytes]] = {}
         self._heading = ""
         self._blocks: list[str] = []
-        self._figures: dict[str, bytes] = {}
 
     def heading(self, text: str, level: int = 2) -> None:
         """Append a heading; the first one, of level 1, is also the title of the page."""
@@ -57,39 +62,52 @@ class ReportDocument:
             caption: Text below the table.
             main: Whether ``tables`` gets the table too.
         """
-        lines = [f"| {' | '.join(_escape(cell) for cell in row)} |" for row in rows]
-        numeric = [all(_NUMBER.match(row[column]) for row in rows[1:]) for column in range(len(rows[0]))]
-        lines.insert(1, f"|{'|'.join('---:' if is_numeric else '---' for is_numeric in numeric)}|")
-        self._blocks.append("\n".join(lines))
+        self._blocks.append(markdown_table(rows))
+        section = re.sub(r"[^\w-]", "", self._heading.lower().replace(" ", "-"))
+        names = (section if index == 1 else f"{section}-{index}" for index in itertools.count(1))
+        self.rows[next(name for name in names if name not in self.rows)] = [list(row) for row in rows]
         if caption:
             self._blocks.append(f"*{_escape(caption)}*")
         if main:
             self.tables.append(f"{self._heading}\n{align_columns(rows)}\n{caption}")
 
-    def figure(self, name: str, alt: str, content: bytes) -> None:
-        """Append a figure.
+    def figure(self, name: str, alt: str, draw: Callable[[], bytes]) -> None:
+        """Append a figure, to be drawn when the document is written.
 
         Args:
             name: Name of the file, without ``.png``.
             alt: Alternative text.
-            content: Content of the PNG file.
+            draw: Function that returns the content of the PNG file.
         """
-        self._figures[f"{name}.png"] = content
+        self.figures[name] = draw
         self._blocks.append(f"![{_escape(alt)}](figures/{name}.png)")
 
     def write(self, out: Path) -> None:
         """Write ``report.md``, ``report.html`` and ``figures/`` to a directory; the HTML file embeds the figures."""
+        drawn = {name: draw() for name, draw in self.figures.items()}  # before a file is written, because it may fail
         text = "\n\n".join(self._blocks) + "\n"
         body = markdown.markdown(text, extensions=["tables", "fenced_code"])
         (out / "figures").mkdir(exist_ok=True)
-        for name, content in self._figures.items():
-            atomic_write(out / "figures" / name, content)
+        for name, content in drawn.items():
+            atomic_write(out / "figures" / f"{name}.png", content)
             image = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-            body = body.replace(f'src="figures/{name}"', f'src="{image}"')
+            body = body.replace(f'src="figures/{name}.png"', f'src="{image}"')
         body = body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
         title = self._blocks[0].removeprefix("# ")
         atomic_write(out / "report.md", text)
         atomic_write(out / "report.html", _PAGE.format(title=title, body=body))
+
+
+def markdown_table(rows: Rows) -> str:
+    """Return a table in Markdown, with all text escaped and columns of numbers right-aligned.
+
+    Args:
+        rows: Cells, the header first.
+    """
+    lines = [f"| {' | '.join(_escape(cell) for cell in row)} |" for row in rows]
+    numeric = [all(_NUMBER.match(row[column]) for row in rows[1:]) for column in range(len(rows[0]))]
+    lines.insert(1, f"|{'|'.join('---:' if is_numeric else '---' for is_numeric in numeric)}|")
+    return "\n".join(lines)
 
 
 _PAGE = """<!doctype html>
