@@ -6,6 +6,8 @@ With rotary position encoding, which the paper does not use, queries and keys ar
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from einops import rearrange
@@ -15,6 +17,10 @@ from torch.nn import functional as F
 from atari_dt.model.key_value_cache import NewTokens
 
 ALL_POSITIONS = slice(None)
+
+HeadEditor: TypeAlias = Callable[[Tensor, slice], Tensor]
+"""Function from the outputs of the heads of a layer at Q tokens, ``[B, Q, heads * head_dim]``, and the positions of
+these tokens to the outputs that replace them."""
 
 
 class Dropout(nn.Module):
@@ -49,7 +55,12 @@ class CausalSelfAttention(nn.Module):
         embed_dim: D, dimension of a token.
         num_heads: Number of attention heads.
         dropout: Dropout probability of the attention weights.
+
+    Attributes:
+        edit_heads: Function that replaces the outputs of the heads before the output projection; None to keep them.
     """
+
+    edit_heads: HeadEditor | None = None
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float):
         super().__init__()
@@ -99,8 +110,10 @@ class CausalSelfAttention(nn.Module):
             else:
                 past = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=x.device).tril()[query_positions]
                 y = F.scaled_dot_product_attention(query, key, value, past, dropout)
-        y = select(rearrange(y, "b h q d -> b q (h d)"), selection)
-        return self.projection(y), attention if output_attention else None
+        y = rearrange(y, "b h q d -> b q (h d)")
+        if self.edit_heads is not None:
+            y = self.edit_heads(y, query_positions)
+        return self.projection(select(y, selection)), attention if output_attention else None
 
     def extend(self, x: Tensor, layer: int, new_tokens: NewTokens, query_positions: slice, rotation: Tensor) -> Tensor:
         """Compute attention from new tokens to cached tokens, which the new ones join.
@@ -114,7 +127,12 @@ class CausalSelfAttention(nn.Module):
 
         Returns:
             ``[P, Q, D]``.
+
+        Raises:
+            ValueError: If ``edit_heads`` is set: cached tokens have no position in a context.
         """
+        if self.edit_heads is not None:
+            raise ValueError("the outputs of heads cannot be edited with a cache")
         num_episodes = len(new_tokens.rows)
         query, key, value = (heads[:num_episodes] for heads in self.project(x, query_positions, rotation))
         keys, values = new_tokens.store(layer, key, value)

@@ -61,6 +61,7 @@ class ForwardPass(NamedTuple):
     Contexts are left-aligned; values after the newest step are undefined. Tensors are on the model's device.
 
     Attributes:
+        state_tokens: What the model's ``encode_states`` returned, float32 ``[M, K, state_token_size]``.
         actions: Past actions, int64 ``[M, K - 1]``.
         returns_to_go: Returns-to-go as the model read them, float32 ``[M, K]``.
         timesteps: Timesteps as the model read them, int64 ``[M, K]``.
@@ -68,6 +69,7 @@ class ForwardPass(NamedTuple):
         attentions: Attention weights of each layer, float32 ``[M, heads, T, T]``; None unless requested.
     """
 
+    state_tokens: Tensor
     actions: Tensor
     returns_to_go: Tensor
     timesteps: Tensor
@@ -169,15 +171,16 @@ class WindowPredictor:
         mask = torch.arange(self._context_length, device=self._device) <= newest[:, None]
         # The last block needs one state token of each context, if that leaves it enough tokens.
         steps = newest if num_rows >= MIN_STATES else None
+        state_tokens = self._state_tokens[rows]
         output = self._model.predict(
-            self._state_tokens[rows], *context, mask, output_attentions=output_attentions, selected_steps=steps
+            state_tokens, *context, mask, output_attentions=output_attentions, selected_steps=steps
         )
         logits = output.action_logits[:num_rows, 0]
         if steps is None:
             logits = output.action_logits[torch.arange(num_rows, device=self._device), newest_steps]
         attentions = output.attentions and tuple(weights[:num_rows] for weights in output.attentions)
-        actions, returns_to_go, timesteps = (values[:num_rows] for values in context)
-        return ForwardPass(actions, returns_to_go, timesteps, logits, attentions)
+        inputs = (values[:num_rows] for values in (state_tokens, *context))
+        return ForwardPass(*inputs, logits, attentions)
 
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self._device)
