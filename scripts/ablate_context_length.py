@@ -37,6 +37,13 @@ class Options:
     """Context lengths K, in steps."""
     seeds: tuple[int, ...] = (123, 231, 312)
     """Training seeds."""
+    equal: tuple[Literal["updates", "states", "seconds"], ...] = ("updates",)
+    """What runs of different K have in common: the number of `updates`, the number of `states` in their batches, or the
+    `seconds` of training. Each has a table and a panel of the figure; what two of them share is trained once. For
+    `states` and `seconds`, a run with K = CONTEXT-LENGTH, the reference, makes MAX-UPDATES updates. For `seconds`, the
+    time of an update of each K is measured before the first run, and kept in OUT/update_times.json. The values of K
+    take turns, so that other jobs slow all of them down; measure on a machine that is as busy as it is during the runs,
+    and of the same kind as the nodes of a cluster."""
     method: Literal["dt", "bc"] = "dt"
     """Learning method. `dt`: Decision Transformer; `bc`: behavior cloning, the same network without return tokens. Of
     the other methods, no context length is ablated."""
@@ -44,9 +51,10 @@ class Options:
     """How the network learns. `paper`: as in the paper; `fast`: with every ingredient of atari_dt/recipes.py. It
     sets defaults, which other options override; --help shows those of `paper`."""
     model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
-    """Network, without its context length."""
+    """Network. Its context length is that of the reference, by default the recipe's."""
     training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
-    """Training, without its seed. With `--max-updates`, the cosine of the learning rate ends at the last update."""
+    """Training, without its seed. With `--max-updates`, the cosine of the learning rate ends at the last update. Runs
+    with other numbers of updates write as many checkpoints and lines of metrics."""
     evaluation: tyro.conf.OmitArgPrefixes[EvaluationConfig] = field(default_factory=EvaluationConfig)
     """Evaluation. The tables compare scores under the last target return."""
     threads: int = 1
@@ -67,24 +75,25 @@ def main() -> None:
     evaluation = EvaluationConfig().for_returns_of([dataset])
     defaults = dataclasses.replace(options, model=model, training=training, evaluation=evaluation)
     options = tyro.cli(Options, default=defaults)
+    reference = model.context_length if set(options.equal) <= {"updates"} else options.model.context_length
     for flag, value, default in (
-        ("--context-length", options.model.context_length, model.context_length),
+        ("--context-length", options.model.context_length, reference),
         ("--seed", options.training.seed, training.seed),
         ("--final-tokens", options.training.final_tokens, None),
     ):
         if value != default:
             raise InputError(f"{flag} would be the same in all runs; use --context-lengths, --seeds or --max-updates")
     require_observation(options.model.observation, options.model.variables, store)  # fail before hours of training
-    from atari_dt.experiments.ablation import ablation_runs
+    from atari_dt.experiments.ablation_plan import plan_ablation
     from atari_dt.experiments.sweep import run_sweep_and_report
 
     base = RunConfig(store.path.resolve(), options.model, options.training, options.evaluation, options.threads)
-    runs = ablation_runs(base, options.context_lengths, options.seeds)
     if options.model.conditioned:
         options.evaluation.check_targets(dataset)  # so does this
         if (note := options.evaluation.explain_default(evaluation)) is not None:
             print(f"note: {note}")
-    run_sweep_and_report(runs, options.out, {base.data: store.digest}, options.where)
+    runs, files = plan_ablation(store, base, options.context_lengths, options.seeds, options.equal, options.out)
+    run_sweep_and_report(runs, options.out, {base.data: store.digest}, options.where, files)
 
 
 if __name__ == "__main__":

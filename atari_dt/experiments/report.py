@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from atari_dt.experiments.ablation import ablation_figure, ablation_rows
+from atari_dt.experiments.ablation_report import add_ablation
 from atari_dt.experiments.benchmark import benchmark_figure, explain_target_columns, score_rows, table_1
 from atari_dt.experiments.benchmark_preset import describe_evaluation_deviations
 from atari_dt.experiments.curves import has_score_curves, loss_figure, read_run_metrics, score_figure
@@ -73,7 +73,7 @@ def make_report(out: Path) -> ReportDocument:
     counts += f", {len(failures)} failed" * bool(failures) + f", {unfinished} not finished" * bool(unfinished)
     report.paragraph(f"{counts}.")
     if groups:
-        _add_comparisons(report, groups)
+        _add_comparisons(report, out, groups)
         _add_scores(report, groups)
         _add_published(report, groups)
         report.heading("Data")
@@ -101,7 +101,7 @@ def _groups_by_method(groups: Sequence[RunGroup]) -> dict[tuple[Game, str], list
     return by_method
 
 
-def _add_comparisons(report: ReportDocument, groups: Sequence[RunGroup]) -> None:
+def _add_comparisons(report: ReportDocument, out: Path, groups: Sequence[RunGroup]) -> None:
     """Add the tables and figures that compare methods and context lengths, where there is more than one of them."""
     by_method = _groups_by_method(groups)
     paper_groups = [group for group in groups if group.game.paper]
@@ -129,20 +129,8 @@ def _add_comparisons(report: ReportDocument, groups: Sequence[RunGroup]) -> None
             "Points are the mean scores of the seeds. Dashes are interquartile means over all episodes, and bars their "
             f"95% intervals. {name_data(groups)}"
         )
-    for (game, method), members in by_method.items():
-        if len({group.context_length for group in members}) == len(members) > 1:
-            report.heading(f"Context length: {method} in {game.name}")
-            report.table(
-                ablation_rows(members),
-                "Score in points under the last target return, mean ± standard deviation of the seeds' means. IQM: "
-                "interquartile mean over all episodes, with its 95% interval. Validation loss in nats, mean ± standard "
-                "deviation over the seeds. s/update: seconds per update. steps/s: steps per second of the evaluation."
-                f"{describe_time_limits(members)} {name_data(members)}",
-                main=True,
-            )
-            name = f"context-length-{game.name}-{method}".replace("%", "").replace(" ", "-")
-            report.figure(name, "Score and validation loss over the context length", partial(ablation_figure, members))
-            report.paragraph(f"Points are the mean scores and the validation losses of the seeds. {name_data(members)}")
+    for members in by_method.values():
+        add_ablation(report, out, members)
 
 
 def _add_scores(report: ReportDocument, groups: Sequence[RunGroup]) -> None:

@@ -38,7 +38,11 @@ from replay_data.storage.regular_files import MAX_JSON_BYTES, read_regular_file
 
 
 def run_sweep_and_report(
-    runs: Mapping[str, RunConfig], out: Path, digests: Mapping[Path, str], options: SweepOptions
+    runs: Mapping[str, RunConfig],
+    out: Path,
+    digests: Mapping[Path, str],
+    options: SweepOptions,
+    files: Mapping[str, str] | None = None,
 ) -> None:
     """Do all runs, write the report and print its tables.
 
@@ -47,6 +51,7 @@ def run_sweep_and_report(
         out: Directory of the sweep.
         digests: Digest of each run's trajectory store, by path.
         options: How the runs are launched.
+        files: Contents of files that describe the sweep, by name.
 
     Raises:
         InputError: If a run fails, naming each failed run after all others are done; or as in `run_sweep` and
@@ -56,7 +61,7 @@ def run_sweep_and_report(
     """
     read_groups(out, runs, digests)  # fail before hours of training
     command = shlex.join(["python", *sys.argv])
-    failures = run_sweep(runs, out, **dataclasses.asdict(options), command=command)
+    failures = run_sweep(runs, out, **dataclasses.asdict(options), command=command, files=files)
     read_groups(out, runs, digests)
     print(write_report(out))
     print(f"report: {out / 'report.html'}")
@@ -73,6 +78,7 @@ def run_sweep(
     ray_address: str | None = None,
     retry_failed: bool = False,
     command: str | None = None,
+    files: Mapping[str, str] | None = None,
     show_progress: bool = True,
 ) -> dict[str, str]:
     """Do every run that is not finished, several at once, each in a process of its own.
@@ -87,6 +93,7 @@ def run_sweep(
             stores under the same paths.
         retry_failed: Whether to retry runs that failed before.
         command: Command that does the sweep, to be quoted in the report.
+        files: Contents of files that describe the sweep, by name; written before the first run starts.
         show_progress: Whether to show a progress bar of runs on standard error, with the updates of running runs.
 
     Returns:
@@ -123,6 +130,8 @@ def run_sweep(
                     warn_of_emulation("bf16", find_device(device))
             if command is not None:
                 _append_line(out / COMMANDS_FILE, command)
+            for name, content in (files or {}).items():
+                atomic_write(out / name, content)
             for name, config in runs.items():
                 if name in pending or not (out / name / "experiment.json").exists():
                     (out / name).mkdir(exist_ok=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from atari_dt.experiments.ablation import ablation_rows, ablation_runs
+from atari_dt.experiments.ablation import ablation_runs
+from atari_dt.experiments.ablation_report import ablation_rows
 from atari_dt.experiments.results import read_groups
 from atari_dt.experiments.run_config import RunConfig
 from tests.atari_dt.experiments.finished_runs import DIGEST, finish_run
