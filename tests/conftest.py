@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,18 @@ from replay_data.store_metadata import StoreSource
 from replay_data.testing import write_random_store
 
 DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_fsync() -> Iterator[None]:
+    """Do not wait for the disk: other processes see files either way, only a power cut would lose them.
+
+    A flush takes some milliseconds, and every store flushes a dozen files. Like fsync, ``os.fstat`` fails for a
+    descriptor that is not open. Processes that a test starts flush as a user's do, unless they are forks of this one.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
+        yield
 
 
 @pytest.fixture(scope="session")

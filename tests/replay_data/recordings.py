@@ -10,14 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-import pytest
 
 from replay_data import ReplayFormatError
 from replay_data.episode import Episode, EpisodeSource
 from replay_data.recording import Recording
 from replay_data.selection.build import build_store
 from replay_data.selection.methods import Selection, SelectionMethod
-from replay_data.sources import dopamine_stage, dopamine_writer
 from replay_data.sources.dopamine_reader import DopamineLog
 from replay_data.sources.dopamine_writer import DopamineLogWriter
 from replay_data.sources.rl_unplugged import RLUnpluggedRun
@@ -129,24 +127,18 @@ def random_episode(rng: np.random.Generator, steps: int, *, terminated: bool = T
 def write_log(
     path: Path, episodes: list[Episode], rows: int, game: str = "Breakout", recording: Recording | None = None
 ) -> Path:
-    """Write episodes as run 1 of a log with buffers of ``rows`` rows; return its ``replay_logs`` directory.
-
-    Files are not forced onto the disk, which would take most of the time.
-    """
+    """Write episodes as run 1 of a log with buffers of ``rows`` rows; return its ``replay_logs`` directory."""
     directory = path / game / "1" / "replay_logs"
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (dopamine_stage, dopamine_writer):
-            patch.setattr(module, "sync", lambda path: None)
-        with DopamineLogWriter(directory, rows, recording=recording) as writer:
-            for episode in episodes:
-                writer.append(
-                    episode.frames,
-                    episode.actions,
-                    episode.rewards,
-                    terminated=episode.terminated,
-                    raw_rewards=None if recording is None else episode.raw_rewards,
-                    ram=episode.ram,
-                )
+    with DopamineLogWriter(directory, rows, recording=recording) as writer:
+        for episode in episodes:
+            writer.append(
+                episode.frames,
+                episode.actions,
+                episode.rewards,
+                terminated=episode.terminated,
+                raw_rewards=None if recording is None else episode.raw_rewards,
+                ram=episode.ram,
+            )
     return directory
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from atari_dt.collection.recorder import record
 from atari_dt.collection.rollout import CompressedEpisode, FinishedEpisode, Player, Rollout
@@ -78,11 +75,3 @@ def log_files(out: Path) -> dict[str, bytes]:
     """Return the content of every file of the log, by name."""
     directory = out / "Breakout" / "1" / "replay_logs"
     return {file.name: file.read_bytes() for file in directory.iterdir()}
-
-
-@contextmanager
-def without_fsync() -> Iterator[None]:
-    """Do not wait for the disk in the block. Other processes see files either way; only a power cut would not."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -67,7 +66,6 @@ def players(monkeypatch: pytest.MonkeyPatch) -> type[ShortEpisodes]:
     monkeypatch.setattr(agents, "ScriptedPlayer", ShortEpisodes)
     monkeypatch.setattr(pqn, "PQNPlayer", ShortEpisodes)
     monkeypatch.setattr(ShortEpisodes, "num_episodes", 1_000_000)
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     return ShortEpisodes
 
 
