@@ -1,0 +1,199 @@
+"""Play trained models in one way after another, and keep the results in a file that a later call completes."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from atari_dt.config import describe_differences
+from atari_dt.environment.rom import rom_sha256
+from atari_dt.evaluation.play_config import PlayConfig
+from atari_dt.evaluation.run_evaluation import evaluate_runs
+from atari_dt.experiments.acting_study import (
+    ActingStudy,
+    ComparedRun,
+    ComparisonSession,
+    ComparisonSettings,
+    RunEpisodes,
+    VariantResult,
+)
+from atari_dt.experiments.acting_variants import ActingPlan, ActingVariant
+from atari_dt.games.catalogue import find_game
+from atari_dt.hardware import find_device
+from atari_dt.model.checkpoint_config import CheckpointConfig
+from atari_dt.model.pretrained import checkpoint_updates, latest_checkpoint, read_checkpoint_config
+from atari_dt.training.training_run import find_hardware, installed_versions
+from replay_data import InputError
+from replay_data.errors import summarize_error
+from replay_data.storage.atomic import atomic_write
+from replay_data.storage.paths import check_writable
+from replay_data.storage.regular_files import read_json_file
+
+Planner = Callable[[Sequence[CheckpointConfig]], ActingPlan]
+"""Function from the configs of the checkpoints to the variants to play."""
+
+
+def compare_acting(
+    run_directories: Sequence[Path],
+    out: Path,
+    plan_for: Planner,
+    play: PlayConfig,
+    command: Sequence[str],
+    *,
+    num_envs: int = 16,
+    show_progress: bool = True,
+) -> ActingStudy:
+    """Play every variant that ``out`` does not have yet, and write ``out`` after each.
+
+    Args:
+        run_directories: Run directories or checkpoints, one for each training seed.
+        out: JSON file of the results. If it exists, it is of the same models and settings, and keeps its variants.
+        plan_for: Function that returns the variants.
+        play: Episodes, limit of steps, seed and device; the variants replace its protocol and sampling.
+        command: Words of the command line, for the record.
+        num_envs: Number of environments stepped in parallel; the scores do not depend on it.
+        show_progress: Whether to show progress bars and to print a line for each variant.
+
+    Raises:
+        InputError: If a run does not exist, the runs differ in more than their seed, ``out`` is of something else or
+            cannot be written, or a model cannot act in one of these ways.
+        KeyboardInterrupt: On Ctrl-C; the same call continues with the variant that was interrupted.
+    """
+    if not run_directories:
+        raise InputError("no run was given; give the directory of at least one run")
+    device = find_device(play.device)
+    checkpoints = [latest_checkpoint(directory) for directory in run_directories]
+    configs = [read_checkpoint_config(checkpoint) for checkpoint in checkpoints]
+    plan = plan_for(configs)
+    settings = _find_settings(checkpoints, configs, play)
+    check_writable(out)
+    study = _read_earlier(out, settings)
+    results = () if study is None else study.results
+    sessions = () if study is None else study.sessions
+    earlier = {result.variant.name for result in results}
+    pending = [variant for variant in plan.variants if variant.name not in earlier]
+    today = datetime.date.today().isoformat()
+    session = ComparisonSession(_format_command(command), today, find_hardware(device), installed_versions())
+    for index, variant in enumerate(pending, start=1):
+        if show_progress:
+            print(f"{index} of {len(pending)}: {variant.label}", flush=True)
+        try:
+            result = _play(run_directories, variant, play, len(sessions), num_envs, show_progress)
+        except KeyboardInterrupt:
+            kept = f"{out} has {len(results)} of {len(earlier) + len(pending)} ways to act" if results else ""
+            message = f"{kept}; the same command continues" if kept else "nothing was kept"
+            raise KeyboardInterrupt(message) from None
+        results = (*results, result)
+        study = ActingStudy(settings, (*sessions, session), plan.left_out, results)
+        atomic_write(out, json.dumps(study.to_json()) + "\n")
+    assert study is not None  # the default is in the file or was pending
+    return study
+
+
+def _play(
+    run_directories: Sequence[Path],
+    variant: ActingVariant,
+    play: PlayConfig,
+    session: int,
+    num_envs: int,
+    show_progress: bool,
+) -> VariantResult:
+    """Play the episodes of a variant."""
+    evaluation = evaluate_runs(
+        run_directories,
+        dataclasses.replace(play, protocol=variant.protocol, sampling=variant.sampling),
+        return_multiples=None if variant.return_multiple is None else [variant.return_multiple],
+        return_percentiles=None if variant.return_percentile is None else [variant.return_percentile],
+        num_envs=num_envs,
+        show_progress=show_progress,
+    )
+    runs = [
+        RunEpisodes(
+            result.target_return if evaluation.conditioned else None,
+            tuple(result.scores.tolist()),
+            tuple(result.returns.tolist()),
+            tuple(result.lengths.tolist()),
+        )
+        for (result,) in evaluation.results
+    ]
+    return VariantResult(variant, session, float(evaluation.random.scores.mean()), tuple(runs))
+
+
+def _find_settings(
+    checkpoints: Sequence[Path], configs: Sequence[CheckpointConfig], play: PlayConfig
+) -> ComparisonSettings:
+    """Return what all variants have in common; `plan_variants` has checked the configs."""
+    runs = []
+    for checkpoint, config in zip(checkpoints, configs, strict=True):
+        dataset = config.dataset
+        assert dataset is not None
+        assert dataset.max_return is not None
+        updates = checkpoint_updates(checkpoint)
+        run = checkpoint.absolute() if updates is None else checkpoint.absolute().parents[1]
+        seed = None if config.training is None else config.training.seed
+        returns = dataset.max_return, dataset.mean_return
+        runs.append(ComparedRun(_shorten(run), _weights_sha256(checkpoint), seed, updates, dataset.digest, *returns))
+    if len({run.weights_sha256 for run in runs}) < len(runs):
+        raise InputError("two of these runs have the same weights; give each run once")
+    dataset = configs[0].dataset
+    assert dataset is not None
+    return ComparisonSettings(
+        game=dataset.game,
+        reward_clipping=dataset.reward_clipping,
+        model=configs[0].model,
+        runs=tuple(runs),
+        episodes=play.episodes,
+        max_steps=play.max_steps,
+        seed=play.seed,
+        rom_sha256=rom_sha256(find_game(dataset.game)),
+    )
+
+
+def _weights_sha256(checkpoint: Path) -> str:
+    digest = hashlib.sha256()
+    with (checkpoint / "model.safetensors").open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_earlier(out: Path, settings: ComparisonSettings) -> ActingStudy | None:
+    """Return the study in ``out``; None if there is no such file.
+
+    Raises:
+        InputError: If the file is of something else, or of other settings.
+    """
+    try:
+        study = ActingStudy.from_json(read_json_file(out))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, InputError) as error:
+        raise InputError(
+            f"{out} holds no comparison of ways to act ({summarize_error(error)}); choose another `out`"
+        ) from error
+    runs = [(run.name, run.weights_sha256) for run in study.settings.runs]
+    if runs != [(run.name, run.weights_sha256) for run in settings.runs]:
+        names = ", ".join(name for name, _ in runs)
+        raise InputError(f"{out} compares ways to act of other runs ({names}); choose another `out`")
+    if differences := describe_differences(study.settings.to_json(), settings.to_json(), ignore=("runs", "model")):
+        raise InputError(f"{out} has results of other settings: {differences}; use the same, or choose another `out`")
+    return study
+
+
+def _format_command(words: Sequence[str]) -> str:
+    """Return the words of a command line as a command, with the last two parts of absolute paths."""
+    shortened = []
+    for word in words:
+        option, equals, path = word.rpartition("=")
+        shortened.append(f"{option}{equals}{_shorten(Path(path))}" if path.startswith("/") else word)
+    return shlex.join(["python", *shortened])
+
+
+def _shorten(path: Path) -> str:
+    """Return the last two parts of an absolute path."""
+    return "/".join(path.parts[-2:])

@@ -1,0 +1,95 @@
+"""Tables of a comparison of ways to act: one for each question, the settings, and what was left out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from atari_dt.evaluation.paired_differences import PairedDifference, paired_difference
+from atari_dt.evaluation.results import format_origin
+from atari_dt.evaluation.statistics import summarize
+from atari_dt.experiments.acting_study import ActingStudy, VariantResult
+from atari_dt.experiments.acting_variants import Question
+from atari_dt.experiments.results import format_interval, format_number, format_score
+
+QUESTIONS: dict[Question, str] = {"sampling": "sampling", "target": "target return", "protocol": "protocol"}
+"""Title of each question's first column."""
+
+_DEFAULT_LABELS: dict[Question, str] = {
+    "sampling": "temperature 1 (default)",
+    "protocol": "`dopamine` (default)",
+}
+
+
+def study_tables(study: ActingStudy) -> dict[str, list[list[str]]]:
+    """Return tables of text by part, as `atari_dt.experiments.study.Study.tables` does.
+
+    Scores are in points: the mean with the standard deviation of the seeds' means, and the interquartile mean with its
+    95% interval. The difference is that of the interquartile means, the variant's minus the default's, with its 95%
+    interval from episodes in pairs (`paired_difference`). Steps are the mean length of the episodes, and truncated
+    ones were not over after the largest number of steps.
+    """
+    questions = [name for name in QUESTIONS if any(each.variant.question == name for each in study.results)]
+    tables = {str(name): _question_table(study, name) for name in questions}
+    if study.left_out:
+        tables["left-out"] = [["left out", "why"], *([each.label, each.reason] for each in study.left_out)]
+    return {**tables, "settings": _settings_table(study)}
+
+
+def difference_from_default(study: ActingStudy, result: VariantResult) -> PairedDifference:
+    """Return the difference of a variant's interquartile mean score from the default's, in points."""
+    return paired_difference(result.scores, study.results[0].scores)
+
+
+def name_variant(study: ActingStudy, result: VariantResult, question: Question) -> str:
+    """Return the name of a variant in a table or figure of a question."""
+    variant = result.variant
+    is_default = variant.question == "default"
+    if question == "target":
+        origin = format_origin(variant.return_multiple, variant.return_percentile)
+        return f"{result.target_return:g}{origin}" + (", default" if is_default else "")
+    return _DEFAULT_LABELS[question] if is_default else variant.label
+
+
+def _question_table(study: ActingStudy, question: Question) -> list[list[str]]:
+    """Return the table of the default and the variants of a question."""
+    returns = ["return"] if question == "target" else []
+    header = [QUESTIONS[question], *returns, "score", "IQM", "95% interval", "difference", "95% interval"]
+    rows = [[*header, "steps", "truncated", "random policy"]]
+    for result in study.of_question(question):
+        summary, lengths = summarize(result.scores), result.lengths
+        difference = difference_from_default(study, result)
+        interval = () if difference.interval is None else map(format_number, difference.interval)
+        is_default = result.variant.question == "default"
+        truncated = int((lengths >= study.settings.max_steps).sum())
+        rows.append(
+            [
+                name_variant(study, result, question),
+                *([format_score(summarize(result.returns))] if returns else []),
+                format_score(summary),
+                format_number(summary.interquartile_mean),
+                format_interval(summary),
+                "" if is_default else f"{round(difference.value, 1) + 0.0:+.1f}",
+                "" if is_default else " to ".join(interval),
+                f"{np.mean(lengths):,.0f}",
+                f"{truncated} of {len(lengths)}",
+                format_number(result.random_mean),
+            ]
+        )
+    return rows
+
+
+def _settings_table(study: ActingStudy) -> list[list[str]]:
+    """Return the settings that all variants have in common, and when and where they were played."""
+    settings = study.settings
+    rows = [["setting", "value"], ["game", settings.game], ["method", settings.model.title]]
+    for run in settings.runs:
+        updates = "" if run.updates is None else f", {run.updates:,} updates"
+        seed = "" if run.seed is None else f", training seed {run.seed}"
+        rows.append(["run", f"{run.name}{seed}{updates}, largest return of its data {run.max_return:g}"])
+    rows.append(["episodes", f"{settings.episodes} of each run, at most {settings.max_steps:,} steps"])
+    rows.append(["evaluation seed", str(settings.seed)])
+    rows.append(["units of returns", "clipped rewards" if settings.reward_clipping else "points"])
+    for session in study.sessions:
+        device = session.hardware.gpu or f"{session.hardware.cpu}, {session.hardware.cores} cores"
+        rows.append([session.date, f"`{session.command}` on {device}"])
+    return rows
