@@ -116,8 +116,8 @@ def plan_variants(
         with_protocol: Whether to play under each setting of the original's protocol, and under all of them.
 
     Raises:
-        InputError: If a model does not sample actions or does not know its data, the models differ, a temperature is out
-            of range, or the data has no such target return.
+        InputError: If a model does not sample actions or does not know its data, the models differ, a temperature is
+            out of range, or the data has no such target return.
     """
     config, datasets = _check_models(checkpoints)
     default = ActingVariant(
