@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -16,14 +17,14 @@ from replay_data.observation import ObservationSpec
 _TEMPLATE = """
 # {title}
 
-{title} ({source}). The model reads {observation} per step and was trained with atari-dt.
+{title} ({source}). The model reads {observation} per step and was trained with atari-dt. {weights}
 
 ```python
 from atari_dt.methods import load_model
 
 model = load_model("{repo_id}")
 ```
-{transformers}
+{commands}{transformers}
 ## Scores
 
 {scores}
@@ -37,6 +38,18 @@ model = load_model("{repo_id}")
 {deviations}
 
 {settings}
+
+## License
+
+{license}
+"""
+
+_COMMANDS = """
+In a clone of atari-dt, evaluate the model, and draw a web page to step through an episode:
+
+```bash
+{commands}
+```
 """
 
 _TRANSFORMERS = """
@@ -45,7 +58,7 @@ transformers loads the weights without atari-dt:
 ```python
 from transformers import DecisionTransformerModel
 
-model = DecisionTransformerModel.from_pretrained("{repo_id}")
+model = DecisionTransformerModel.from_pretrained("{repo_id}"{dtype})
 scaling = model.config.atari_dt["scaling"]
 ```
 
@@ -55,12 +68,31 @@ padded on the left; `action_preds` are logits.
 """
 
 
-def make_model_card(config: CheckpointConfig, repo_id: str) -> ModelCard:
+@dataclass(frozen=True)
+class CardInfo:
+    """What a model card says besides the content of ``config.json``.
+
+    Attributes:
+        repo_id: Repository on the Hub, such as ``"user/name"``, or a checkpoint directory.
+        num_parameters: Number of parameters of the network.
+        dtype: Dtype of the stored matrices, such as ``"bfloat16"``.
+        license: License of the weights, as the Hub names it, such as ``"mit"``; None if it is not stated.
+        commands: Lines of a shell that play the model in a clone of this project.
+    """
+
+    repo_id: str
+    num_parameters: int
+    dtype: str = "float32"
+    license: str | None = None
+    commands: tuple[str, ...] = ()
+
+
+def make_model_card(config: CheckpointConfig, info: CardInfo) -> ModelCard:
     """Return a model card with the model's training data, settings and scores.
 
     Args:
         config: Content of the checkpoint's ``config.json``.
-        repo_id: Repository on the Hub, such as ``"user/name"``.
+        info: What the card says besides.
     """
     game = config.dataset.game if config.dataset else "an unknown Atari game"
     title = config.model.title[0].upper() + config.model.title[1:]
@@ -78,10 +110,11 @@ def make_model_card(config: CheckpointConfig, repo_id: str) -> ModelCard:
         for evaluation in config.evaluations
     ]
     data = ModelCardData(
+        license=info.license,
         library_name="atari-dt",
         pipeline_tag="reinforcement-learning",
         tags=["atari", method_tag, "model_hub_mixin", "offline-reinforcement-learning"],
-        model_name=repo_id.rpartition("/")[2] if results else None,
+        model_name=info.repo_id.rpartition("/")[2] if results else None,
         eval_results=results or None,
     )
     rows = [
@@ -94,14 +127,17 @@ def make_model_card(config: CheckpointConfig, repo_id: str) -> ModelCard:
         title=f"{title} for {game}",
         source=config.model.source,
         observation=_describe_observation(config.observation),
-        repo_id=repo_id,
-        transformers=_describe_transformers(config, repo_id),
+        weights=_describe_weights(info),
+        repo_id=info.repo_id,
+        commands=_COMMANDS.format(commands="\n".join(info.commands)) if info.commands else "",
+        transformers=_describe_transformers(config, info),
         scores=_make_table(("target return", "score, mean ± standard deviation", "episodes"), rows)
         if rows
         else "The model was not evaluated.",
         data=_make_table(("", ""), _format_dataset(config.dataset)) if config.dataset else "Not recorded.",
         deviations=f"Unlike in the paper: {deviations}." if deviations else "As in the paper.",
         settings=_make_table(("", ""), _format_fields(settings)),
+        license=f"The weights have the license {info.license}." if info.license else "Not stated.",
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{content}")
 
@@ -117,11 +153,23 @@ def _describe_observation(observation: ObservationSpec) -> str:
     return f"{variables} of the emulator's RAM ({', '.join(observation.names)})"
 
 
-def _describe_transformers(config: CheckpointConfig, repo_id: str) -> str:
+def _describe_weights(info: CardInfo) -> str:
+    """Return the number of parameters and how they are stored, as a sentence."""
+    if info.dtype == "float32":
+        return f"The network has {info.num_parameters:,} parameters."
+    return (
+        f"The network has {info.num_parameters:,} parameters. Its matrices and convolutions are stored in "
+        f"{info.dtype}, everything else in float32; atari-dt computes in float32."
+    )
+
+
+def _describe_transformers(config: CheckpointConfig, info: CardInfo) -> str:
     """Return how transformers loads a checkpoint, or an empty string if it cannot."""
     if not isinstance(config.model, HFDecisionTransformerConfig):
         return ""
-    return _TRANSFORMERS.format(repo_id=repo_id, context_length=config.model.context_length)
+    # By default, transformers computes in the dtype of the weights.
+    dtype = "" if info.dtype == "float32" else ', dtype="float32"'
+    return _TRANSFORMERS.format(repo_id=info.repo_id, dtype=dtype, context_length=config.model.context_length)
 
 
 def _format_target_return(evaluation: ReportedEvaluation) -> str:

@@ -6,10 +6,11 @@ import json
 import os
 import re
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -19,10 +20,10 @@ from atari_dt.method_config import MethodConfig
 from atari_dt.model.checkpoint_config import CHECKPOINT_FORMAT, CheckpointConfig
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.model.loading import load_safetensors_file
-from atari_dt.model.model_card import make_model_card
+from atari_dt.model.model_card import CardInfo, make_model_card
 from atari_dt.model.reported_evaluation import ReportedEvaluation
 from atari_dt.model.transformers_config import OWN_KEY, check_settings, is_foreign, own_content
-from atari_dt.model.weights import NonFiniteWeightsError, Shapes, check_weights
+from atari_dt.model.weights import NonFiniteWeightsError, Shapes, check_weights, round_matrices, stored_dtype
 from replay_data import InputError
 from replay_data.errors import summarize_error
 from replay_data.json_fields import read_field
@@ -57,6 +58,9 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         dataset: Summary of the training data; None for an untrained model.
         training_config: Settings the weights were trained with; None if unknown.
         evaluations: Scores that the model card reports, one entry per target return.
+        weights_dtype: Dtype in which the checkpoints that the model writes hold its matrices (see `round_matrices`):
+            float32, bfloat16 or float16. That of the checkpoint the model was loaded from, or float32. The model
+            itself is float32.
     """
 
     config_types: ClassVar[tuple[type[MethodConfig], ...]]
@@ -71,6 +75,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         self.dataset: DatasetInfo | None = None
         self.training_config: TrainingConfig | None = None
         self.evaluations: tuple[ReportedEvaluation, ...] = ()
+        self.weights_dtype = torch.float32
 
     @property
     def checkpoint_config(self) -> CheckpointConfig:
@@ -131,10 +136,10 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         Args:
             save_directory: Directory to create.
             hub: Options of ``huggingface_hub.ModelHubMixin.save_pretrained``, such as ``repo_id="user/name"`` and
-                ``push_to_hub=True``.
+                ``push_to_hub=True``. ``model_card_kwargs`` may have ``license`` and ``commands``; see `CardInfo`.
 
         Raises:
-            InputError: If the directory exists.
+            InputError: If the directory exists, or a weight is too large for `weights_dtype`.
             OSError: If it cannot be written.
         """
         save_directory = Path(save_directory)
@@ -153,15 +158,19 @@ class PretrainedModel(nn.Module, ModelHubMixin):
             hub: Options of ``huggingface_hub.ModelHubMixin.push_to_hub``, such as ``private=True``.
 
         Raises:
-            InputError: If the upload fails.
+            InputError: If the upload fails, or a weight is too large for `weights_dtype`.
         """
         card = {"repo_id": repo_id, **(hub.pop("model_card_kwargs", None) or {})}
         with translate_hub_errors(repo_id, "written to"):
             return str(super().push_to_hub(repo_id, model_card_kwargs=card, **hub))
 
-    def generate_model_card(self, *args: Any, repo_id: str, **kwargs: Any) -> ModelCard:
-        """Return the model card; `ModelHubMixin` calls this."""
-        return make_model_card(self.checkpoint_config, repo_id)
+    def generate_model_card(
+        self, *args: Any, repo_id: str, license: str | None = None, commands: Sequence[str] = (), **kwargs: Any
+    ) -> ModelCard:
+        """Return the model card; `ModelHubMixin` calls this with its ``model_card_kwargs``."""
+        num_parameters = sum(parameter.numel() for parameter in self.parameters())
+        info = CardInfo(repo_id, num_parameters, _name(self.weights_dtype), license, tuple(commands))
+        return make_model_card(self.checkpoint_config, info)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write the files of `ModelHubMixin.save_pretrained`."""
@@ -169,7 +178,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
 
     def write_files(self, directory: Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` to an existing directory."""
-        weights = {name: tensor.contiguous() for name, tensor in self.checkpoint_weights().items()}
+        weights = {name: tensor.contiguous() for name, tensor in self._stored_weights().items()}
         (directory / "config.json").write_text(json.dumps(self.checkpoint_json(), indent=2) + "\n")
         (directory / "model.safetensors").write_bytes(save(weights, self.weights_metadata))
 
@@ -181,13 +190,29 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         """Return the content of ``model.safetensors``."""
         return self.state_dict()
 
+    def _stored_weights(self) -> Mapping[str, Tensor]:
+        """Return `checkpoint_weights` in `weights_dtype`.
+
+        Raises:
+            InputError: If a value is too large for it.
+        """
+        weights = self.checkpoint_weights()
+        if self.weights_dtype == torch.float32:
+            return weights
+        try:
+            return round_matrices(weights, self.parameters(), self.weights_dtype)
+        except NonFiniteWeightsError as error:
+            raise InputError(
+                f"the weights cannot be written in {_name(self.weights_dtype)}: {error}; write them in float32"
+            ) from error
+
     def load_checkpoint_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Set the weights to what `checkpoint_weights` returned."""
         self.load_state_dict(weights)
 
     @classmethod
     def from_pretrained(cls: type[Model], pretrained_model_name_or_path: str | os.PathLike[str], **hub: Any) -> Model:
-        """Load a checkpoint; the model is on the CPU and in evaluation mode.
+        """Load a checkpoint; the model is on the CPU, in float32 and in evaluation mode.
 
         Args:
             pretrained_model_name_or_path: Checkpoint directory, or name of a repository on the Hugging Face Hub.
@@ -206,6 +231,8 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         try:
             weights = load_safetensors_file(path / "model.safetensors")
             check_weights(weights, cls.shapes(config, len(weights)))
+            dtype = stored_dtype(weights)
+            weights = {name: tensor.float() for name, tensor in weights.items()}
             cls.check_buffers(config, weights)
         except MissingPackageError:
             raise
@@ -219,6 +246,7 @@ class PretrainedModel(nn.Module, ModelHubMixin):
         model = cls.from_config(config)
         model.dataset, model.training_config = config.dataset, config.training
         model.evaluations = config.evaluations
+        model.weights_dtype = dtype
         model.load_checkpoint_weights(weights)
         return model.eval()
 
@@ -267,6 +295,11 @@ def read_checkpoint_config(path: Path) -> CheckpointConfig:
         f"{path} has checkpoint format {version}, but this version of the code reads 1 to {CHECKPOINT_FORMAT}; "
         "train again, or use the version of the code that wrote it"
     )
+
+
+def _name(dtype: torch.dtype) -> str:
+    """Return the name of a dtype, such as ``"bfloat16"``."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _damage_error(path: Path, error: Exception) -> InputError:

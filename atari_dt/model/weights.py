@@ -19,6 +19,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 Config = TypeVar("Config", ModelConfig, HFDecisionTransformerConfig, TrajectoryTransformerConfig)
 
+HALF_DTYPES = (torch.bfloat16, torch.float16)
+"""Dtypes of half precision that checkpoints can have."""
+
 _NUM_NAMED = 3  # names that an error message lists
 
 
@@ -79,6 +82,34 @@ def check_tensor(value: Any, name: str) -> None:
         raise ValueError(f"{name} is not a dense tensor")
     if not value.is_floating_point():
         raise ValueError(f"{name} has dtype {str(value.dtype).removeprefix('torch.')}, not a floating-point type")
+
+
+def round_matrices(
+    weights: Mapping[str, Tensor], parameters: Iterable[Tensor], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Return weights of which the parameters with two or more dimensions are rounded to a dtype.
+
+    These are the matrices of linear layers, convolutions and embeddings, nearly all of a network's weights. Biases and
+    layer norms, which are small, and buffers, which were computed from data, keep their dtype.
+
+    Args:
+        weights: Weights of a network by name, such as its state dict.
+        parameters: Parameters of the network, on the same device, which share their memory with the weights.
+        dtype: Dtype to round to.
+
+    Raises:
+        NonFiniteWeightsError: If a value is too large for the dtype.
+    """
+    matrices = {parameter.data_ptr() for parameter in parameters if parameter.ndim >= 2}
+    rounded = {name: tensor.to(dtype) if tensor.data_ptr() in matrices else tensor for name, tensor in weights.items()}
+    check_finite(rounded)
+    return rounded
+
+
+def stored_dtype(weights: Mapping[str, Tensor]) -> torch.dtype:
+    """Return the dtype of half precision that the weights of a file have, beside float32, or float32 if none has it."""
+    others = {tensor.dtype for tensor in weights.values()} - {torch.float32}
+    return others.pop() if len(others) == 1 and others <= set(HALF_DTYPES) else torch.float32
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state_dict: Any) -> None:
