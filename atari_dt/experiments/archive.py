@@ -1,0 +1,386 @@
+"""The archive of a sweep: everything that its report needs, in one small JSON file.
+
+A sweep's directory holds checkpoints and logs, which no repository wants. Its archive holds the configs, results, costs
+and failures of the runs, their training metrics in at most `MAX_METRICS_LINES` lines each, and the commands. Scores and
+validation losses are exact. Absolute paths lose what only one machine knows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from atari_dt.experiments.ablation_plan import FILE_NAME as ABLATION_FILE
+from atari_dt.experiments.ablation_plan import Ablation, read_ablation
+from atari_dt.experiments.ablation_times import FILE_NAME as TIMES_FILE
+from atari_dt.experiments.ablation_times import UpdateTimes, read_update_times
+from atari_dt.experiments.curves import read_run_metrics
+from atari_dt.experiments.report import COMMANDS_FILE, make_report
+from atari_dt.experiments.run_config import RunConfig, read_run_config
+from atari_dt.experiments.run_result import RunCosts, RunFailure, RunResult, read_costs, read_failure, read_result
+from atari_dt.training.metrics import FILE_NAME as METRICS_FILE
+from atari_dt.training.metrics import MetricsLine
+from replay_data import InputError
+from replay_data.errors import summarize_error
+from replay_data.json_fields import omit_none, read_field, read_format_version, read_list, read_object
+from replay_data.storage.atomic import atomic_write
+from replay_data.storage.regular_files import MAX_JSON_BYTES, read_json_file, read_regular_file
+
+TYPE = "sweep"
+"""Value of the field ``type`` of an archive."""
+
+FORMAT_VERSION = 1
+
+MAX_METRICS_LINES = 40
+"""Largest number of lines of training metrics of a run: a figure shows no more."""
+
+_METRICS_DIGITS = 4  # significant ones; a figure is less than 1,000 pixels wide
+
+_LAST_METRICS = ("update", "tokens", "learning_rate", "seconds")  # all others are means
+_LEFT_OUT_METRICS = ("validation_loss", "validation_accuracy")  # the result has them
+_DATA_FIELDS = ("data_digest", "dataset", "data_source")  # of a result: equal in most runs of a sweep
+
+
+@dataclass(frozen=True)
+class ArchivedRun:
+    """A run of a sweep.
+
+    Attributes:
+        name: Name of the run's directory.
+        config: Config of the run.
+        result: Result of the run; None if it is not finished.
+        costs: Costs of the run; None if it is not finished.
+        failure: Why the run failed; None if it has not failed.
+        metrics: Metrics of the training, as `thin_metrics` returns them.
+    """
+
+    name: str
+    config: RunConfig
+    result: RunResult | None = None
+    costs: RunCosts | None = None
+    failure: RunFailure | None = None
+    metrics: tuple[MetricsLine, ...] = ()
+
+    def __post_init__(self) -> None:
+        name = self.name
+        if not 1 <= len(name) <= 100 or not name.isprintable() or name.startswith(".") or set(name) & set('/\\:*?"<>|'):
+            raise InputError(f"a run cannot have the name {name[:100]!r}; rename its directory")
+        if (self.result is None) != (self.costs is None):
+            raise InputError(f"{name} has {'costs' if self.result is None else 'a result'} only; do the run again")
+        if len(self.metrics) > MAX_METRICS_LINES:
+            raise InputError(f"{name} has {len(self.metrics)} lines of metrics, but at most {MAX_METRICS_LINES} fit")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` reads."""
+        result = None if self.result is None else self.result.to_json()
+        if result is not None and self.result is not None and self.result.config == self.config:
+            del result["config"]
+        content = {
+            "name": self.name,
+            "config": self.config.to_json(),
+            "result": result,
+            "costs": None if self.costs is None else self.costs.to_json(),
+            "failure": None if self.failure is None else self.failure.to_json(),
+            "metrics": _metrics_to_json(self.metrics),
+        }
+        return {name: value for name, value in content.items() if value}
+
+    @classmethod
+    def from_json(cls, content: Any) -> ArchivedRun:
+        """Read a JSON object that `to_json` returned.
+
+        Raises:
+            InputError, ValueError, KeyError, TypeError: If the content is malformed.
+        """
+        config, result = read_object(content["config"]), content.get("result")
+        return cls(
+            name=read_field(content, "name", str),
+            config=RunConfig.from_json(config),
+            result=None if result is None else RunResult.from_json({"config": config, **read_object(result)}),
+            costs=RunCosts.from_json(content["costs"]) if "costs" in content else None,
+            failure=RunFailure.from_json(content["failure"]) if "failure" in content else None,
+            metrics=_metrics_from_json(content.get("metrics", {})),
+        )
+
+    def write(self, directory: Path) -> None:
+        """Write the files of the run's directory that a report reads."""
+        files = {"experiment": self.config, "result": self.result, "costs": self.costs, "failure": self.failure}
+        (directory / "training").mkdir(parents=True)
+        for name, content in files.items():
+            if content is not None:
+                (directory / f"{name}.json").write_text(json.dumps(content.to_json()))
+        lines = [json.dumps(line.to_json()) + "\n" for line in self.metrics]
+        (directory / "training" / METRICS_FILE).write_text("".join(lines))
+
+
+@dataclass(frozen=True)
+class SweepArchive:
+    """The content of an archive, which is a `Study` of ``docs/results.md``.
+
+    Attributes:
+        runs: Runs, at least one.
+        commands: Commands that did the runs, one per line.
+        ablation: Content of ``ablation.json``; None if the sweep has no such file.
+        update_times: Content of ``update_times.json``; None if the sweep has no such file.
+    """
+
+    runs: tuple[ArchivedRun, ...]
+    commands: tuple[str, ...] = ()
+    ablation: Ablation | None = None
+    update_times: UpdateTimes | None = None
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise InputError("the archive has no runs")
+        name, count = Counter(run.name for run in self.runs).most_common(1)[0]
+        if count > 1:
+            raise InputError(f"{count} runs have the name {name}")
+
+    def find_run(self, name: str) -> ArchivedRun:
+        """Return the run of a name.
+
+        Raises:
+            InputError: If there is none.
+        """
+        runs = {run.name: run for run in self.runs}
+        if name not in runs:
+            more = f" and {len(runs) - 20} more" if len(runs) > 20 else ""
+            raise InputError(f"the archive has no run {name[:100]}; choose one of {', '.join([*runs][:20])}{more}")
+        return runs[name]
+
+    def tables(self) -> dict[str, list[list[str]]]:
+        """Return the tables of the sweep's report, by section; see `Study`."""
+        with self._unpacked() as out:
+            return make_report(out).rows
+
+    def figures(self) -> dict[str, bytes]:
+        """Return the figures of the sweep's report, by name; see `Study`."""
+        with self._unpacked() as out:
+            return {name: draw() for name, draw in make_report(out).figures.items()}
+
+    @contextmanager
+    def _unpacked(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory() as directory:
+            self.write(Path(directory))
+            yield Path(directory)
+
+    def write(self, out: Path) -> None:
+        """Write the files of the sweep's directory that a report reads."""
+        (out / COMMANDS_FILE).write_text("".join(f"{command}\n" for command in self.commands))
+        for name, content in ((ABLATION_FILE, self.ablation), (TIMES_FILE, self.update_times)):
+            if content is not None:
+                (out / name).write_text(json.dumps(content.to_json()))
+        for run in self.runs:
+            run.write(out / run.name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` reads."""
+        runs, datasets = [run.to_json() for run in self.runs], list[dict[str, Any]]()
+        for run in runs:
+            if "result" in run:
+                dataset = {name: run["result"].pop(name) for name in _DATA_FIELDS}
+                if dataset not in datasets:
+                    datasets.append(dataset)
+                run["result"]["dataset"] = datasets.index(dataset)
+        content = {
+            "type": TYPE,
+            "format_version": FORMAT_VERSION,
+            "commands": list(self.commands),
+            "ablation": None if self.ablation is None else self.ablation.to_json(),
+            "update_times": None if self.update_times is None else self.update_times.to_json(),
+            "datasets": datasets,
+            "runs": runs,
+        }
+        return omit_none(content, "ablation", "update_times")
+
+    @classmethod
+    def from_json(cls, content: Any) -> SweepArchive:
+        """Read a JSON object that `to_json` returned.
+
+        Raises:
+            InputError, ValueError, KeyError, TypeError: If the content is malformed.
+        """
+        read_format_version(content, FORMAT_VERSION)
+        if read_field(content, "type", str) != TYPE:
+            raise ValueError(f"its type is {content['type'][:80]!r}, not {TYPE!r}")
+        datasets = [{name: read_object(each)[name] for name in _DATA_FIELDS} for each in content["datasets"]]
+        sizes = [len(json.dumps(dataset)) for dataset in datasets]
+        runs, size = [], 0
+        for run in content["runs"]:
+            if (result := read_object(run).get("result")) is not None:
+                index = read_field(result, "dataset", int)
+                if not 0 <= index < len(datasets):
+                    raise ValueError(f"it has no dataset {index}")
+                run = {**run, "result": {**result, **datasets[index]}}
+                size += sizes[index]
+            if size > MAX_JSON_BYTES:  # each run gets a copy
+                raise ValueError("its datasets are implausibly large")
+            runs.append(ArchivedRun.from_json(run))
+        return cls(
+            runs=tuple(runs),
+            commands=read_list(content, "commands", str),
+            ablation=Ablation.from_json(content["ablation"]) if "ablation" in content else None,
+            update_times=UpdateTimes.from_json(content["update_times"]) if "update_times" in content else None,
+        )
+
+
+def read_study(content: Any) -> SweepArchive:
+    """Read the content of an archive; a `StudyReader`."""
+    return SweepArchive.from_json(content)
+
+
+def read_archive(path: Path) -> SweepArchive:
+    """Read the archive of a sweep.
+
+    Raises:
+        InputError: If the file cannot be read.
+    """
+    try:
+        return SweepArchive.from_json(read_json_file(path))
+    except (OSError, ValueError, KeyError, TypeError, InputError) as error:
+        raise InputError(
+            f"{path} is not the archive of a sweep ({summarize_error(error)}); make it with scripts/write_report.py"
+        ) from error
+
+
+def archive_sweep(out: Path, path: Path) -> None:
+    """Write the archive of a sweep; the same files give the same bytes.
+
+    Args:
+        out: Directory of the sweep.
+        path: Path of the archive; its parents are created, and an older archive is replaced.
+
+    Raises:
+        InputError: If the directory has no runs, a file of a run cannot be read, or ``path`` does not end in ``.json``.
+        OSError: If the archive cannot be written.
+    """
+    if path.suffix != ".json":
+        raise InputError(f"`archive` must end in .json, as in docs/data/sweep.json, not be {path}")
+    content = read_sweep(out).to_json()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, _format_json(_strip_content(content)))
+
+
+def read_sweep(out: Path) -> SweepArchive:
+    """Return the archive of a sweep, with the paths and commands as they are.
+
+    Raises:
+        InputError: If the directory has no runs, or a file of a run cannot be read.
+    """
+    names = sorted(path.parent.name for path in out.glob("*/experiment.json"))
+    if not names:
+        raise InputError(f"{out} has no runs; choose the directory of a sweep")
+    runs = tuple(_read_run(out / name) for name in names)
+    digests: dict[str, tuple[str, Path]] = {}
+    for run in runs:
+        if run.result is not None:
+            name, data, digest = strip_paths(str(run.config.data)), run.config.data, run.result.data_digest
+            known, other = digests.setdefault(name, (digest, data))
+            if known != digest:
+                raise InputError(
+                    f"the data of {out / run.name}, {data}, would have the same name as {other}, which other runs use; "
+                    "archive these runs apart"
+                )
+    commands = out / COMMANDS_FILE
+    text = read_regular_file(commands, MAX_JSON_BYTES).decode(errors="replace") if commands.exists() else ""
+    return SweepArchive(runs, tuple(text.splitlines()), read_ablation(out), read_update_times(out))
+
+
+def _read_run(directory: Path) -> ArchivedRun:
+    config, lines = read_run_config(directory), read_run_metrics(directory)
+    if not (directory / "result.json").exists():
+        return ArchivedRun(directory.name, config, failure=read_failure(directory), metrics=thin_metrics(lines))
+    result, costs = read_result(directory), read_costs(directory)
+    if costs.training_seconds is None and lines:  # older costs lack what the metrics say
+        costs = dataclasses.replace(costs, training_seconds=lines[-1].seconds)
+    return ArchivedRun(directory.name, config, result, costs, metrics=thin_metrics(lines))
+
+
+def thin_metrics(lines: Sequence[MetricsLine]) -> tuple[MetricsLine, ...]:
+    """Return metrics in at most `MAX_METRICS_LINES` lines, each with the means of successive lines.
+
+    A value is the mean over the updates since the line before, as in `MetricsLine`; update, tokens, learning rate and
+    seconds are those of the last update. The losses and accuracies of validations are left out.
+    """
+    num_lines = min(MAX_METRICS_LINES, len(lines))
+    bounds = [index * len(lines) // num_lines for index in range(num_lines + 1)] if lines else []
+    previous, thinned = 0, []
+    for start, stop in pairwise(bounds):
+        merged, weights = lines[start:stop], []
+        for line in merged:
+            weights.append(max(1, line.update - previous))
+            previous = line.update
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(MetricsLine):
+            items = [getattr(line, field.name) for line in merged]
+            if field.name in _LAST_METRICS:
+                values[field.name] = items[-1]
+            elif field.name not in _LEFT_OUT_METRICS and None not in items:
+                total = sum(item * weight for item, weight in zip(items, weights, strict=True))
+                values[field.name] = total / sum(weights)
+        thinned.append(MetricsLine(**values))
+    return tuple(thinned)
+
+
+def _metrics_to_json(lines: Sequence[MetricsLine]) -> dict[str, list[float]]:
+    """Return a list of rounded values for each field that all lines have."""
+    columns = {field.name: [getattr(line, field.name) for line in lines] for field in dataclasses.fields(MetricsLine)}
+    return {
+        name: [value if isinstance(value, int) else float(f"{value:.{_METRICS_DIGITS}g}") for value in values]
+        for name, values in columns.items()
+        if values and None not in values
+    }
+
+
+def _metrics_from_json(content: Any) -> tuple[MetricsLine, ...]:
+    columns = {name: values[: MAX_METRICS_LINES + 1] for name, values in read_object(content).items()}
+    rows = zip(*columns.values(), strict=True)
+    return tuple(MetricsLine.from_json(dict(zip(columns, row, strict=True))) for row in rows)
+
+
+def strip_paths(text: str) -> str:
+    """Return a text in which absolute paths have at most their last two parts, and not those of a home directory.
+
+    ``/home/ann/data/breakout`` becomes ``data/breakout``, and ``/home/ann/data`` becomes ``data``.
+    """
+    return re.sub(r"(?<![\w.:/~-])/[\w.+@%-]+(?:/[\w.+@%-]+)*", lambda match: _strip_path(match[0]), text)
+
+
+def _strip_path(path: str) -> str:
+    parts = PurePosixPath(path).parts[1:]
+    num_dropped = 2 if parts[0] in ("home", "Users") else 1
+    return "/".join((parts[num_dropped:] or parts[-1:])[-2:])
+
+
+def _strip_content(content: Any) -> Any:
+    """Return JSON content without absolute paths, and with floats that are integers as integers, which are shorter."""
+    if isinstance(content, Mapping):
+        return {name: _strip_content(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_strip_content(value) for value in content]
+    if isinstance(content, float) and content.is_integer() and abs(content) < 2**53:
+        return int(content)
+    return strip_paths(content) if isinstance(content, str) else content
+
+
+def _format_json(content: Mapping[str, Any]) -> str:
+    """Return a JSON object with a line for each field, and for each item of its lists, for readable differences."""
+
+    def format_value(value: Any) -> str:
+        return json.dumps(value, separators=(",", ":"))
+
+    fields = [
+        f"{format_value(name)}:"
+        + ("[\n" + ",\n".join(map(format_value, value)) + "\n]" if isinstance(value, list) else format_value(value))
+        for name, value in content.items()
+    ]
+    return "{\n" + ",\n".join(fields) + "\n}\n"
