@@ -1,0 +1,148 @@
+"""Make the archive of a sweep from the files of its runs.
+
+Scores and validation losses stay exact. Training metrics are thinned to what a figure can show, and absolute paths lose
+what only one machine knows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from atari_dt.experiments.ablation_plan import read_ablation
+from atari_dt.experiments.ablation_times import read_update_times
+from atari_dt.experiments.archive import MAX_METRICS_LINES, ArchivedRun, SweepArchive
+from atari_dt.experiments.curves import read_run_metrics
+from atari_dt.experiments.report import COMMANDS_FILE
+from atari_dt.experiments.run_config import read_run_config
+from atari_dt.experiments.run_result import read_costs, read_failure, read_result
+from atari_dt.training.metrics import MetricsLine
+from replay_data import InputError
+from replay_data.storage.atomic import atomic_write
+from replay_data.storage.regular_files import MAX_JSON_BYTES, read_regular_file
+
+_LAST_METRICS = ("update", "tokens", "learning_rate", "seconds")  # all others are means
+_LEFT_OUT_METRICS = ("validation_loss", "validation_accuracy")  # the result has them
+
+
+def archive_sweep(out: Path, path: Path) -> None:
+    """Write the archive of a sweep; the same files give the same bytes.
+
+    Args:
+        out: Directory of the sweep.
+        path: Path of the archive; its parents are created, and an older archive is replaced.
+
+    Raises:
+        InputError: If the directory has no runs, a file of a run cannot be read, or ``path`` does not end in ``.json``.
+        OSError: If the archive cannot be written.
+    """
+    if path.suffix != ".json":
+        raise InputError(f"`archive` must end in .json, as in docs/data/sweep.json, not be {path}")
+    content = read_sweep(out).to_json()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, _format_json(_strip_content(content)))
+
+
+def read_sweep(out: Path) -> SweepArchive:
+    """Return the archive of a sweep, with the paths and commands as they are.
+
+    Raises:
+        InputError: If the directory has no runs, or a file of a run cannot be read.
+    """
+    names = sorted(path.parent.name for path in out.glob("*/experiment.json"))
+    if not names:
+        raise InputError(f"{out} has no runs; choose the directory of a sweep")
+    runs = tuple(_read_run(out / name) for name in names)
+    digests: dict[str, tuple[str, Path]] = {}
+    for run in runs:
+        if run.result is not None:
+            name, data, digest = strip_paths(str(run.config.data)), run.config.data, run.result.data_digest
+            known, other = digests.setdefault(name, (digest, data))
+            if known != digest:
+                raise InputError(
+                    f"the data of {out / run.name}, {data}, would have the same name as {other}, which other runs use; "
+                    "archive these runs apart"
+                )
+    commands = out / COMMANDS_FILE
+    text = read_regular_file(commands, MAX_JSON_BYTES).decode(errors="replace") if commands.exists() else ""
+    return SweepArchive(runs, tuple(text.splitlines()), read_ablation(out), read_update_times(out))
+
+
+def _read_run(directory: Path) -> ArchivedRun:
+    config, lines = read_run_config(directory), read_run_metrics(directory)
+    if not (directory / "result.json").exists():
+        return ArchivedRun(directory.name, config, failure=read_failure(directory), metrics=thin_metrics(lines))
+    result, costs = read_result(directory), read_costs(directory)
+    if costs.training_seconds is None and lines:  # older costs lack what the metrics say
+        costs = dataclasses.replace(costs, training_seconds=lines[-1].seconds)
+    return ArchivedRun(directory.name, config, result, costs, metrics=thin_metrics(lines))
+
+
+def thin_metrics(lines: Sequence[MetricsLine]) -> tuple[MetricsLine, ...]:
+    """Return metrics in at most `MAX_METRICS_LINES` lines, each with the means of successive lines.
+
+    A value is the mean over the updates since the line before, as in `MetricsLine`; update, tokens, learning rate and
+    seconds are those of the last update. The losses and accuracies of validations are left out.
+    """
+    num_lines = min(MAX_METRICS_LINES, len(lines))
+    bounds = [index * len(lines) // num_lines for index in range(num_lines + 1)] if lines else []
+    previous, thinned = 0, []
+    for start, stop in pairwise(bounds):
+        merged, weights = lines[start:stop], []
+        for line in merged:
+            weights.append(max(1, line.update - previous))
+            previous = line.update
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(MetricsLine):
+            items = [getattr(line, field.name) for line in merged]
+            if field.name in _LAST_METRICS:
+                values[field.name] = items[-1]
+            elif field.name not in _LEFT_OUT_METRICS and None not in items:
+                total = sum(item * weight for item, weight in zip(items, weights, strict=True))
+                values[field.name] = total / sum(weights)
+        thinned.append(MetricsLine(**values))
+    return tuple(thinned)
+
+
+def strip_paths(text: str) -> str:
+    """Return a text in which absolute paths have at most their last two parts, and not those of a home directory.
+
+    ``/home/ann/data/breakout`` becomes ``data/breakout``, and ``/home/ann/data`` becomes ``data``.
+    """
+    return re.sub(r"(?<![\w.:/~-])/[\w.+@%-]+(?:/[\w.+@%-]+)*", lambda match: _strip_path(match[0]), text)
+
+
+def _strip_path(path: str) -> str:
+    parts = PurePosixPath(path).parts[1:]
+    num_dropped = 2 if parts[0] in ("home", "Users") else 1
+    return "/".join((parts[num_dropped:] or parts[-1:])[-2:])
+
+
+def _strip_content(content: Any) -> Any:
+    """Return JSON content without absolute paths, and with floats that are integers as integers, which are shorter."""
+    if isinstance(content, Mapping):
+        return {name: _strip_content(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_strip_content(value) for value in content]
+    if isinstance(content, float) and content.is_integer() and abs(content) < 2**53:
+        return int(content)
+    return strip_paths(content) if isinstance(content, str) else content
+
+
+def _format_json(content: Mapping[str, Any]) -> str:
+    """Return a JSON object with a line for each field, and for each item of its lists, for readable differences."""
+
+    def format_value(value: Any) -> str:
+        return json.dumps(value, separators=(",", ":"))
+
+    fields = [
+        f"{format_value(name)}:"
+        + ("[\n" + ",\n".join(map(format_value, value)) + "\n]" if isinstance(value, list) else format_value(value))
+        for name, value in content.items()
+    ]
+    return "{\n" + ",\n".join(fields) + "\n}\n"
