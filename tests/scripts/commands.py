@@ -6,7 +6,6 @@ import os
 import resource
 import runpy
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import TypeAlias
 
 import pytest
 
+from tests.atari_dt.training.processes import join, run_script, start
 from tests.conftest import DATA
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -48,21 +48,22 @@ def hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def lead_process_group() -> None:
+    """Start a process group, as a terminal does for a command."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def assert_failed_write_leaves_nothing(script: str, options: str, run: Path, tmp_path: Path) -> None:
     """Check that a command that runs out of disk prints one sentence and leaves no file behind."""
     paths = {"tmp": tmp_path, "store": run.parent / "store", "log": DATA / "dopamine_log"}
-    result = subprocess.run(
-        [sys.executable, str(SCRIPTS / script), *options.format(**paths).split()],
-        capture_output=True,
-        text=True,
-        preexec_fn=limit_file_size,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert result.returncode == 1
-    last = result.stderr.splitlines()[-1]
+    output = tmp_path.with_name(f"{tmp_path.name}-output")
+    assert join([start(run_script, script, options.format(**paths).split(), output, limit_file_size)]) == [1]
+    errors = output.with_suffix(".err").read_text()
+    last = errors.splitlines()[-1]
     assert last.startswith("error: ")
     assert "File too large" in last
-    assert "Traceback" not in result.stderr
+    assert "Traceback" not in errors
     assert list(tmp_path.iterdir()) == []
 
 
@@ -78,14 +79,9 @@ def assert_interruption_leaves_nothing(
         early: Whether to send it as soon as the output has begun, instead of in the middle of the work.
     """
     name, *options = command.split()
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPTS / name), *options, "--out", f"{tmp_path}/new"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=hear_interrupts,
-    )
+    output = tmp_path.with_name(f"{tmp_path.name}-output")
+    process = start(run_script, name, [*options, "--out", f"{tmp_path}/new"], output, lead_process_group)
+    assert process.pid is not None
     for _ in range(600):
         sizes = {path.name.split("_ckpt")[0]: path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()}
         if sizes.get("frames.npy", 0) > 10**6 or sizes.get("$store$_observation", 0) > 50_000:
@@ -95,8 +91,8 @@ def assert_interruption_leaves_nothing(
             break
         time.sleep(0.02)
     os.killpg(process.pid, signal_number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert join([process]) == [130]
+    errors = output.with_suffix(".err").read_text()
     assert errors.splitlines()[-1] == "error: interrupted; nothing was kept"
     assert "Traceback" not in errors
     assert list(tmp_path.iterdir()) == []

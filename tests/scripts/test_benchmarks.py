@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import pytest
 import torch
 
 from atari_dt import hardware
+from tests.atari_dt.training.processes import join, run_script, start
 from tests.scripts.commands import (
     SCRIPTS,
     Refuse,
@@ -23,26 +21,10 @@ from tests.scripts.commands import (
 
 def test_the_throughput_benchmark_writes_its_figures(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    options = [
-        "--batch-size",
-        "2",
-        "--context-length",
-        "3",
-        "--num-steps",
-        "20",
-        "--updates",
-        "1",
-        "--rounds",
-        "2",
-        "--device",
-        "cpu",
-        "--precisions",
-        "bf16",
-        "fp32",
-    ]
-    command = [sys.executable, str(SCRIPTS / "benchmarks" / "benchmark_throughput.py"), *options, "--json", str(file)]
-    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert result.returncode == 0, result.stderr
+    sizes = "--batch-size 2 --context-length 3 --num-steps 20 --updates 1 --rounds 2"
+    options = f"{sizes} --device cpu --precisions bf16 fp32 --json {file}"
+    process = start(run_script, "benchmarks/benchmark_throughput.py", options.split(), tmp_path / "printed")
+    assert join([process]) == [0], (tmp_path / "printed.err").read_text()
     figures = json.loads(file.read_text())
     assert set(figures["project"]) == {"bf16", "fp32"}
     for values in figures["project"].values():
@@ -93,18 +75,10 @@ class InstantContestant(nullcontext["InstantContestant"]):
 
 def test_the_evaluation_benchmark_writes_its_figures(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    options = "--game Pong --num-envs 2 --episodes-per-env 1 --context-length 2 --rounds 1 --max-steps 30 --device cpu"
-    command = [
-        sys.executable,
-        str(SCRIPTS / "benchmarks" / "benchmark_evaluation.py"),
-        *options.split(),
-        "--attention",
-        "--fast",
-        "--json",
-        str(file),
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert result.returncode == 0, result.stderr
+    sizes = "--game Pong --num-envs 2 --episodes-per-env 1 --context-length 2 --rounds 1 --max-steps 30"
+    options = f"{sizes} --device cpu --attention --fast --json {file}"
+    process = start(run_script, "benchmarks/benchmark_evaluation.py", options.split(), tmp_path / "printed")
+    assert join([process]) == [0], (tmp_path / "printed.err").read_text()
     figures = json.loads(file.read_text())["figures"]
     assert list(figures) == ["2", "2, attention", "2, 8 targets", "2, fast", "2, cached"]
     for values in figures.values():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.atari_dt.training.processes import free_port, join, join_group, redirect_output, run_script, start
 from tests.scripts.commands import (
     SCRIPTS,
     Refuse,
@@ -17,17 +17,34 @@ from tests.scripts.commands import (
 )
 
 
+def _launch(arguments: list[str], output: Path) -> None:
+    """Do what the command ``torchrun`` does, in this child process."""
+    from torch.distributed.run import main
+
+    redirect_output(output)
+    main(arguments)
+
+
 def test_torchrun_trains_in_two_processes_and_each_thing_is_said_once(run: Path, tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = ["--standalone", "--nproc-per-node", "2", str(SCRIPTS / "train.py")]
     options = f"--data {run.parent / 'store'} --out {tmp_path / 'run'} --batch-size 4 --max-updates 2 --num-layers 1"
-    command = [*launcher, str(SCRIPTS / "train.py"), *options.split()]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == f"trained; next: python scripts/evaluate.py {tmp_path / 'run'}\n"
+    output = tmp_path / "printed"
+    assert join([start(_launch, [*launcher, *options.split()], output)]) == [0], output.with_suffix(".err").read_text()
+    printed = output.with_suffix(".out").read_text()
+    assert printed == f"trained; next: python scripts/evaluate.py {tmp_path / 'run'}\n"
     assert json.loads((tmp_path / "run" / "config.json").read_text())["processes"] == 2
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 1
-    assert result.stderr.count(f"error: {tmp_path / 'run'} exists already") == 1
+
+
+def test_two_processes_refuse_their_options_once(run: Path, tmp_path: Path) -> None:
+    port, outputs = free_port(), [tmp_path / "rank0", tmp_path / "rank1"]
+    options = f"--data {run.parent / 'store'} --out {run} --batch-size 4".split()
+    processes = [
+        start(run_script, "train.py", options, output, partial(join_group, rank, port))
+        for rank, output in enumerate(outputs)
+    ]
+    assert join(processes) == [1, 1]
+    errors = "".join(output.with_suffix(".err").read_text() for output in outputs)
+    assert errors.count(f"error: {run} exists already") == errors.count("error: ") == 1
 
 
 def test_an_option_of_the_wrong_kind_is_refused(

@@ -45,10 +45,10 @@ def start(target: Callable[..., None], *arguments: object) -> ForkServerProcess:
     return process
 
 
-def join(processes: list[ForkServerProcess]) -> list[int | None]:
-    """Wait until processes end, kill those that hang, and return the exit statuses."""
+def join(processes: list[ForkServerProcess], timeout: float = 120) -> list[int | None]:
+    """Wait until processes end, kill those that need more than ``timeout`` seconds, and return the exit statuses."""
     for process in processes:
-        process.join(timeout=120)
+        process.join(timeout)
         process.kill()
     return [process.exitcode for process in processes]
 
@@ -70,12 +70,39 @@ def train_in_child(data: Path, out: Path, model_config: MethodConfig, config: Tr
     train(TrajectoryStore.open(data), out, model_config, config, resume=True, show_progress=False)
 
 
-def run_script(name: str, arguments: list[str], output: Path) -> None:
-    """Run a command in this child process, with standard output and error in ``output.out`` and ``output.err``."""
+def redirect_output(output: Path) -> None:
+    """Write what this process prints to ``output.out`` and ``output.err``."""
     for stream, suffix in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(output.with_suffix(suffix), os.O_WRONLY | os.O_CREAT), stream)
+
+
+def run_script(name: str, arguments: list[str], output: Path, prepare: Callable[[], None] | None = None) -> None:
+    """Call ``prepare``, then run a command in this child process, which prints to ``output.out`` and ``output.err``."""
+    redirect_output(output)
+    if prepare is not None:
+        prepare()
     sys.argv = [name, *arguments]
+    sys.path.insert(0, str((SCRIPTS / name).parent))
     runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+
+
+def free_port() -> int:
+    """Return a port at which processes can meet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def join_group(rank: int, port: int) -> None:
+    """Make this process one of two that train together, as ``torchrun`` does."""
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
 
 
 def start_group(
@@ -86,9 +113,7 @@ def start_group(
     peer_timeout: timedelta = PEER_TIMEOUT,
 ) -> list[ForkServerProcess]:
     """Start two processes that train together, as ``torchrun`` does; each may have its own config."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     configs = config if isinstance(config, list) else [config, config]
     return [
         start(train_as_rank, rank, port, store.path, out, configs[rank], model_config, peer_timeout)
@@ -108,13 +133,7 @@ def train_as_rank(
     """Train as one of two processes; write the steps of each batch to ``OUT.RANK.npz``, or an error to ``….error``."""
     _prepare()
     distributed.PEER_TIMEOUT = peer_timeout
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    join_group(rank, port)
     sampled: list[np.ndarray] = []
     batch = BatchLoader.batch
 
