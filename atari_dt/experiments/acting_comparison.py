@@ -25,6 +25,7 @@ from atari_dt.experiments.acting_study import (
 from atari_dt.experiments.acting_variants import ActingPlan, ActingVariant
 from atari_dt.games.catalogue import find_game
 from atari_dt.hardware import find_device
+from atari_dt.methods.registry import load_model
 from atari_dt.model.checkpoint_config import CheckpointConfig
 from atari_dt.model.pretrained import checkpoint_updates, latest_checkpoint, read_checkpoint_config
 from atari_dt.training.training_run import find_hardware, installed_versions
@@ -155,6 +156,12 @@ def _find_settings(
 
 
 def _weights_sha256(checkpoint: Path) -> str:
+    """Return the hexadecimal digest of the file of a checkpoint's weights.
+
+    Raises:
+        InputError: If the checkpoint cannot be loaded.
+    """
+    load_model(checkpoint)  # the file of a damaged one may be of any size
     digest = hashlib.sha256()
     with (checkpoint / "model.safetensors").open("rb") as file:
         while block := file.read(1 << 20):

@@ -91,7 +91,7 @@ def test_tables_have_the_default_in_its_place_and_differences_from_it() -> None:
     ]
     assert [row[0] for row in tables["protocol"]] == ["protocol", "`dopamine` (default)", "bilinear frames"]
     assert tables["protocol"][2][4:6] == ["+0.0", "0.0 to 0.0"]
-    reasons = dict(tables["left-out"][1:])  # type: ignore[arg-type]
+    reasons = dict(tables["left-out"][1:])
     assert reasons["integer returns-to-go"] == "target return and rewards are integers anyway"
     settings = [" ".join(row) for row in tables["settings"]]
     assert "run runs/seed1, training seed 1, 800 updates, largest return of its data 41" in settings

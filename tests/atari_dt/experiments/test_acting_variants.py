@@ -80,8 +80,7 @@ def test_each_switch_of_the_original_is_played_alone_unless_it_has_no_effect(
     default = plan.variants[0]
     assert default.protocol.resolved(DATASET, config) == default.protocol
     sticky = dataset.get("sticky_actions", 0.25)
-    cache = "on" if config is FAST else "off"
-    assert default.protocol == EvaluationProtocol(sticky_actions=sticky, cache=cache)
+    assert default.protocol == EvaluationProtocol(sticky_actions=sticky, cache="on" if config is FAST else "off")
     assert default.sampling == Sampling()
 
 
