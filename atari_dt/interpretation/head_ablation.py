@@ -10,14 +10,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from atari_dt.config import ModelConfig
 from atari_dt.interpretation.attention import (
     AttentionByDistance,
     attention_by_distance,
@@ -90,6 +89,11 @@ class Ablation:
             return "all layers"
         return f"layer {self.layer + 1}" + ("" if self.head is None else f", head {self.head + 1}")
 
+    @property
+    def plays(self) -> bool:
+        """Whether an ablated model plays episodes in a study; uniform attention of single heads is only measured."""
+        return self.replacement == "mean" or self.head is None
+
     def apply(self, model: DecisionTransformer, means: Tensor) -> DecisionTransformer:
         """Return an ablated copy of a model, in evaluation mode. It cannot act with cached keys and values.
 
@@ -110,20 +114,19 @@ class Ablation:
         return ablated
 
 
-def list_ablations(config: ModelConfig) -> list[Ablation]:
+def list_ablations(num_layers: int, num_heads: int) -> list[Ablation]:
     """Return all ablations of a model: of each head, each layer and all layers, by mean and then by uniform attention.
 
     Args:
-        config: Config of the model.
+        num_layers: Number of layers.
+        num_heads: Number of heads in a layer.
     """
-    replacements: tuple[Replacement, ...] = ("mean", "uniform")
-    layers, heads = range(config.num_layers), range(config.num_heads)
     return [
         ablation
-        for replacement in replacements
+        for replacement in get_args(Replacement)
         for ablation in (
-            *(Ablation(replacement, layer, head) for layer in layers for head in heads),
-            *(Ablation(replacement, layer) for layer in layers),
+            *(Ablation(replacement, layer, head) for layer in range(num_layers) for head in range(num_heads)),
+            *(Ablation(replacement, layer) for layer in range(num_layers)),
             Ablation(replacement),
         )
     ]

@@ -81,7 +81,8 @@ def trace_episodes(
     context_length = find_method(model.config).window_length(model.config)
     if play.max_steps < context_length:
         raise InputError(f"`max_steps` must be at least {context_length}, the model's context length")
-    target_returns, played_index = _traced_target_returns(model, return_multiple, return_percentile, target_return)
+    target_return = played_target_return(model, return_multiple, return_percentile, target_return)
+    target_returns, played_index = _traced_target_returns(model, target_return)
     if play.protocol.cache == "on":
         raise InputError("`cache` must be 'auto' or 'off': episodes are traced without a cache")
     protocol = dataclasses.replace(play.protocol, cache="off").resolved(dataset, model.config)
@@ -283,13 +284,23 @@ def _make_policy(model: PretrainedModel, play: PlayConfig, target_returns: Float
     )
 
 
-def _traced_target_returns(
+def played_target_return(
     model: PretrainedModel,
-    return_multiple: float | None,
-    return_percentile: int | None,
-    target_return: float | None,
-) -> tuple[Floats, int]:
-    """Return the traced target returns, ascending, and the index of the played one."""
+    return_multiple: float | None = None,
+    return_percentile: int | None = None,
+    target_return: float | None = None,
+) -> float | None:
+    """Return the target return that a model plays under, in the dataset's reward units; None for a model without one.
+
+    Args:
+        model: Model that knows its dataset.
+        return_multiple: Target return as a multiple of the dataset's largest return; 1 by default.
+        return_percentile: Target return as a percentile of the dataset's episode returns, instead of a multiple.
+        target_return: Target return in the dataset's reward units, instead of a multiple.
+
+    Raises:
+        InputError: If more than one is given, one is out of range, or the model has no target return.
+    """
     dataset = model.require_dataset()
     num_given = sum(given is not None for given in (return_multiple, return_percentile, target_return))
     if not model.config.conditioned:
@@ -298,7 +309,7 @@ def _traced_target_returns(
                 f"{model.config.title} has no target return; omit `return_multiple`, `return_percentile` and "
                 "`target_return`"
             )
-        return np.zeros(1, dtype=np.float32), 0
+        return None
     if num_given > 1:
         raise InputError("set only one of `return_multiple`, `return_percentile` and `target_return`")
     if return_percentile is not None:
@@ -306,7 +317,14 @@ def _traced_target_returns(
     elif target_return is None:
         (target_return,) = compute_target_returns(dataset, [1.0 if return_multiple is None else return_multiple])
     check_target_returns([target_return])
-    played = np.float32(target_return)
+    return target_return
+
+
+def _traced_target_returns(model: PretrainedModel, target_return: float | None) -> tuple[Floats, int]:
+    """Return the traced target returns, ascending, and the index of the played one."""
+    if target_return is None:
+        return np.zeros(1, dtype=np.float32), 0
+    dataset, played = model.require_dataset(), np.float32(target_return)
     if dataset.max_return is not None and dataset.max_return > 0:
         grid = compute_target_returns(dataset, GRID_MULTIPLES)
     else:  # no positive largest return to multiply: a grid centered on the played target return

@@ -179,8 +179,8 @@ class WindowPredictor:
         if steps is None:
             logits = output.action_logits[torch.arange(num_rows, device=self._device), newest_steps]
         attentions = output.attentions and tuple(weights[:num_rows] for weights in output.attentions)
-        inputs = (values[:num_rows] for values in (state_tokens, *context))
-        return ForwardPass(*inputs, logits, attentions)
+        actions, returns_to_go, timesteps = (values[:num_rows] for values in context)
+        return ForwardPass(state_tokens[:num_rows], actions, returns_to_go, timesteps, logits, attentions)
 
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self._device)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,11 @@ from atari_dt.interpretation.head_ablation import (
     measure_effect,
     observe,
 )
+from atari_dt.interpretation.head_ablation_contexts import ContextRecorder
 from atari_dt.model.decision_transformer import DecisionTransformer
-from atari_dt.policies.decision_transformer import DecisionTransformerPolicy
+from atari_dt.policies.decision_transformer import DecisionTransformerPolicy, PolicyStep
+from atari_dt.policies.predictors import ForwardPass
+from atari_dt.policies.protocol import EvaluationProtocol
 from tests.atari_dt.models import DATASET, use_fast_encoder
 
 K, LAYERS, HEADS, DIM, NUM_ACTIONS = 2, 2, 2, 8, 4
@@ -136,7 +140,7 @@ def test_every_ablation_equals_a_forward_pass_by_hand(conditioning: Conditioning
     intact, outputs = forward_by_hand(model, contexts)
     means = outputs.mean(0)
     assert torch.allclose(observed.means.double(), means.flatten(2), atol=1e-5)
-    ablations = list_ablations(model.config)
+    ablations = list_ablations(LAYERS, HEADS)
     assert len(set(ablations)) == len(ablations) == 2 * (LAYERS * HEADS + LAYERS + 1)
     for ablation in ablations:
         actual = log_probabilities(ablation.apply(model, observed.means), contexts)
@@ -159,7 +163,8 @@ def test_a_head_with_a_constant_output_has_no_effect_by_its_mean() -> None:
     observed = observe(model, contexts)
     for ablation in (Ablation("mean", 1, 1), Ablation("uniform", 1, 1)):
         effect = measure_effect(model, contexts, observed, ablation)
-        assert (effect.agreement, effect.divergence) == (1, pytest.approx(0, abs=1e-9))
+        assert effect.agreement == 1
+        assert effect.divergence == pytest.approx(0, abs=1e-9)
     assert measure_effect(model, contexts, observed, Ablation("mean", 1, 0)).divergence > 1e-6
 
 
@@ -180,6 +185,66 @@ def test_ablating_all_heads_of_a_layer_ablates_the_layer() -> None:
     assert torch.equal(by_layer, log_probabilities(model, contexts))
     assert not torch.equal(by_layer, intact)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_attention_of_a_model_without_queries_is_uniform() -> None:
+    model, contexts = make_model(), make_contexts()
+    attention = observe(Ablation("uniform").apply(model, torch.empty(0)), contexts).attention
+    assert attention.entropy == pytest.approx(math.log(3 * K - 1), rel=1e-5)
+    assert attention.mean_distance == pytest.approx(3 / 5)  # three tokens of the step before, two of the newest
+    assert (observe(model, contexts).attention.entropy < math.log(3 * K - 1) - 1e-4).all()
+
+
+def test_the_recorded_contexts_give_the_probabilities_that_were_played_with() -> None:
+    model = make_model("return", FAST)
+    protocol = EvaluationProtocol(cache="off")
+    policy = DecisionTransformerPolicy(model, 2, protocol, keep_last_step=True)
+    recorder = ContextRecorder(policy, K, max_contexts=100, seed=0)
+    envs = np.arange(2)
+    recorder.start(envs, np.array([3, 5], dtype=np.float32), envs)
+    rng, expected = np.random.default_rng(0), []
+    for step in range(5):
+        playing = envs if step < 4 else envs[:1]  # the second episode is over after four steps
+        states = rng.integers(0, 256, (len(playing), 4, 84, 84), dtype=np.uint8)
+        recorder.act(playing, states, rng.integers(0, 2, len(playing)).astype(np.float32))
+        assert policy.last_step is not None
+        if step >= K - 1:
+            expected.append(policy.last_step.probabilities)
+    contexts = recorder.contexts()
+    assert len(contexts) == 2 * 3 + 1
+    assert torch.allclose(
+        log_probabilities(model, contexts).exp(), torch.from_numpy(np.concatenate(expected)), atol=1e-5
+    )
+
+
+class CountingPolicy:
+    """Stands in for a policy of one environment: every step is a full context, and its number is its return-to-go."""
+
+    def __init__(self) -> None:
+        self.num_steps = 0
+
+    @property
+    def last_step(self) -> PolicyStep:
+        one = torch.full((1, 1), float(self.num_steps))
+        inputs = ForwardPass(one[..., None], one[:, :0].long(), one, one.long(), one, None)
+        return PolicyStep(np.ones(1, np.int64), inputs, np.ones((1, 1)))
+
+    def act(self, env_indices: Any, states: Any, rewards: Any) -> Any:
+        self.num_steps += 1
+        return np.zeros(1, np.int64)
+
+
+def test_every_context_is_equally_likely_to_be_recorded() -> None:
+    counts = np.zeros(6)
+    for seed in range(300):
+        recorder = ContextRecorder(cast(DecisionTransformerPolicy, CountingPolicy()), 1, max_contexts=2, seed=seed)
+        for _ in range(6):
+            recorder.act(np.zeros(1, np.int64), np.zeros(1, np.uint8), np.zeros(1, np.float32))
+        numbers = recorder.contexts().returns_to_go[:, 0].long() - 1
+        assert len(set(numbers.tolist())) == 2
+        counts[numbers] += 1
+    deviation = math.sqrt(300 * 1 / 3 * 2 / 3)
+    assert np.abs(counts - 100).max() < 4 * deviation
 
 
 def test_a_model_with_edited_heads_refuses_a_cache() -> None:
