@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DOCS = Path(__file__).parents[1] / "docs"
 
 STUDIES = {
+    "acting": "atari_dt.experiments.acting_study",
     "sweep": "atari_dt.experiments.archive",
 }
 """Modules whose function ``read_study`` reads the files of a type."""

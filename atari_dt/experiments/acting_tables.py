@@ -57,9 +57,6 @@ def _question_table(study: ActingStudy, question: Question) -> list[list[str]]:
     rows = [[*header, "steps", "truncated", "random policy"]]
     for result in study.of_question(question):
         summary, lengths = summarize(result.scores), result.lengths
-        difference = difference_from_default(study, result)
-        interval = () if difference.interval is None else map(format_number, difference.interval)
-        is_default = result.variant.question == "default"
         truncated = int((lengths >= study.settings.max_steps).sum())
         rows.append(
             [
@@ -68,14 +65,20 @@ def _question_table(study: ActingStudy, question: Question) -> list[list[str]]:
                 format_score(summary),
                 format_number(summary.interquartile_mean),
                 format_interval(summary),
-                "" if is_default else f"{round(difference.value, 1) + 0.0:+.1f}",
-                "" if is_default else " to ".join(interval),
+                *(("", "") if result.variant.question == "default" else _difference_cells(study, result)),
                 f"{np.mean(lengths):,.0f}",
                 f"{truncated} of {len(lengths)}",
                 format_number(result.random_mean),
             ]
         )
     return rows
+
+
+def _difference_cells(study: ActingStudy, result: VariantResult) -> tuple[str, str]:
+    """Return the difference from the default and its interval, which is empty where it is unknown."""
+    difference = difference_from_default(study, result)
+    interval = () if difference.interval is None else map(format_number, difference.interval)
+    return f"{round(difference.value, 1) + 0.0:+.1f}", " to ".join(interval)
 
 
 def _settings_table(study: ActingStudy) -> list[list[str]]:
