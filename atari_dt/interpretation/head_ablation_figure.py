@@ -14,7 +14,7 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.image import AxesImage
 
 from atari_dt.interpretation.head_ablation import Replacement
-from atari_dt.interpretation.head_ablation_study import AblationResult, Doubles, HeadStudy, rank_correlation
+from atari_dt.interpretation.head_ablation_results import AblationResult, Doubles, HeadResults, rank_correlation
 from atari_dt.rendering.figures import to_png
 
 _SMALLEST = 1e-5  # nats; smaller divergences are drawn as this one, since a logarithmic scale has no 0
@@ -24,41 +24,41 @@ _TITLES: dict[Replacement, str] = {"mean": "output replaced by its mean", "unifo
 _NUM_LABELS = 5  # heads of the scatter plot that are named
 
 
-def draw_study(study: HeadStudy) -> bytes:
+def draw_effects(results: HeadResults) -> bytes:
     """Draw the effect of each ablation as the content of a PNG file.
 
     Heat maps show the divergence of the actions for each head and layer, a scatter plot the divergence over the entropy
     of the head's attention, and, if the ablated models played, a row of points the change in their scores.
     """
-    played = [result for result in study.results if result.scores is not None]
-    layers, heads = study.settings.num_layers, study.settings.num_heads
+    played = [result for result in results.ablations if result.scores is not None]
+    layers, heads = results.settings.num_layers, results.settings.num_heads
     width, height = 6.2 + 0.75 * (heads + 1), 1.9 + 0.34 * (layers + 1)
     height = max(height, 3.4)
     figure = Figure(figsize=(width, height + (2.6 if played else 0)), layout="constrained")
     rows = 2 if played else 1
     grid = GridSpec(rows, 3, figure, width_ratios=(3, 3, 2.4), height_ratios=(height, 2.6)[:rows])
     left, right = (figure.add_subplot(grid[0, column]) for column in range(2))
-    largest = max(result.effect.divergence for result in study.results)
+    largest = max(result.effect.divergence for result in results.ablations)
     norm = LogNorm(_SMALLEST * 10, max(largest, _SMALLEST * 100), clip=True)
     images = [
-        _draw_heat_map(axes, study, replacement, norm)
+        _draw_heat_map(axes, results, replacement, norm)
         for axes, replacement in zip((left, right), get_args(Replacement), strict=True)
     ]
     left.set_ylabel("layer")
     figure.colorbar(images[0], ax=[left, right], label="KL(intact ‖ ablated) (nats)", shrink=0.9, pad=0.01)
     colors = mpl.colormaps["viridis"](np.linspace(0, 0.85, layers))
-    _draw_scatter(figure.add_subplot(grid[0, 2]), study, colors)
+    _draw_scatter(figure.add_subplot(grid[0, 2]), results, colors)
     if played:
-        _draw_scores(figure.add_subplot(grid[1, :]), study, played, colors)
-    figure.suptitle(f"{study.settings.title}: what happens to the actions without each head", fontsize=11)
+        _draw_scores(figure.add_subplot(grid[1, :]), results, played, colors)
+    figure.suptitle(f"{results.settings.title}: what happens to the actions without each head", fontsize=11)
     return to_png(figure)
 
 
-def _draw_heat_map(axes: Axes, study: HeadStudy, replacement: Replacement, norm: LogNorm) -> AxesImage:
+def _draw_heat_map(axes: Axes, results: HeadResults, replacement: Replacement, norm: LogNorm) -> AxesImage:
     """Draw the divergence of each head, layer and all layers, with the share of the contexts whose action stays."""
-    layers, heads = study.settings.num_layers, study.settings.num_heads
+    layers, heads = results.settings.num_layers, results.settings.num_heads
     values = np.full((layers + 1, heads + 1), np.nan)
-    for result in study.results:
+    for result in results.ablations:
         ablation = result.ablation
         if ablation.replacement != replacement:
             continue
@@ -79,26 +79,26 @@ def _draw_heat_map(axes: Axes, study: HeadStudy, replacement: Replacement, norm:
     return image
 
 
-def _draw_scatter(axes: Axes, study: HeadStudy, colors: Any) -> None:
+def _draw_scatter(axes: Axes, results: HeadResults, colors: Any) -> None:
     """Draw the divergence of each head's mean ablation over the entropy of its attention."""
-    divergence = np.maximum(study.by_head("mean"), _SMALLEST)
+    divergence = np.maximum(results.by_head("mean"), _SMALLEST)
     for layer, color in enumerate(colors):
-        axes.plot(study.entropy[layer], divergence[layer], "o", color=color, label=f"layer {layer + 1}")
+        axes.plot(results.entropy[layer], divergence[layer], "o", color=color, label=f"layer {layer + 1}")
     for index in np.argsort(-divergence, axis=None, kind="stable")[:_NUM_LABELS]:
         layer, head = np.unravel_index(index, divergence.shape)
         axes.annotate(
             f"{layer + 1}.{head + 1}",
-            (float(study.entropy[layer, head]), float(divergence[layer, head])),
+            (float(results.entropy[layer, head]), float(divergence[layer, head])),
             xytext=(0, 6),
             textcoords="offset points",
             ha="center",
             fontsize=8,
         )
-    uniform = math.log(study.settings.num_tokens)
-    axes.axvline(uniform, color="0.5", linestyle=":", label=f"uniform (ln {study.settings.num_tokens})")
+    uniform = math.log(results.settings.num_tokens)
+    axes.axvline(uniform, color="0.5", linestyle=":", label=f"uniform (ln {results.settings.num_tokens})")
     axes.set_yscale("log")
     axes.set(xlabel="entropy of the head's attention (nats)", ylabel="KL without the head (nats)")
-    axes.set_title(f"layer.head, rank correlation {_signed_correlation(study.entropy, divergence)}", fontsize=10)
+    axes.set_title(f"layer.head, rank correlation {_signed_correlation(results.entropy, divergence)}", fontsize=10)
     axes.margins(x=0.25, y=0.15)
     axes.legend(fontsize=7)
     axes.spines[["top", "right"]].set_visible(False)
@@ -108,13 +108,13 @@ def _signed_correlation(a: Doubles, b: Doubles) -> str:
     return f"{rank_correlation(a, b):+.2f}".replace("-", "−")
 
 
-def _draw_scores(axes: Axes, study: HeadStudy, played: list[AblationResult], colors: Any) -> None:
+def _draw_scores(axes: Axes, results: HeadResults, played: list[AblationResult], colors: Any) -> None:
     """Draw the change in score of each ablation that was played, with its interval."""
-    order = sorted(played, key=lambda each: _place(each, study.settings.num_layers, study.settings.num_heads))
+    order = sorted(played, key=lambda each: _place(each, results.settings.num_layers, results.settings.num_heads))
     labels, marked = [], set()
     for position, result in enumerate(order):
         ablation = result.ablation
-        difference = study.score_change(result)
+        difference = results.score_change(result)
         assert difference is not None
         color = "black" if ablation.layer is None else colors[ablation.layer]
         group = _TITLES["mean"] if ablation.replacement == "mean" else _TITLES["uniform"]
@@ -143,7 +143,7 @@ def _draw_scores(axes: Axes, study: HeadStudy, played: list[AblationResult], col
             text.set_rotation(90)
     axes.set_xlim(-0.7, len(order) - 0.3)
     axes.set(ylabel="change in score (points)")
-    episodes = study.settings.episodes
+    episodes = results.settings.episodes
     axes.set_title(
         f"change in the interquartile mean of {episodes} episodes with the same emulator seeds, 95% interval",
         fontsize=9,

@@ -20,7 +20,8 @@ from atari_dt.games.catalogue import find_game
 from atari_dt.hardware import find_device, keep_freed_memory, translate_out_of_memory
 from atari_dt.interpretation.head_ablation import Contexts, list_ablations, measure_effect, observe
 from atari_dt.interpretation.head_ablation_contexts import ContextRecorder
-from atari_dt.interpretation.head_ablation_study import AblationResult, HeadStudy, HeadStudySettings, read_study_file
+from atari_dt.interpretation.head_ablation_results import AblationResult, HeadResults, HeadSettings, read_results
+from atari_dt.interpretation.head_ablation_study import HeadStudy
 from atari_dt.interpretation.tracing import played_target_return
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.model.pretrained import latest_checkpoint, read_checkpoint_config
@@ -94,37 +95,37 @@ def ablate_heads(
             ablations = list_ablations(settings.num_layers, settings.num_heads)
             bar = ProgressBar(ablations, unit="ablation", desc="measuring", leave=False, disable=not show_progress)
             effects = [measure_effect(model, contexts, observed, ablation) for ablation in bar]
-        results = [AblationResult(*pair) for pair in zip(ablations, effects, strict=True)]
-        study = HeadStudy(
+        results = HeadResults(
             settings=settings,
             num_contexts=len(contexts),
             scores=intact_scores,
             entropy=observed.attention.entropy,
             mean_distance=observed.attention.mean_distance,
-            results=tuple(results),
+            ablations=tuple(AblationResult(*pair) for pair in zip(ablations, effects, strict=True)),
             command=command,
             date=date,
             hardware=find_hardware(device),
             versions=installed_versions(),
         )
         if earlier is not None:
-            study = _continue(study, earlier, out)
-        _write(out, study)
+            results = _continue(results, earlier, out)
+        _write(out, results)
         played = [index for index, ablation in enumerate(ablations) if ablation.plays] if scores else []
-        missing = [index for index in played if study.results[index].scores is None]
+        missing = [index for index in played if results.ablations[index].scores is None]
         target = 0.0 if settings.target_return is None else settings.target_return
         for index in ProgressBar(missing, unit="ablation", desc="playing", disable=not (missing and show_progress)):
             ablated = ablations[index].apply(model, observed.means)
             (result,) = evaluate(ablated, [target], play, num_envs=_NUM_ENVS, show_progress=False)
-            study = study.with_scores(index, tuple(result.scores.tolist()))
-            _write(out, study)
+            results = results.with_scores(index, tuple(result.scores.tolist()))
+            _write(out, results)
+        study = HeadStudy(results)
         atomic_write(out / FIGURE_FILE, study.figures()[""])
     return study
 
 
 def _load(
     run_directory: Path, play: PlayConfig, max_contexts: int, target: tuple[float | None, int | None, float | None]
-) -> tuple[DecisionTransformer, HeadStudySettings]:
+) -> tuple[DecisionTransformer, HeadSettings]:
     """Return the model of a run, and the settings of its study; the last argument is that of `played_target_return`."""
     checkpoint = latest_checkpoint(run_directory)
     config = read_checkpoint_config(checkpoint).model
@@ -142,7 +143,7 @@ def _load(
     dataset = model.require_dataset()
     environment = play.environment(dataset)
     parts = [part for part in checkpoint.absolute().parts if part not in ("checkpoints", "training")]
-    settings = HeadStudySettings(
+    settings = HeadSettings(
         game=find_game(dataset.game).name,
         method=config.method,
         run="/".join(parts[-2:]),
@@ -163,7 +164,7 @@ def _load(
 
 
 def _play_intact(
-    model: DecisionTransformer, settings: HeadStudySettings, play: PlayConfig, show_progress: bool
+    model: DecisionTransformer, settings: HeadSettings, play: PlayConfig, show_progress: bool
 ) -> tuple[tuple[float, ...], Contexts]:
     """Play episodes with the intact model; return their scores, and a sample of their contexts."""
     dataset = model.require_dataset()
@@ -195,38 +196,38 @@ def _study_directory(out: Path) -> Iterator[None]:
             out.rmdir()
 
 
-def _read_earlier(out: Path, settings: HeadStudySettings) -> HeadStudy | None:
-    """Return the unfinished study in a directory, or None if there is none.
+def _read_earlier(out: Path, settings: HeadSettings) -> HeadResults | None:
+    """Return the results of the unfinished study in a directory, or None if there is none.
 
     Raises:
         InputError: If the study is finished, or has other settings.
     """
     if not os.path.lexists(out / STUDY_FILE):
         return None
-    earlier = read_study_file(out / STUDY_FILE)
+    earlier = read_results(out / STUDY_FILE)
     if differences := earlier.settings.differences(settings):
         raise InputError(f"{out} holds a study with other settings: {differences}; choose another directory")
-    if (out / FIGURE_FILE).exists() and all(result.scores for result in earlier.results if result.ablation.plays):
+    if (out / FIGURE_FILE).exists() and all(result.scores for result in earlier.ablations if result.ablation.plays):
         raise InputError(f"{out} holds the finished study already; choose another directory or delete it first")
     return earlier
 
 
-def _continue(study: HeadStudy, earlier: HeadStudy, out: Path) -> HeadStudy:
-    """Return a study with the scores of an earlier one.
+def _continue(results: HeadResults, earlier: HeadResults, out: Path) -> HeadResults:
+    """Return results with the scores of earlier ones.
 
     Raises:
         InputError: If the intact model scores otherwise, so that the scores are not comparable.
     """
-    if earlier.scores != study.scores:
+    if earlier.scores != results.scores:
         raise InputError(
             f"the intact model does not score as it did for {out / STUDY_FILE}, which another version or machine may "
             "have written; choose another directory"
         )
-    for index, result in enumerate(earlier.results):
+    for index, result in enumerate(earlier.ablations):
         if result.scores is not None:
-            study = study.with_scores(index, result.scores)
-    return study
+            results = results.with_scores(index, result.scores)
+    return results
 
 
-def _write(out: Path, study: HeadStudy) -> None:
-    atomic_write(out / STUDY_FILE, json.dumps(study.to_json(), indent=1, allow_nan=False) + "\n")
+def _write(out: Path, results: HeadResults) -> None:
+    atomic_write(out / STUDY_FILE, json.dumps(results.to_json(), indent=1, allow_nan=False) + "\n")

@@ -19,7 +19,8 @@ from atari_dt.evaluation.evaluator import evaluate
 from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.interpretation import head_ablation_run
 from atari_dt.interpretation.head_ablation import attention_layers
-from atari_dt.interpretation.head_ablation_study import HeadStudy, rank_correlation, read_study, read_study_file
+from atari_dt.interpretation.head_ablation_results import HeadResults, rank_correlation, read_results
+from atari_dt.interpretation.head_ablation_study import HeadStudy, read_study
 from atari_dt.method_config import CQLConfig
 from atari_dt.model import DatasetInfo, DecisionTransformer
 from atari_dt.model.q_network import QNetwork
@@ -47,48 +48,48 @@ def heads_run(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def study(heads_run: Path) -> HeadStudy:
-    return read_study_file(heads_run.parent / "heads" / "heads.json")
+def results(heads_run: Path) -> HeadResults:
+    return read_results(heads_run.parent / "heads" / "heads.json")
 
 
-def test_the_models_play_the_same_episodes(heads_run: Path, study: HeadStudy) -> None:
+def test_the_models_play_the_same_episodes(heads_run: Path, results: HeadResults) -> None:
     assert {path.name for path in (heads_run.parent / "heads").iterdir()} == {"heads.json", "heads.png"}
     assert (heads_run.parent / "heads" / "heads.png").read_bytes().startswith(b"\x89PNG")
-    assert study.num_contexts == 7  # of 8 full contexts
+    assert results.num_contexts == 7  # of 8 full contexts
     model = DecisionTransformer.from_pretrained(heads_run / "checkpoints" / "update-00000007")
     target = 0.5 * model.require_dataset().max_return  # type: ignore[operator]
     play = PlayConfig(EvaluationProtocol(cache="off"), episodes=1, max_steps=9, seed=3)
     (intact,) = evaluate(model, [target], play, show_progress=False)
-    assert study.settings.target_return == target
-    assert study.scores == tuple(intact.scores)
-    assert [(each.ablation.replacement, each.ablation.layer, each.ablation.head) for each in study.results] == [
+    assert results.settings.target_return == target
+    assert results.scores == tuple(intact.scores)
+    assert [(each.ablation.replacement, each.ablation.layer, each.ablation.head) for each in results.ablations] == [
         *(("mean", 0, 0), ("mean", 0, 1), ("mean", 0, None), ("mean", None, None)),
         *(("uniform", 0, 0), ("uniform", 0, 1), ("uniform", 0, None), ("uniform", None, None)),
     ]
-    assert [each.scores is None for each in study.results] == [*[False] * 4, True, True, False, False]
-    assert all(each.effect.divergence > 0 for each in study.results)
-    layer, whole = study.find("mean", 0), study.find("mean")
+    assert [each.scores is None for each in results.ablations] == [*[False] * 4, True, True, False, False]
+    assert all(each.effect.divergence > 0 for each in results.ablations)
+    layer, whole = results.find("mean", 0), results.find("mean")
     assert dataclasses.replace(layer, ablation=whole.ablation) == whole  # there is only one layer
-    assert study.command.startswith("python scripts/ablate_heads.py heads0/run --out heads0/heads --episodes 1")
-    assert str(heads_run.parent) not in json.dumps(study.to_json())
+    assert results.command.startswith("python scripts/ablate_heads.py heads0/run --out heads0/heads --episodes 1")
+    assert str(heads_run.parent) not in json.dumps(results.to_json())
 
 
-def test_tables_show_every_layer_and_head(study: HeadStudy) -> None:
-    results = [dataclasses.replace(each, scores=(3.0, 9.0) if each.scores else None) for each in study.results]
-    study = dataclasses.replace(study, scores=(1.0, 2.0), results=tuple(results))
+def test_tables_show_every_layer_and_head(results: HeadResults) -> None:
+    played = [dataclasses.replace(each, scores=(3.0, 9.0) if each.scores else None) for each in results.ablations]
+    study = HeadStudy(dataclasses.replace(results, scores=(1.0, 2.0), ablations=tuple(played)))
     layers, heads = study.tables()["layers"], study.tables()["heads"]
     assert [row[0] for row in layers] == ["ablated", "layer 1", "all layers"]
     assert layers[1][3] == layers[1][6] == "+4.5 (+2.0 to +7.0)"  # from 1 and 2 points to 3 and 9
     assert [row[0] for row in heads] == ["head", "layer 1, head 1", "layer 1, head 2"]
-    assert heads[1][1] == f"{study.entropy[0, 0]:.2f}"
-    assert heads[2][3] == f"{100 * study.find('mean', 0, 1).effect.agreement:.1f}%"
+    assert heads[1][1] == f"{results.entropy[0, 0]:.2f}"
+    assert heads[2][3] == f"{100 * results.find('mean', 0, 1).effect.agreement:.1f}%"
     assert {len(row) for row in heads} == {7}
 
 
 def test_an_interrupted_study_continues(
-    heads_run: Path, study: HeadStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    heads_run: Path, results: HeadResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = study.to_json()
+    content = results.to_json()
     kept = [0, 2, 3]
     for index, entry in enumerate(content["ablations"]):
         entry["scores"] = [70.0 + index] if index in kept else None
@@ -104,11 +105,11 @@ def test_an_interrupted_study_continues(
     monkeypatch.setattr(head_ablation_run, "evaluate", play)
     monkeypatch.setattr(HeadStudy, "figures", lambda _: {"": b"figure"})
     assert call(monkeypatch, "ablate_heads.py", heads_run, "--out", out, *OPTIONS) == 0
-    continued = read_study_file(out / "heads.json")
+    continued = read_results(out / "heads.json")
     scores = [(70,), (1,), (72,), (73,), None, None, (2,), (3,)]
-    assert [each.scores for each in continued.results] == scores
-    assert [each.effect for each in continued.results] == [each.effect for each in study.results]
-    assert np.array_equal(continued.entropy, study.entropy)
+    assert [each.scores for each in continued.ablations] == scores
+    assert [each.effect for each in continued.ablations] == [each.effect for each in results.ablations]
+    assert np.array_equal(continued.entropy, results.entropy)
     attentions = [attention_layers(model)[0] for model in models]
     assert [attention.edit_heads is None for attention in attentions] == [False, True, True]
     assert [bool(attention.qkv.weight[:16].any()) for attention in attentions] == [True, False, False]
@@ -116,7 +117,7 @@ def test_an_interrupted_study_continues(
 
 def test_other_studies_are_not_overwritten(
     heads_run: Path,
-    study: HeadStudy,
+    results: HeadResults,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -132,7 +133,7 @@ def test_other_studies_are_not_overwritten(
     assert call(monkeypatch, "ablate_heads.py", heads_run, "--out", out, *OPTIONS) == 1
     assert "holds no ablation of heads" in capsys.readouterr().err
     assert (out / "heads.json").read_text() == "{}"
-    (out / "heads.json").write_text(json.dumps({**study.to_json(), "scores": [5.0]}))
+    (out / "heads.json").write_text(json.dumps({**results.to_json(), "scores": [5.0]}))
     assert call(monkeypatch, "ablate_heads.py", heads_run, "--out", out, *OPTIONS) == 1
     assert "the intact model does not score as it did" in capsys.readouterr().err
 
@@ -166,9 +167,9 @@ def test_rank_correlation_equals_that_of_scipy() -> None:
     assert rank_correlation(a, np.ones((4, 6))) == 0
 
 
-def test_damaged_studies_are_errors_or_valid(study: HeadStudy) -> None:
-    content = json.loads(json.dumps(study.to_json()))
-    assert read_study(content).to_json() == study.to_json()
+def test_damaged_studies_are_errors_or_valid(results: HeadResults) -> None:
+    content = json.loads(json.dumps(results.to_json()))
+    assert read_study(content).results.to_json() == results.to_json()
     num_errors = 0
     for path in _paths({**content, "ablations": content["ablations"][:1]}):
         for value in HOSTILE_VALUES[::7]:
@@ -179,7 +180,7 @@ def test_damaged_studies_are_errors_or_valid(study: HeadStudy) -> None:
                 target = target[key]
             target[last] = value
             try:
-                json.dumps(read_study(damaged).to_json()).encode()
+                json.dumps(read_study(damaged).results.to_json()).encode()
             except (InputError, ValueError, KeyError, TypeError):
                 num_errors += 1
     assert num_errors > 150
