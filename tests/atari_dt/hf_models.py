@@ -34,14 +34,14 @@ def small_hf_model(config: HFDecisionTransformerConfig = SMALL) -> HFDecisionTra
     return model.eval()
 
 
-def load_plain(path: Path) -> tuple[Any, Any]:
+def load_plain(path: Path, **options: Any) -> tuple[Any, Any]:
     """Load a checkpoint with transformers alone; return the model and what transformers says about the weights."""
     from transformers import DecisionTransformerModel
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     untyped: Any = DecisionTransformerModel  # its annotations do not know what ``output_loading_info`` adds
-    model, info = untyped.from_pretrained(path, output_loading_info=True)
+    model, info = untyped.from_pretrained(path, output_loading_info=True, **options)
     return model, info
 
 

@@ -135,6 +135,20 @@ def test_a_checkpoint_survives_a_round_trip_through_transformers(
         assert torch.equal(again.scale, model.scale)
 
 
+def test_transformers_loads_half_precision_as_the_card_says(model: HFDecisionTransformer, tmp_path: Path) -> None:
+    model.weights_dtype = torch.bfloat16
+    model.save_pretrained(tmp_path / "half", repo_id="somebody/breakout")
+    again = load_model(tmp_path / "half").state_dict()
+    text = ModelCard.load(tmp_path / "half" / "README.md").text
+    assert 'DecisionTransformerModel.from_pretrained("somebody/breakout", dtype="float32")' in text
+    plain, info = load_plain(tmp_path / "half", dtype="float32")
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    for name, tensor in plain.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, again[f"transformer.{name}"])
+
+
 def test_the_card_says_how_transformers_loads_the_model(
     model: HFDecisionTransformer, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
