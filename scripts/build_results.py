@@ -21,6 +21,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 STUDIES = {
     "acting": "atari_dt.experiments.acting_study",
     "sweep": "atari_dt.experiments.archive",
+    "heads": "atari_dt.interpretation.head_ablation_study",
 }
 """Modules whose function ``read_study`` reads the files of a type."""
 

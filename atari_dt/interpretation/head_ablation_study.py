@@ -12,6 +12,8 @@ from atari_dt.interpretation.head_ablation import Replacement
 from atari_dt.interpretation.head_ablation_results import AblationResult, HeadResults, rank_correlation
 from atari_dt.rendering.tables import align_columns
 
+_REPLACED_BY: dict[Replacement, str] = {"mean": "mean output", "uniform": "uniform attention"}
+
 
 @dataclass(frozen=True)
 class HeadStudy:
@@ -40,24 +42,23 @@ class HeadStudy:
             f"{rank_correlation(values, self.results.by_head('mean')):+.2f} with the {name}"
             for name, values in (("entropy", self.results.entropy), ("mean distance", self.results.mean_distance))
         )
-        scores = self.results.scores
-        intact = f"interquartile mean of {len(scores)} episodes {interquartile_mean(np.array(scores)):.1f}"
         lines = [
             *(f"{align_columns(table)}\n" for table in self.tables().values()),
-            f"intact model: {settings.title}, {intact} points",
+            f"{settings.title}; scores are interquartile means of {settings.episodes} episodes",
             f"rank correlation of KL without a head: {correlations} of its attention",
             f"({self.results.num_contexts:,} contexts of {settings.context_length} steps)",
         ]
         return "\n".join(lines)
 
     def _layers_table(self) -> list[list[str]]:
-        header = ["ablated"]
-        for name in ("mean output", "uniform attention"):
-            header += [f"{name}: same action", "KL (nats)", "change in score"]
-        rows = [header]
+        rows = [["ablated", "by", "same action", "KL (nats)", "score", "change in score"]]
+        rows.append(["nothing", "", "", "", _format_score(self.results.scores), ""])
         for layer in (*range(self.results.settings.num_layers), None):
-            results = [self.results.find(replacement, layer) for replacement in get_args(Replacement)]
-            rows.append([results[0].ablation.name, *(cell for result in results for cell in self._cells(result))])
+            for replacement in get_args(Replacement):
+                result = self.results.find(replacement, layer)
+                *effect, change = self._cells(result)
+                score = "" if result.scores is None else _format_score(result.scores)
+                rows.append([result.ablation.name, _REPLACED_BY[replacement], *effect, score, change])
         return rows
 
     def _heads_table(self) -> list[list[str]]:
@@ -103,4 +104,9 @@ def format_divergence(nats: float) -> str:
 
 def format_signed(points: float) -> str:
     """Return a difference of scores with its sign, such as ``"−1.5"``."""
-    return f"{points + 0:+.1f}".replace("-", "−")  # + 0 turns -0.0 into 0.0
+    return f"{round(points, 1) + 0:+.1f}".replace("-", "−")  # + 0 turns -0.0 into 0.0
+
+
+def _format_score(scores: tuple[float, ...]) -> str:
+    """Return the interquartile mean of scores as text."""
+    return f"{interquartile_mean(np.array(scores)):.1f}"

@@ -78,8 +78,11 @@ def test_tables_show_every_layer_and_head(results: HeadResults) -> None:
     played = [dataclasses.replace(each, scores=(3.0, 9.0) if each.scores else None) for each in results.ablations]
     study = HeadStudy(dataclasses.replace(results, scores=(1.0, 2.0), ablations=tuple(played)))
     layers, heads = study.tables()["layers"], study.tables()["heads"]
-    assert [row[0] for row in layers] == ["ablated", "layer 1", "all layers"]
-    assert layers[1][3] == layers[1][6] == "+4.5 (+2.0 to +7.0)"  # from 1 and 2 points to 3 and 9
+    names = ["ablated", "nothing", "layer 1", "layer 1", "all layers", "all layers"]
+    assert [row[0] for row in layers] == names
+    assert layers[1][4:] == ["1.5", ""]
+    assert layers[3][4:] == ["6.0", "+4.5 (+2.0 to +7.0)"]  # from 1 and 2 points to 3 and 9
+    assert {len(row) for row in layers} == {6}
     assert [row[0] for row in heads] == ["head", "layer 1, head 1", "layer 1, head 2"]
     assert heads[1][1] == f"{results.entropy[0, 0]:.2f}"
     assert heads[2][3] == f"{100 * results.find('mean', 0, 1).effect.agreement:.1f}%"
