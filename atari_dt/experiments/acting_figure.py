@@ -45,7 +45,7 @@ def _draw_targets(axes: Axes, study: ActingStudy, results: list[VariantResult]) 
     low, high = min(0.0, targets.min()), targets.max()
     axes.plot([low, high], [low, high], color="0.6", linestyle="--", label="achieved = target")
     best = float(np.mean([run.max_return for run in settings.runs]))
-    axes.axhline(best, color="tab:green", linewidth=1, label=f"data, best ({best:g})")
+    axes.axhline(best, color="tab:green", linewidth=1, label=f"data, best ({best:.4g})")
     known = [run.mean_return for run in settings.runs if run.mean_return is not None]
     if known:
         mean = float(np.mean(known))
@@ -53,7 +53,7 @@ def _draw_targets(axes: Axes, study: ActingStudy, results: list[VariantResult]) 
     for target, each in zip(targets, results, strict=True):
         points = [interquartile_mean(returns) for returns in each.returns]
         axes.plot(np.full(len(points), target), points, ".", color="tab:blue", alpha=0.5)
-    axes.errorbar(targets, means, errors, color="tab:blue", marker="o", capsize=3, label="IQM, 95% interval; seeds")
+    axes.errorbar(targets, means, errors, color="tab:blue", marker="o", capsize=3, label="IQM, 95% interval, seeds")
     axes.set(xlabel="target return", ylabel="achieved return", title=f"{settings.game}: achieved and target return")
     tops = [best, means.max(), max(interval[1] for interval in intervals)]
     axes.set_ylim(top=1.2 * max(tops) if max(tops) > 0 else None)  # the diagonal may leave the panel
