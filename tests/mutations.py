@@ -9,10 +9,11 @@ import os
 import random
 import shutil
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from isal import isal_zlib
 
 from replay_data.sources.tfrecord import write_record
 
@@ -139,7 +140,7 @@ def damage_gzip(content: bytes, rng: random.Random) -> bytes:
     """Change the compressed content and compress it again; sometimes replace it by gigabytes of zeros."""
     inner = gzip.decompress(content)
     if rng.random() < 0.02:
-        zeros = zlib.compressobj(9, zlib.DEFLATED, 31)
+        zeros = isal_zlib.compressobj(1, isal_zlib.DEFLATED, 31)  # 50 times as fast as zlib
         inner = inner[: rng.randrange(len(inner) + 1)]
         return zeros.compress(inner) + b"".join(zeros.compress(bytes(1 << 20)) for _ in range(64)) + zeros.flush()
     if inner.startswith(b"\x93NUMPY") and rng.random() < 0.5:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests import hostile_files
+from tests.atari_dt.training.processes import join, redirect_output, start
+
+
+def _damage_files(directory: Path, num_mutations: int, targets: tuple[str, ...], output: Path) -> None:
+    redirect_output(output)
+    hostile_files.main(directory, 0, num_mutations, list(targets))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory and time as Linux does")
@@ -19,10 +24,10 @@ ROOT = Path(__file__).parents[1]
 )
 def test_damaged_files_are_errors_or_valid(tmp_path: Path, targets: tuple[str, ...], num_mutations: int) -> None:
     """A process of its own reads the files, because its memory is limited."""
-    command = [sys.executable, "-m", "tests.hostile_files", str(tmp_path), "0", str(num_mutations), *targets]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 0, result.stderr
-    report = json.loads(result.stdout)
+    output = tmp_path / "report"
+    process = start(_damage_files, tmp_path / "files", num_mutations, targets, output)
+    assert join([process], timeout=300) == [0], output.with_suffix(".err").read_text()
+    report = json.loads(output.with_suffix(".out").read_text())
     assert report["failures"] == {}
     outcomes = [key.split(" | ") for key in report["counts"]]
     assert sum(report["counts"].values()) == num_mutations
