@@ -120,8 +120,8 @@ def plan_ablation(
         ``seconds``, ``update_times.json``.
 
     Raises:
-        InputError: If there is no budget, one has no number of updates, or ``out`` is of another reference; or as in
-            `ablation_runs` and `find_update_times`.
+        InputError: If there is no budget, one has no number of updates, or ``out`` is of another reference or lacks its
+            times; or as in `ablation_runs` and `find_update_times`.
     """
     ablation_runs(base, context_lengths, seeds)  # checks the arguments before anything is measured
     assert isinstance(base.model, ModelConfig)
@@ -147,6 +147,8 @@ def plan_ablation(
                 )
             updates = {length: equal_states(length, reference_length, reference_updates) for length in context_lengths}
             if budget == "seconds":
+                if "seconds" in saved.runs and not (out / TIMES_FILE).exists():
+                    raise InputError(f"{out} lacks its {TIMES_FILE}; restore the file, or choose another `out`")
                 times = find_update_times(store, base, context_lengths, out, show_progress)
                 updates = {length: times.equal_updates(length, reference_updates) for length in context_lengths}
                 files[TIMES_FILE] = _format_json(times.to_json())

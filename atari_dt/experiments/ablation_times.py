@@ -8,6 +8,7 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,7 +216,7 @@ def measure_update_times(
         with (
             translate_out_of_memory(compute.device, base.model.describe_sizes(base.training.batch_size)),
             translate_compile_errors(),
-            torch._dynamo.config.patch(recompile_limit=len(models) + torch._dynamo.config.recompile_limit),
+            _allow_compilations(compute, len(models)),
             ProgressBar(
                 total=ROUNDS * len(models), unit="turn", desc="timing updates", disable=not show_progress
             ) as bar,
@@ -228,6 +229,16 @@ def measure_update_times(
     finally:
         torch.set_num_threads(num_threads)
     return {length: statistics.median(times) for length, times in seconds.items()}
+
+
+def _allow_compilations(compute: Compute, num_networks: int) -> AbstractContextManager[None]:
+    """Let one process compile several networks; a network that PyTorch's limit keeps from it would end in an error."""
+    if not compute.compiled:
+        return nullcontext()
+    from torch._dynamo import config  # slow to import, and needed only to compile
+
+    patch: AbstractContextManager[None] = config.patch(recompile_limit=config.recompile_limit + num_networks)
+    return patch
 
 
 def _make_learner(store: TrajectoryStore, model: ModelConfig, training: TrainingConfig, compute: Compute) -> Learner:

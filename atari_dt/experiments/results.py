@@ -160,9 +160,31 @@ class RunGroup:
         return float(np.median([costs.seconds_per_update for costs in self.costs]))
 
     @property
+    def training_minutes(self) -> float | None:
+        """Mean over the seeds of the time of all updates, in minutes; None in older runs."""
+        return _mean_of_known([costs.training_seconds for costs in self.costs], 1 / 60)
+
+    @property
+    def training_pflop(self) -> float | None:
+        """Mean over the seeds of the floating-point operations of all updates, in 10^15; None in older runs."""
+        flops = [
+            None
+            if result.updates is None or costs.flops_per_update is None
+            else result.updates * costs.flops_per_update
+            for result, costs in zip(self.results, self.costs, strict=True)
+        ]
+        return _mean_of_known(flops, 1e-15)
+
+    @property
     def evaluation_steps_per_s(self) -> float:
         """Median over the seeds of the speed of the evaluation, in steps per second."""
         return float(np.median([costs.evaluation_steps_per_s for costs in self.costs]))
+
+
+def _mean_of_known(values: Sequence[float | None], factor: float) -> float | None:
+    """Return the mean of numbers times a factor; None if one of them is unknown."""
+    known = [value for value in values if value is not None]
+    return factor * float(np.mean(known)) if len(known) == len(values) else None
 
 
 def _scores(targets: Sequence[Sequence[TargetResult]], target_index: int) -> list[npt.NDArray[np.float64]]:
@@ -264,7 +286,10 @@ def _recipe_settings() -> set[str]:
     return {name for ingredient in INGREDIENTS.values() for name in (*ingredient.model, *ingredient.training)}
 
 
-_UNLABELED = ("seed", "warmup_tokens", "final_tokens", "epochs", "threads", *ARITHMETIC_SETTINGS)
+_UNLABELED = (
+    *("seed", "warmup_tokens", "final_tokens", "epochs", "checkpoint_every", "log_every", "threads"),
+    *ARITHMETIC_SETTINGS,
+)
 """Settings that follow from other settings, or that may differ within a group."""
 
 

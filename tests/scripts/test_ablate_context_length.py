@@ -14,6 +14,17 @@ from tests.scripts.commands import (
     [
         ("--data {store} --out {tmp}/new --context-length 5", "use --context-lengths, --seeds"),
         ("--data {store} --out {tmp}/new --seed 5", "--seed would be the same in all runs"),
+        ("--data {store} --out {tmp}/new --equal updates --context-length 5", "use --context-lengths, --seeds"),
+        (
+            "--data {store} --out {tmp}/new --equal states",
+            "--equal states needs --max-updates, the number of updates of",
+        ),
+        (
+            "--data {store} --out {tmp}/new --equal seconds --context-length 5",
+            "needs --max-updates, the number of updates of a run with K = 5",
+        ),
+        ("--data {store} --out {tmp}/new --equal seconds --max-updates 5 --batch-size 500", "a batch of 500 is larger"),
+        ("--data {store} --out {tmp}/new --equal", "--equal must name at least one of updates, states, seconds"),
         ("--data {store} --out {tmp}/new --context-lengths 0", "must be at least 1, not 0"),
         ("--data {store} --out {tmp}/new --jobs 0", "jobs must be at least 1, not 0"),
         ("--data {store} --out {tmp}/new --threads 0", "threads must be at least 1, not 0"),
