@@ -9,10 +9,10 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
-from matplotlib.gridspec import GridSpec
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.image import AxesImage
 
+from atari_dt.evaluation.statistics import interquartile_mean
 from atari_dt.interpretation.head_ablation import Replacement
 from atari_dt.interpretation.head_ablation_results import AblationResult, Doubles, HeadResults, rank_correlation
 from atari_dt.rendering.figures import to_png
@@ -20,6 +20,8 @@ from atari_dt.rendering.figures import to_png
 _SMALLEST = 1e-5  # nats; smaller divergences are drawn as this one, since a logarithmic scale has no 0
 
 _TITLES: dict[Replacement, str] = {"mean": "output replaced by its mean", "uniform": "attention made uniform"}
+
+_SCORES_HEIGHT = 2.6  # inches
 
 _NUM_LABELS = 5  # heads of the scatter plot that are named
 
@@ -32,12 +34,12 @@ def draw_effects(results: HeadResults) -> bytes:
     """
     played = [result for result in results.ablations if result.scores is not None]
     layers, heads = results.settings.num_layers, results.settings.num_heads
-    width, height = 6.2 + 0.75 * (heads + 1), 1.9 + 0.34 * (layers + 1)
-    height = max(height, 3.4)
-    figure = Figure(figsize=(width, height + (2.6 if played else 0)), layout="constrained")
-    rows = 2 if played else 1
-    grid = GridSpec(rows, 3, figure, width_ratios=(3, 3, 2.4), height_ratios=(height, 2.6)[:rows])
-    left, right = (figure.add_subplot(grid[0, column]) for column in range(2))
+    width, height = max(6.2 + 0.75 * (heads + 1), 11), max(1.9 + 0.34 * (layers + 1), 3.4)
+    figure = Figure(figsize=(width, height + (_SCORES_HEIGHT if played else 0)), layout="constrained")
+    top: FigureBase = figure
+    if played:
+        top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, _SCORES_HEIGHT))[:, 0]
+    left, right, scatter = top.subplots(1, 3, width_ratios=(3, 3, 2.4))
     largest = max(result.effect.divergence for result in results.ablations)
     norm = LogNorm(_SMALLEST * 10, max(largest, _SMALLEST * 100), clip=True)
     images = [
@@ -45,12 +47,13 @@ def draw_effects(results: HeadResults) -> bytes:
         for axes, replacement in zip((left, right), get_args(Replacement), strict=True)
     ]
     left.set_ylabel("layer")
-    figure.colorbar(images[0], ax=[left, right], label="KL(intact ‖ ablated) (nats)", shrink=0.9, pad=0.01)
+    label = "KL(intact ‖ ablated) (nats)\nin cells: same most likely action"
+    top.colorbar(images[0], ax=[left, right], label=label, shrink=0.9, pad=0.01)
     colors = mpl.colormaps["viridis"](np.linspace(0, 0.85, layers))
-    _draw_scatter(figure.add_subplot(grid[0, 2]), results, colors)
+    _draw_scatter(scatter, results, colors)
     if played:
-        _draw_scores(figure.add_subplot(grid[1, :]), results, played, colors)
-    figure.suptitle(f"{results.settings.title}: what happens to the actions without each head", fontsize=11)
+        _draw_scores(bottom.subplots(), results, played, colors)
+    top.suptitle(f"{results.settings.title}: how the actions change without each head", fontsize=11)
     return to_png(figure)
 
 
@@ -117,7 +120,7 @@ def _draw_scores(axes: Axes, results: HeadResults, played: list[AblationResult],
         difference = results.score_change(result)
         assert difference is not None
         color = "black" if ablation.layer is None else colors[ablation.layer]
-        group = _TITLES["mean"] if ablation.replacement == "mean" else _TITLES["uniform"]
+        group = _TITLES[ablation.replacement]
         marker = "o" if ablation.replacement == "mean" else "D"
         error = None
         if difference.interval is not None:
@@ -134,8 +137,7 @@ def _draw_scores(axes: Axes, results: HeadResults, played: list[AblationResult],
             label=None if group in marked else group,
         )
         marked.add(group)
-        layer = "all layers" if ablation.layer is None else f"layer {ablation.layer + 1}"
-        labels.append(layer if ablation.head is None else str(ablation.head + 1))
+        labels.append(str(ablation.head + 1) if ablation.head is not None else ablation.name)
     axes.axhline(0, color="0.5", linewidth=0.8)
     axes.set_xticks(range(len(order)), labels, fontsize=7)
     for text, result in zip(axes.get_xticklabels(), order, strict=True):
@@ -143,11 +145,9 @@ def _draw_scores(axes: Axes, results: HeadResults, played: list[AblationResult],
             text.set_rotation(90)
     axes.set_xlim(-0.7, len(order) - 0.3)
     axes.set(ylabel="change in score (points)")
-    episodes = results.settings.episodes
-    axes.set_title(
-        f"change in the interquartile mean of {episodes} episodes with the same emulator seeds, 95% interval",
-        fontsize=9,
-    )
+    score = interquartile_mean(np.array(results.scores))
+    episodes = f"{results.settings.episodes} episodes (intact: {score:.1f})"
+    axes.set_title(f"change in the interquartile mean of {episodes}, 95% interval; numbers: heads", fontsize=10)
     axes.legend(fontsize=7)
     axes.spines[["top", "right"]].set_visible(False)
 
