@@ -169,6 +169,7 @@ class SweepArchive:
 
     def write(self, out: Path) -> None:
         """Write the files of the sweep's directory that a report reads."""
+        out.mkdir(exist_ok=True)
         (out / COMMANDS_FILE).write_text("".join(f"{command}\n" for command in self.commands))
         for name, content in ((ABLATION_FILE, self.ablation), (TIMES_FILE, self.update_times)):
             if content is not None:
