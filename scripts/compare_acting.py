@@ -62,6 +62,7 @@ def main() -> None:
         check_writable(options.figure)
     from atari_dt.evaluation.play_config import PlayConfig
     from atari_dt.experiments.acting_comparison import compare_acting
+    from atari_dt.experiments.acting_study import ActingStudy
     from atari_dt.experiments.acting_variants import plan_variants
     from atari_dt.rendering.tables import align_columns
     from replay_data.storage.atomic import atomic_write
@@ -74,7 +75,8 @@ def main() -> None:
         with_protocol=options.protocol_settings,
     )
     play = PlayConfig(episodes=options.episodes, max_steps=options.max_steps, seed=options.seed, device=options.device)
-    study = compare_acting(options.run_directories, options.out, plan_for, play, sys.argv, num_envs=options.num_envs)
+    runs = options.run_directories
+    study = ActingStudy(compare_acting(runs, options.out, plan_for, play, sys.argv, num_envs=options.num_envs))
     for table in study.tables().values():
         print(f"\n{align_columns(table)}")
     print(f"\nwritten: {options.out}")

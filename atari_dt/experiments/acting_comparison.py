@@ -14,8 +14,8 @@ from atari_dt.config import describe_differences
 from atari_dt.environment.rom import rom_sha256
 from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.evaluation.run_evaluation import evaluate_runs
-from atari_dt.experiments.acting_study import (
-    ActingStudy,
+from atari_dt.experiments.acting_results import (
+    ActingComparison,
     ComparedRun,
     ComparisonSession,
     ComparisonSettings,
@@ -48,7 +48,7 @@ def compare_acting(
     *,
     num_envs: int = 16,
     show_progress: bool = True,
-) -> ActingStudy:
+) -> ActingComparison:
     """Play every variant that ``out`` does not have yet, and write ``out`` after each.
 
     Args:
@@ -73,9 +73,9 @@ def compare_acting(
     plan = plan_for(configs)
     settings = _find_settings(checkpoints, configs, play)
     check_writable(out)
-    study = _read_earlier(out, settings)
-    results = () if study is None else study.results
-    sessions = () if study is None else study.sessions
+    comparison = _read_earlier(out, settings)
+    results = () if comparison is None else comparison.results
+    sessions = () if comparison is None else comparison.sessions
     earlier = {result.variant.name for result in results}
     pending = [variant for variant in plan.variants if variant.name not in earlier]
     today = datetime.date.today().isoformat()
@@ -90,10 +90,10 @@ def compare_acting(
             message = f"{kept}; the same command continues" if kept else "nothing was kept"
             raise KeyboardInterrupt(message) from None
         results = (*results, result)
-        study = ActingStudy(settings, (*sessions, session), plan.left_out, results)
-        atomic_write(out, json.dumps(study.to_json()) + "\n")
-    assert study is not None  # the default is in the file or was pending
-    return study
+        comparison = ActingComparison(settings, (*sessions, session), plan.left_out, results)
+        atomic_write(out, json.dumps(comparison.to_json()) + "\n")
+    assert comparison is not None  # the default is in the file or was pending
+    return comparison
 
 
 def _play(
@@ -169,27 +169,27 @@ def _weights_sha256(checkpoint: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_earlier(out: Path, settings: ComparisonSettings) -> ActingStudy | None:
-    """Return the study in ``out``; None if there is no such file.
+def _read_earlier(out: Path, settings: ComparisonSettings) -> ActingComparison | None:
+    """Return the comparison in ``out``; None if there is no such file.
 
     Raises:
         InputError: If the file is of something else, or of other settings.
     """
     try:
-        study = ActingStudy.from_json(read_json_file(out))
+        comparison = ActingComparison.from_json(read_json_file(out))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, InputError) as error:
         raise InputError(
             f"{out} holds no comparison of ways to act ({summarize_error(error)}); choose another `out`"
         ) from error
-    runs = [(run.name, run.weights_sha256) for run in study.settings.runs]
+    runs = [(run.name, run.weights_sha256) for run in comparison.settings.runs]
     if runs != [(run.name, run.weights_sha256) for run in settings.runs]:
         names = ", ".join(name for name, _ in runs)
         raise InputError(f"{out} compares ways to act of other runs ({names}); choose another `out`")
-    if differences := describe_differences(study.settings.to_json(), settings.to_json(), ignore=("runs", "model")):
+    if differences := describe_differences(comparison.settings.to_json(), settings.to_json(), ignore=("runs", "model")):
         raise InputError(f"{out} has results of other settings: {differences}; use the same, or choose another `out`")
-    return study
+    return comparison
 
 
 def _format_command(words: Sequence[str]) -> str:

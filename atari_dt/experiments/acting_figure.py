@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from atari_dt.evaluation.statistics import bootstrap_interval, interquartile_mean
-from atari_dt.experiments.acting_study import ActingStudy, VariantResult
+from atari_dt.experiments.acting_results import ActingComparison, VariantResult
 from atari_dt.experiments.acting_tables import difference_from_default, name_variant
 from atari_dt.experiments.acting_variants import Question
 from atari_dt.rendering.figures import to_png
@@ -15,7 +15,7 @@ from atari_dt.rendering.figures import to_png
 _COLORS: dict[Question, str] = {"sampling": "tab:purple", "protocol": "tab:orange"}
 
 
-def study_figure(study: ActingStudy) -> bytes:
+def comparison_figure(comparison: ActingComparison) -> bytes:
     """Draw returns over target returns, and beside them the differences of the other variants from the default.
 
     Each panel is left out if its variants were not played.
@@ -23,21 +23,23 @@ def study_figure(study: ActingStudy) -> bytes:
     Returns:
         Content of a PNG file.
     """
-    targets = study.of_question("target")
-    bars = [(question, each) for question in _COLORS for each in study.results if each.variant.question == question]
+    targets = comparison.of_question("target")
+    bars = [
+        (question, each) for question in _COLORS for each in comparison.results if each.variant.question == question
+    ]
     widths = [4.6] * (len(targets) > 1) + [6.4] * bool(bars)
     figure = Figure(figsize=(sum(widths), max(4.2, 0.42 * len(bars) + 1.4)), layout="constrained")
     panels = list(np.atleast_1d(figure.subplots(1, len(widths), width_ratios=widths)))
     if len(targets) > 1:
-        _draw_targets(panels[0], study, targets)
+        _draw_targets(panels[0], comparison, targets)
     if bars:
-        _draw_differences(panels[-1], study, bars)
+        _draw_differences(panels[-1], comparison, bars)
     return to_png(figure)
 
 
-def _draw_targets(axes: Axes, study: ActingStudy, results: list[VariantResult]) -> None:
+def _draw_targets(axes: Axes, comparison: ActingComparison, results: list[VariantResult]) -> None:
     """Draw the interquartile mean of the returns over the target return, with 95% intervals and a point per seed."""
-    settings = study.settings
+    settings = comparison.settings
     targets = np.array([each.target_return for each in results], dtype=np.float64)
     means = np.array([interquartile_mean(np.concatenate(each.returns)) for each in results])
     intervals = [bootstrap_interval(each.returns) or (mean, mean) for each, mean in zip(results, means, strict=True)]
@@ -61,14 +63,14 @@ def _draw_targets(axes: Axes, study: ActingStudy, results: list[VariantResult]) 
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_differences(axes: Axes, study: ActingStudy, bars: list[tuple[Question, VariantResult]]) -> None:
+def _draw_differences(axes: Axes, comparison: ActingComparison, bars: list[tuple[Question, VariantResult]]) -> None:
     """Draw a horizontal bar with a 95% interval for each variant, the first one on top."""
     for position, (question, result) in enumerate(bars):
-        difference = difference_from_default(study, result)
+        difference = difference_from_default(comparison, result)
         low, high = difference.interval or (difference.value, difference.value)
         axes.barh(position, difference.value, color=_COLORS[question], alpha=0.6)
         axes.plot([low, high], [position, position], color="black", linewidth=1.5, solid_capstyle="butt")
-    axes.set_yticks(range(len(bars)), [name_variant(study, result, question) for question, result in bars])
+    axes.set_yticks(range(len(bars)), [name_variant(comparison, result, question) for question, result in bars])
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set(xlabel="difference from the default (points, IQM, 95% interval)", title="Sampling and protocol")

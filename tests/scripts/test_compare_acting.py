@@ -14,6 +14,7 @@ import atari_dt.experiments.acting_comparison
 from atari_dt.evaluation.evaluator import evaluate
 from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.evaluation.results import Evaluation, EvaluationResult
+from atari_dt.experiments.acting_results import ActingComparison
 from atari_dt.experiments.acting_study import ActingStudy, read_study
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.policies.protocol import PROTOCOLS
@@ -31,8 +32,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return directory / "seed0", directory / "seed1"
 
 
-def read(path: Path) -> ActingStudy:
-    return read_study(json.loads(path.read_text()))
+def read(path: Path) -> ActingComparison:
+    return read_study(json.loads(path.read_text())).comparison
 
 
 def test_the_models_play_as_the_evaluator_does(

@@ -12,15 +12,15 @@ from matplotlib.figure import Figure
 
 import atari_dt.experiments.acting_figure
 from atari_dt.config import ModelConfig
-from atari_dt.experiments.acting_study import (
-    ActingStudy,
+from atari_dt.experiments.acting_results import (
+    ActingComparison,
     ComparedRun,
     ComparisonSession,
     ComparisonSettings,
     RunEpisodes,
     VariantResult,
-    read_study,
 )
+from atari_dt.experiments.acting_study import ActingStudy, read_study
 from atari_dt.experiments.acting_variants import ActingVariant, plan_variants
 from atari_dt.experiments.study import StudyReader
 from atari_dt.model.checkpoint_config import CheckpointConfig
@@ -51,7 +51,7 @@ def played(variant: ActingVariant) -> VariantResult:
 
 
 RUNS = tuple(ComparedRun(f"runs/seed{i}", f"{i}f", i, 800, "ab", 40.0 + i, 10.0) for i in (0, 1))
-STUDY = ActingStudy(
+COMPARISON = ActingComparison(
     settings=ComparisonSettings("Breakout", True, MODEL, RUNS, 4, 100, 0, "cd"),
     sessions=(
         ComparisonSession(
@@ -61,11 +61,12 @@ STUDY = ActingStudy(
     left_out=PLAN.left_out,
     results=tuple(map(played, VARIANTS)),
 )
+STUDY = ActingStudy(COMPARISON)
 
 
 def test_a_file_keeps_every_value() -> None:
     reader: StudyReader = read_study
-    content = json.loads(json.dumps(STUDY.to_json()))
+    content = json.loads(json.dumps(COMPARISON.to_json()))
     assert (content["type"], content["format_version"]) == ("acting", 1)
     assert reader(content) == STUDY
 
@@ -117,11 +118,11 @@ def test_the_figure_shows_returns_and_differences(monkeypatch: pytest.MonkeyPatc
         "bilinear frames",
     ]
 
-    only_sampling = dataclasses.replace(STUDY, results=STUDY.results[:2])
+    only_sampling = ActingStudy(dataclasses.replace(COMPARISON, results=COMPARISON.results[:2]))
     assert only_sampling.figures() == {"": b"png"}
     assert len(drawn[1].axes) == 1
     assert list(only_sampling.tables()) == ["sampling", "left-out", "settings"]
-    assert dataclasses.replace(STUDY, results=STUDY.results[:1]).figures() == {}
+    assert ActingStudy(dataclasses.replace(COMPARISON, results=COMPARISON.results[:1])).figures() == {}
 
 
 @pytest.mark.parametrize(
@@ -138,12 +139,18 @@ def test_the_figure_shows_returns_and_differences(monkeypatch: pytest.MonkeyPatc
         (("results", 1, "variant", "question"), "why", "question is 'why', not one of"),
         (("results", 1, "variant", "protocol", "frames"), "wide", "frames is 'wide', not one of"),
         (("results", 1, "variant", "sampling", "temperature"), -1, "`temperature` must be 0"),
+        (
+            ("results", 1, "runs", 0, "target_return"),
+            None,
+            "its models and its episodes differ in whether they",
+        ),
+        (("settings", "model", "conditioning"), "none", "its models and its episodes differ in whether they"),
         (("results", 1, "runs", 0, "scores"), [1.0, 2.0], "temperature-0 has other numbers"),
         (("results", 1, "runs", 0, "scores", 1), "high", "scores is 'high', not of type float"),
     ],
 )
 def test_damaged_files_are_refused(path: tuple[str | int, ...], value: object, message: str) -> None:
-    content: Any = json.loads(json.dumps(STUDY.to_json()))
+    content: Any = json.loads(json.dumps(COMPARISON.to_json()))
     place = content
     for key in path[:-1]:
         place = place[key]
