@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file
 
 from atari_dt.methods import load_model
@@ -91,6 +91,28 @@ def test_a_value_model_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         torch.equal(again[name], weight.half().float() if weight.ndim >= 2 else weight)
         for name, weight in weights.items()
     )
+
+
+def test_the_card_of_an_upload_says_how_to_download_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub's own code runs between the command and these two requests."""
+    uploaded: dict[str, str] = {}
+
+    def create_repo(self: HfApi, repo_id: str, **options: object) -> object:
+        return type("Repo", (), {"repo_id": repo_id})
+
+    def upload_folder(self: HfApi, repo_id: str, folder_path: Path, **options: object) -> str:
+        uploaded[repo_id] = (Path(folder_path) / "README.md").read_text()
+        return "https://hub/commit"
+
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    assert call(monkeypatch, "push_to_hub.py", run, "--repo-id", "ann/breakout", "--license", "mit") == 0
+    assert uploaded.keys() == {"ann/breakout"}
+    assert (
+        "hf download ann/breakout --local-dir breakout\npython scripts/evaluate.py breakout\n"
+        in uploaded["ann/breakout"]
+    )
+    assert "The weights have the license mit." in uploaded["ann/breakout"]
 
 
 @pytest.mark.parametrize(
