@@ -16,7 +16,7 @@ QUESTIONS: dict[Question, str] = {"sampling": "sampling", "target": "target retu
 
 _DEFAULT_LABELS: dict[Question, str] = {
     "sampling": "temperature 1 (default)",
-    "protocol": "`dopamine` (default)",
+    "protocol": "dopamine (default)",
 }
 
 
@@ -94,5 +94,5 @@ def _settings_table(comparison: ActingComparison) -> list[list[str]]:
     rows.append(["units of returns", "clipped rewards" if settings.reward_clipping else "points"])
     for session in comparison.sessions:
         device = session.hardware.gpu or f"{session.hardware.cpu}, {session.hardware.cores} cores"
-        rows.append([session.date, f"`{session.command}` on {device}"])
+        rows.append([f"played on {session.date}", f"{session.command} ({device})"])
     return rows

@@ -90,13 +90,13 @@ def test_tables_have_the_default_in_its_place_and_differences_from_it() -> None:
         ["40.5 (1×), default", "5.5 ± 1.5", "11.0 ± 3.0"],
         ["80.5 (2×)", "10.5 ± 1.5", "16.0 ± 3.0"],
     ]
-    assert [row[0] for row in tables["protocol"]] == ["protocol", "`dopamine` (default)", "bilinear frames"]
+    assert [row[0] for row in tables["protocol"]] == ["protocol", "dopamine (default)", "bilinear frames"]
     assert tables["protocol"][2][4:6] == ["+0.0", "0.0 to 0.0"]
     reasons = dict(tables["left-out"][1:])
     assert reasons["integer returns-to-go"] == "target return and rewards are integers anyway"
     settings = [" ".join(row) for row in tables["settings"]]
     assert "run runs/seed1, training seed 1, 800 updates, largest return of its data 41" in settings
-    assert "2026-01-31 `python scripts/compare_acting.py a b` on A CPU, 2 cores" in settings
+    assert "played on 2026-01-31 python scripts/compare_acting.py a b (A CPU, 2 cores)" in settings
 
 
 def test_the_figure_shows_returns_and_differences(monkeypatch: pytest.MonkeyPatch) -> None:
