@@ -97,7 +97,8 @@ class HeadSettings:
 
         def flatten(settings: HeadSettings) -> dict[str, object]:
             content = dataclasses.asdict(settings)
-            return {**content, **content.pop("protocol"), **content.pop("sampling")}
+            protocol, sampling = content.pop("protocol"), content.pop("sampling")
+            return {**content, **protocol, **sampling}
 
         return describe_differences(flatten(self), flatten(other))
 

@@ -126,7 +126,12 @@ def ablate_heads(
 def _load(
     run_directory: Path, play: PlayConfig, max_contexts: int, target: tuple[float | None, int | None, float | None]
 ) -> tuple[DecisionTransformer, HeadSettings]:
-    """Return the model of a run, and the settings of its study; the last argument is that of `played_target_return`."""
+    """Return the model of a run, and the settings of its study.
+
+    Args:
+        run_directory, play, max_contexts: As in `ablate_heads`.
+        target: Multiple, percentile and number of the target return, as in `played_target_return`.
+    """
     checkpoint = latest_checkpoint(run_directory)
     config = read_checkpoint_config(checkpoint).model
     if not isinstance(config, ModelConfig):
@@ -182,7 +187,9 @@ def _play_intact(
 @contextmanager
 def _study_directory(out: Path) -> Iterator[None]:
     """Create and lock the directory of a study; remove it again if nothing was written."""
-    if not (out / STUDY_FILE).exists():
+    partial = f".{STUDY_FILE}.partial-"
+    killed = out.is_dir() and all(path.name.startswith(partial) for path in out.iterdir())  # before the first file
+    if not killed and not (out / STUDY_FILE).exists():
         check_new_directory(out)
     out.mkdir(parents=True, exist_ok=True)
     try:

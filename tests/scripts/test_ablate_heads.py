@@ -128,10 +128,18 @@ def test_other_studies_are_not_overwritten(
     finished = heads_run.parent / "heads"
     assert call(monkeypatch, "ablate_heads.py", heads_run, "--out", finished, *OPTIONS) == 1
     assert "holds the finished study already" in capsys.readouterr().err
-    assert call(monkeypatch, "ablate_heads.py", heads_run, "--out", finished, *OPTIONS, "--seed", 4) == 1
-    assert "other settings: seed (was 3, is 4); choose another directory" in capsys.readouterr().err
+    assert (
+        call(monkeypatch, "ablate_heads.py", heads_run, "--out", finished, *OPTIONS, "--seed", 4, "--noop-max", 2) == 1
+    )
+    assert (
+        "other settings: seed (was 3, is 4), noop_max (was 0, is 2); choose another directory"
+        in capsys.readouterr().err
+    )
     out = tmp_path / "heads"
     out.mkdir()
+    (out / "notes.txt").touch()
+    assert call(monkeypatch, "ablate_heads.py", heads_run, "--out", out, *OPTIONS) == 1
+    assert f"{out} exists already" in capsys.readouterr().err
     (out / "heads.json").write_text("{}")
     assert call(monkeypatch, "ablate_heads.py", heads_run, "--out", out, *OPTIONS) == 1
     assert "holds no ablation of heads" in capsys.readouterr().err
