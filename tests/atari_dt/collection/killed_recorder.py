@@ -1,9 +1,8 @@
-"""Record, and be killed again and again while writing: ``python killed_recorder.py OUT SEED...``.
+"""Record, and be killed again and again while writing.
 
 Every session resumes the one before it and dies by SIGKILL at a random rename, fsync or removal, until one completes
 the recording. After each session, the log must consist of complete buffers and at most one buffer whose frames are
-missing. The recording of a seed is in OUT/SEED. Prints the number of sessions for each seed. This process runs no
-threads, so that it can fork.
+missing.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter  # noqa: F401 (imported once here, not in every session)
 
 from tests.atari_dt.collection.recordings import record_breakout
+from tests.atari_dt.training.processes import redirect_output
 
 FILES_PER_BUFFER = 7
 
@@ -53,7 +52,17 @@ def buffer_index(name: str) -> str:
     return name.rsplit("_ckpt.")[1].split(".")[0]
 
 
-def main(out: Path, seed: int) -> int:
+def record_all(out: Path, seeds: list[str], output: Path) -> None:
+    """Make the recording of each seed in ``out/SEED``, and print the numbers of sessions to ``output.out``.
+
+    The process that calls this runs no threads, so that it can fork.
+    """
+    redirect_output(output)
+    for seed in seeds:
+        print(record_in_sessions(out / seed, int(seed)))
+
+
+def record_in_sessions(out: Path, seed: int) -> int:
     """Record in sessions until one completes the recording; return their number."""
     rng = random.Random(seed)
     for session in range(1, 1000):
@@ -73,8 +82,3 @@ def main(out: Path, seed: int) -> int:
         assert all(num_files[index] == FILES_PER_BUFFER for index in with_frames), num_files
         assert len(num_files) <= len(with_frames) + 1, num_files
     raise AssertionError("no session completed the recording")
-
-
-if __name__ == "__main__":
-    for argument in sys.argv[2:]:
-        print(main(Path(sys.argv[1]) / argument, int(argument)))

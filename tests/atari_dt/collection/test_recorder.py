@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Generator
 from itertools import count, islice
 from pathlib import Path
@@ -30,6 +28,7 @@ from replay_data.sources.dopamine_reader import DopamineLog
 from replay_data.sources.dopamine_sidecar import BufferSidecar
 from replay_data.sources.dopamine_writer import DopamineLogWriter
 from replay_data.storage.locks import exclusive_lock
+from tests.atari_dt.collection.killed_recorder import record_all
 from tests.atari_dt.collection.recordings import (
     BREAKOUT,
     ROWS,
@@ -39,9 +38,8 @@ from tests.atari_dt.collection.recordings import (
     read_episodes,
     record_breakout,
 )
+from tests.atari_dt.training.processes import join, start
 from tests.replay_data.recordings import build, circular_memory, same
-
-ROOT = Path(__file__).parents[3]
 
 
 def test_recording_holds_what_was_played(complete: Path) -> None:
@@ -81,10 +79,9 @@ def test_recording_holds_what_was_played(complete: Path) -> None:
 def test_killed_recorder_resumes_bit_for_bit(complete: Path, tmp_path: Path) -> None:
     """Sessions that die at random moments leave complete buffers, and together the bytes of one that never died."""
     seeds = ["1", "2"]
-    command = [sys.executable, "-m", "tests.atari_dt.collection.killed_recorder", str(tmp_path), *seeds]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    for seed, num_sessions in zip(seeds, done.stdout.split(), strict=True):
+    output = tmp_path / "sessions"
+    assert join([start(record_all, tmp_path, seeds, output)]) == [0], output.with_suffix(".err").read_text()
+    for seed, num_sessions in zip(seeds, output.with_suffix(".out").read_text().split(), strict=True):
         assert int(num_sessions) >= 10
         assert log_files(tmp_path / seed) == log_files(complete)
         assert [path.name for path in (tmp_path / seed / "Breakout/1/checkpoints").iterdir()] == ["buffers-50"]

@@ -45,10 +45,10 @@ def start(target: Callable[..., None], *arguments: object) -> ForkServerProcess:
     return process
 
 
-def join(processes: list[ForkServerProcess], timeout: float = 120) -> list[int | None]:
-    """Wait until processes end, kill those that need more than ``timeout`` seconds, and return the exit statuses."""
+def join(processes: list[ForkServerProcess]) -> list[int | None]:
+    """Wait until processes end, kill those that hang, and return the exit statuses."""
     for process in processes:
-        process.join(timeout)
+        process.join(timeout=300)
         process.kill()
     return [process.exitcode for process in processes]
 
