@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,29 @@ os.environ["OMP_NUM_THREADS"] = "1"  # two test processes and their commands sha
 
 import torch
 
+from atari_dt.training import metrics
 from replay_data import StoreWriter, TrajectoryStore
 from replay_data.store_metadata import StoreSource
 from replay_data.testing import write_random_store
 
 DATA = Path(__file__).parent / "data"
+
+FORKING = (
+    *("test_benchmarks.py", "test_build_dataset.py", "test_changed_arithmetic.py", "test_collect_replay.py"),
+    *("test_distributed.py", "test_evaluate.py", "test_hostile_files.py", "test_portability.py", "test_recorder.py"),
+    *("test_resume.py", "test_train.py", "test_value_runs.py", "test_visualize_attention.py"),
+)
+"""Files whose tests fork child processes from the server of tests/atari_dt/training/processes.py."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that fork.
+
+    Each test process that forks starts a server, which takes some seconds to import PyTorch. pytest-xdist gives the
+    first eighth of the tests to one of two processes, so only that one starts a server. These tests are also among the
+    slowest, and none of them is left for one process when the other has nothing more to do.
+    """
+    items.sort(key=lambda item: item.path.name not in FORKING)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -29,6 +48,14 @@ def _no_fsync() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", os.fstat)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_measurement() -> Iterator[None]:
+    """Measure the speed of matrix products once instead of in every run, most of which train for less time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "matmul_peak", cache(metrics.matmul_peak))
         yield
 
 
