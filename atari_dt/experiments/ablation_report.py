@@ -94,15 +94,16 @@ def _select_runs(group: RunGroup, names: Sequence[str]) -> RunGroup | None:
 
 
 def _explain_budget(budget: Budget, ablation: Ablation) -> str:
-    """Return a sentence about what the runs under a budget have in common."""
+    """Return sentences about what the runs under a budget have in common, and about the columns that show it."""
     reference = f"{ablation.max_updates:,} updates with K = {ablation.context_length}"
-    if budget == "updates":
-        return "All runs make the same number of updates."
-    if budget == "states":
-        return f"Contexts of all runs have as many states in total as {reference}; padding counts."
+    common = {
+        "updates": "All runs make the same number of updates.",
+        "states": f"All runs see as many states as {reference}.",
+        "seconds": f"All runs train for as long as {reference}, by times of updates measured before the runs.",
+    }
     return (
-        f"All runs train for as long as {reference}, by times of updates that were measured in turns before the runs. "
-        "minutes: time of the training as it was, without validation and checkpoints."
+        f"{common[budget]} states: updates times batch size times K. minutes: time of the training, without validation "
+        "and checkpoints."
     )
 
 

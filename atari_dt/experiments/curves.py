@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from atari_dt.experiments.results import RunGroup, format_target, group_labels
@@ -56,9 +58,18 @@ def loss_figure(out: Path, groups: Sequence[RunGroup]) -> bytes:
         right.set(ylabel=f"validation {loss_name}", title=f"{game.name}, held-out episodes")
         if not any(len(line.get_xdata()) for line in right.lines):
             right.text(0.5, 0.5, "no episodes were held out", ha="center", transform=right.transAxes)
-        left.legend(frameon=False, fontsize=8)
+        handles, labels = left.get_legend_handles_labels()
+        if len(labels) > 8:  # too many for a panel
+            beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+            right.legend(handles, labels, frameon=False, fontsize=6, **beside)
+        else:
+            left.legend(frameon=False, fontsize=8)
+        last_updates = [line.get_xdata()[-1] for line in left.lines if len(line.get_xdata())]
         for axes in (left, right):
-            axes.set_xlim(left=0)
+            if last_updates and max(last_updates) > 4 * min(last_updates):
+                axes.set_xscale("log")
+            else:
+                axes.set_xlim(left=0)
             axes.set_xlabel("update")
             axes.spines[["top", "right"]].set_visible(False)
     return to_png(figure)
@@ -124,8 +135,12 @@ def _seed_means(group: RunGroup, target_index: int) -> list[tuple[list[int], lis
 
 def _styles(groups: Sequence[RunGroup]) -> dict[tuple[str, ...], tuple[str, str]]:
     """Return the label and the color of each group, by the names of its runs; groups of a game differ in color."""
-    styles, num_groups = {}, Counter[Game]()
+    totals, num_groups = Counter(group.game for group in groups), Counter[Game]()
+    styles = {}
     for group, label in zip(groups, group_labels(groups), strict=True):
-        styles[group.names] = (label, f"C{num_groups[group.game]}")
+        index, total = num_groups[group.game], totals[group.game]
+        # The default colors repeat after ten.
+        color = f"C{index}" if total <= 10 else to_hex(colormaps["turbo"](index / (total - 1)))
+        styles[group.names] = (label, color)
         num_groups[group.game] += 1
     return styles
