@@ -14,6 +14,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # two test processes and their commands sha
 
 import torch
 
+from atari_dt.hardware import matmul_peak
 from atari_dt.training import metrics
 from replay_data import StoreWriter, TrajectoryStore
 from replay_data.store_metadata import StoreSource
@@ -55,7 +56,7 @@ def _no_fsync() -> Iterator[None]:
 def _one_measurement() -> Iterator[None]:
     """Measure the speed of matrix products once instead of in every run, most of which train for less time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "matmul_peak", cache(metrics.matmul_peak))
+        patch.setattr(metrics, "matmul_peak", cache(matmul_peak))
         yield
 
 
