@@ -41,7 +41,7 @@ def check_game(game: Game, path: Path) -> None:
     """Write episodes of 1 to 8 steps, in which the player often does nothing, to buffers of 24 rows."""
     rng = np.random.default_rng(list(game.rom.encode()))
     env = AleEnv(game, EnvironmentConfig(), 0)
-    played = [play(env, int(rng.integers(1, 9)), rng.choice([0.2, 1.0]), rng) for _ in range(10)]
+    played = [play(env, int(rng.integers(1, 9)), rng.choice([0.2, 1.0]), rng) for _ in range(6)]
     write_log(path, played, 24, game.name, recording_of(game.name, ["NOOP"]))
     log = DopamineLog(path, game.name, 1, env.num_actions)
     found = [episode for buffer in log.shards.values() for episode in buffer.episodes()]
