@@ -77,8 +77,9 @@ def main() -> None:
     play = PlayConfig(episodes=options.episodes, max_steps=options.max_steps, seed=options.seed, device=options.device)
     runs = options.run_directories
     study = ActingStudy(compare_acting(runs, options.out, plan_for, play, sys.argv, num_envs=options.num_envs))
-    for table in study.tables().values():
-        print(f"\n{align_columns(table)}")
+    for part, table in study.tables().items():
+        if part != "settings":  # which are those of the command line
+            print(f"\n{align_columns(table)}")
     print(f"\nwritten: {options.out}")
     if options.figure is not None:
         for image in study.figures().values():
