@@ -99,7 +99,7 @@ def _read_study(path: Path) -> "Study":
         content = read_json_file(path)
         study_type = read_field(content, "type", str)
         if study_type not in STUDIES:
-            raise ValueError(f"its type is {study_type[:80]!r}, not one of {', '.join(STUDIES)}")
+            raise ValueError(f"its type is {study_type[:80]!r}, not one of {', '.join(sorted(STUDIES))}")
         read_study = cast("StudyReader", importlib.import_module(STUDIES[study_type]).read_study)
         return read_study(content)
     except (OSError, ValueError, KeyError, TypeError, InputError) as error:

@@ -17,6 +17,7 @@ from atari_dt.collection.recorder_checkpoint import RecorderCheckpoint
 from atari_dt.collection.rollout import CompressedEpisode, FinishedEpisode
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.evaluation.scores import EvaluationScores, read_scores
+from atari_dt.experiments.archive import SweepArchive, read_archive
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig, read_run_config
 from atari_dt.experiments.run_result import RunFailure, read_costs, read_failure, read_result
 from atari_dt.games.catalogue import find_game
@@ -165,8 +166,21 @@ def read_agent(_: Path, path: Path) -> dict[str, Any]:
     return {"digest": policy.digest}
 
 
+def build_archive(directory: Path) -> None:
+    directory.mkdir(parents=True)
+    shutil.copy(DATA / "sweep_archive.json", directory / "archive.json")
+
+
+def read_sweep_archive(_: Path, path: Path) -> dict[str, Any]:
+    archive = read_archive(path)
+    content = json.dumps(archive.to_json(), allow_nan=False)
+    assert SweepArchive.from_json(json.loads(content)) == archive
+    return {"archive": content}
+
+
 TARGETS = {
     "agent": Target(build_agent, read_agent),
+    "archive": Target(build_archive, read_sweep_archive),
     "checkpoint": Target(build_checkpoint, read_model),
     "original checkpoint": Target(build_original_checkpoint, read_original_model),
     "run": Target(build_run, read_run),

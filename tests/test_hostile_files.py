@@ -20,7 +20,10 @@ def _damage_files(directory: Path, num_mutations: int, targets: tuple[str, ...],
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory and time as Linux does")
 @pytest.mark.parametrize(
     ("targets", "num_mutations"),
-    [(("store", "log", "foreign log", "shard"), 1200), (("checkpoint", "original checkpoint", "run", "agent"), 1200)],
+    [
+        (("store", "log", "foreign log", "shard"), 1200),
+        (("archive", "checkpoint", "original checkpoint", "run", "agent"), 1200),
+    ],
 )
 def test_damaged_files_are_errors_or_valid(tmp_path: Path, targets: tuple[str, ...], num_mutations: int) -> None:
     """A process of its own reads the files, because its memory is limited."""

@@ -39,8 +39,6 @@ FORMAT_VERSION = 1
 MAX_METRICS_LINES = 40
 """Largest number of lines of training metrics of a run: a figure shows no more."""
 
-_METRICS_DIGITS = 4  # significant ones; a figure is less than 1,000 pixels wide
-
 _DATA_FIELDS = ("data_digest", "dataset", "data_source")  # of a result: equal in most runs of a sweep
 
 
@@ -247,14 +245,10 @@ def read_archive(path: Path) -> SweepArchive:
         ) from error
 
 
-def _metrics_to_json(lines: Sequence[MetricsLine]) -> dict[str, list[float]]:
-    """Return a list of rounded values for each field that all lines have."""
+def _metrics_to_json(lines: Sequence[MetricsLine]) -> dict[str, list[float | None]]:
+    """Return a list of values for each field that any line has."""
     columns = {field.name: [getattr(line, field.name) for line in lines] for field in dataclasses.fields(MetricsLine)}
-    return {
-        name: [value if isinstance(value, int) else float(f"{value:.{_METRICS_DIGITS}g}") for value in values]
-        for name, values in columns.items()
-        if values and None not in values
-    }
+    return {name: values for name, values in columns.items() if set(values) - {None}}
 
 
 def _metrics_from_json(content: Any) -> tuple[MetricsLine, ...]:

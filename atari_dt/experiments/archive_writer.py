@@ -26,6 +26,7 @@ from replay_data import InputError
 from replay_data.storage.atomic import atomic_write
 from replay_data.storage.regular_files import MAX_JSON_BYTES, read_regular_file
 
+_METRICS_DIGITS = 4  # significant ones; a figure is less than 1,000 pixels wide
 _LAST_METRICS = ("update", "tokens", "learning_rate", "seconds")  # all others are means
 _LEFT_OUT_METRICS = ("validation_loss", "validation_accuracy")  # the result has them
 
@@ -87,7 +88,8 @@ def thin_metrics(lines: Sequence[MetricsLine]) -> tuple[MetricsLine, ...]:
     """Return metrics in at most `MAX_METRICS_LINES` lines, each with the means of successive lines.
 
     A value is the mean over the updates since the line before, as in `MetricsLine`; update, tokens, learning rate and
-    seconds are those of the last update. The losses and accuracies of validations are left out.
+    seconds are those of the last update. Floats are rounded to four digits. The losses and accuracies of validations
+    are left out.
     """
     num_lines = min(MAX_METRICS_LINES, len(lines))
     bounds = [index * len(lines) // num_lines for index in range(num_lines + 1)] if lines else []
@@ -105,8 +107,13 @@ def thin_metrics(lines: Sequence[MetricsLine]) -> tuple[MetricsLine, ...]:
             elif field.name not in _LEFT_OUT_METRICS and None not in items:
                 total = sum(item * weight for item, weight in zip(items, weights, strict=True))
                 values[field.name] = total / sum(weights)
-        thinned.append(MetricsLine(**values))
+        thinned.append(MetricsLine(**{name: _round(value) for name, value in values.items()}))
     return tuple(thinned)
+
+
+def _round(value: Any) -> Any:
+    """Return a value with fewer digits if it is a float."""
+    return float(f"{value:.{_METRICS_DIGITS}g}") if isinstance(value, float) else value
 
 
 def strip_paths(text: str) -> str:

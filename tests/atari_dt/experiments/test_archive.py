@@ -171,15 +171,12 @@ def test_thin_metrics_are_means_over_the_updates_since_the_line_before() -> None
     assert thin[-1].update == updates[-1]
     start = 0
     for line in thin:
-        assert line.loss == pytest.approx(of_each_update[start : line.update].mean())
-        assert (line.tokens, line.learning_rate, line.seconds) == (
-            10 * line.update,
-            1e-3 / line.update,
-            line.update / 8,
-        )
+        assert line.loss == pytest.approx(of_each_update[start : line.update].mean(), rel=6e-4)
+        assert line.tokens == 10 * line.update
+        assert (line.learning_rate, line.seconds) == pytest.approx((1e-3 / line.update, line.update / 8), rel=6e-4)
         assert line.validation_loss is line.td_loss is None
         start = line.update
-    assert [line.loss for line in thin_metrics(lines[:40])] == pytest.approx(values[:40])
+    assert [line.loss for line in thin_metrics(lines[:40])] == pytest.approx(values[:40], rel=6e-4)
     assert thin_metrics([]) == ()
 
 
