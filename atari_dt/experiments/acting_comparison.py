@@ -84,7 +84,7 @@ def compare_acting(
         if show_progress:
             print(f"{index} of {len(pending)}: {variant.label}", flush=True)
         try:
-            result = _play(run_directories, variant, play, len(sessions), num_envs, show_progress)
+            result = _play(checkpoints, variant, play, len(sessions), num_envs, show_progress)
         except KeyboardInterrupt:
             kept = f"{out} has {len(results)} of {len(earlier) + len(pending)} ways to act" if results else ""
             message = f"{kept}; the same command continues" if kept else "nothing was kept"
@@ -97,7 +97,7 @@ def compare_acting(
 
 
 def _play(
-    run_directories: Sequence[Path],
+    checkpoints: Sequence[Path],
     variant: ActingVariant,
     play: PlayConfig,
     session: int,
@@ -106,7 +106,7 @@ def _play(
 ) -> VariantResult:
     """Play the episodes of a variant."""
     evaluation = evaluate_runs(
-        run_directories,
+        checkpoints,
         dataclasses.replace(play, protocol=variant.protocol, sampling=variant.sampling),
         return_multiples=None if variant.return_multiple is None else [variant.return_multiple],
         return_percentiles=None if variant.return_percentile is None else [variant.return_percentile],
@@ -186,7 +186,10 @@ def _read_earlier(out: Path, settings: ComparisonSettings) -> ActingComparison |
     runs = [(run.name, run.weights_sha256) for run in comparison.settings.runs]
     if runs != [(run.name, run.weights_sha256) for run in settings.runs]:
         names = ", ".join(name for name, _ in runs)
-        raise InputError(f"{out} compares ways to act of other runs ({names}); choose another `out`")
+        raise InputError(
+            f"{out} compares ways to act of other runs ({names}), or of the same before they were trained on; choose "
+            "another `out`"
+        )
     if differences := describe_differences(comparison.settings.to_json(), settings.to_json(), ignore=("runs", "model")):
         raise InputError(f"{out} has results of other settings: {differences}; use the same, or choose another `out`")
     return comparison
