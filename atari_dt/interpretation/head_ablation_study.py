@@ -44,7 +44,7 @@ class HeadStudy:
         )
         lines = [
             *(f"{align_columns(table)}\n" for table in self.tables().values()),
-            f"{settings.title}; scores are interquartile means of {settings.episodes} episodes",
+            f"{settings.title}; scores are interquartile means, of episodes: {settings.episodes}",
             f"rank correlation of KL without a head: {correlations} of its attention",
             f"({self.results.num_contexts:,} contexts of {settings.context_length} steps)",
         ]
