@@ -7,6 +7,7 @@ from atari_dt.interrupts import exit_on_interrupt
 exit_on_interrupt(__name__)
 
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -56,12 +57,16 @@ def main(
     model = load_model(latest_checkpoint(run_directory))
     if dtype is not None:
         model.weights_dtype = getattr(torch, dtype)
-    directory = Path(str(repo_id).rpartition("/")[2]) if out is None else Path(out.name) if out.is_absolute() else out
-    download = (f"hf download {repo_id} --local-dir {directory}",) if out is None else ()
+    directory = Path(str(repo_id).rpartition("/")[2]) if out is None else out
+    if directory.is_absolute():  # says nothing on another machine
+        directory = Path(directory.name)
     evaluated = None if scores is None else read_scores_of(scores, model)
     if evaluated is not None:
         model.evaluations = tuple(evaluation.reported() for evaluation in evaluated.runs[0].evaluations)
-    card = {"license": license, "commands": (*download, *play_commands(model, directory.as_posix(), evaluated))}
+    commands = play_commands(model, directory, evaluated)
+    if commands and out is None:
+        commands = (f"hf download {repo_id} --local-dir {shlex.quote(directory.as_posix())}", *commands)
+    card = {"license": license, "commands": commands}
     if out is not None:
         model.save_pretrained(out, repo_id=repo_id or directory.as_posix(), model_card_kwargs=card)
         size = (out / "model.safetensors").stat().st_size / 1e6
@@ -95,7 +100,7 @@ def read_scores_of(path: Path, model: PretrainedModel) -> EvaluationScores:
     return scores
 
 
-def play_commands(model: PretrainedModel, directory: str, scores: EvaluationScores | None) -> tuple[str, ...]:
+def play_commands(model: PretrainedModel, directory: Path, scores: EvaluationScores | None) -> tuple[str, ...]:
     """Return the commands of a model card: one evaluates the model, one draws a web page of an episode.
 
     Args:
@@ -113,9 +118,10 @@ def play_commands(model: PretrainedModel, directory: str, scores: EvaluationScor
         page = "visualize_plans.py" if model.config.plans else "visualize_saliency.py"
     settings = {} if scores is None else evaluation_settings(model, model.dataset, scores)
     options = [format_option(name, value) for name, value in settings.items()]
+    path, page_path = (shlex.quote(name) for name in (directory.as_posix(), f"runs/{directory.name}-page"))
     return (
-        " ".join(["python scripts/evaluate.py", directory, *options]),
-        f"python scripts/{page} {directory} --out runs/{Path(directory).name}-page",
+        " ".join(["python scripts/evaluate.py", path, *options]),
+        f"python scripts/{page} {path} --out {page_path}",
     )
 
 
