@@ -213,13 +213,16 @@ def score_rows(groups: Sequence[RunGroup]) -> list[list[str]]:
     Scores are in points, of the last checkpoints: mean ± standard deviation of the seeds' means, interquartile mean
     over all episodes with its 95% interval, the mean normalized with the game's `normalization_scores`, and the number
     of updates. Where several checkpoints were evaluated, the last columns are the score of the best one and its
-    updates. The last rows of a game are a random policy and the dataset (see `dataset_scores`).
+    updates. Where costs are known (see `has_costs`), they follow: minutes of training and 10^12 floating-point
+    operations (TFLOP) of training, means over the seeds. The last rows of a game are a random policy and the dataset
+    (see `dataset_scores`).
     """
-    any_best = any(group.num_checkpoints > 1 for group in groups)
+    any_best, any_costs = any(group.num_checkpoints > 1 for group in groups), has_costs(groups)
     rows = [
         [
             *("game", "method", "target return", "seeds", "episodes", "score", "IQM", "95% interval", "normalized %"),
             *("updates", *(("best score", "updates of the best") if any_best else ())),
+            *(("minutes of training", "TFLOP of training") if any_costs else ()),
         ]
     ]
     labels = group_labels(groups)
@@ -239,11 +242,13 @@ def score_rows(groups: Sequence[RunGroup]) -> list[list[str]]:
             for i in range(group.num_targets):
                 last, best = group.score_curve(i)[-1], group.best(i)
                 best_cells = (
-                    (format_score(best.summary), format_update(best.update)) if group.num_checkpoints > 1 else ()
+                    [format_score(best.summary), format_update(best.update)] if group.num_checkpoints > 1 else []
                 )
+                best_cells += [""] * (2 * any_best - len(best_cells))
+                costs = [_format_cost(group.training_minutes), _format_cost(group.training_tflop)] if any_costs else []
                 add(
                     *(label, format_target(group, i), str(len(group.results)), last.summary),
-                    *(format_update(last.update), *best_cells),
+                    *(format_update(last.update), *best_cells, *costs),
                 )
         first_group = labeled[0][0]
         add("random policy", "", "", summarize([first_group.random_scores]))
@@ -254,6 +259,18 @@ def score_rows(groups: Sequence[RunGroup]) -> list[list[str]]:
                 cells = [game.name, label, "", "", "", format_number(score), "", "", percent]
                 rows.append([*cells, *[""] * (len(rows[0]) - len(cells))])
     return rows
+
+
+def has_costs(groups: Sequence[RunGroup]) -> bool:
+    """Return whether the minutes or the floating-point operations of the training of some group are known."""
+    return any(group.training_minutes is not None or group.training_tflop is not None for group in groups)
+
+
+def _format_cost(cost: float | None) -> str:
+    """Format a cost with three significant digits, or all digits before the decimal point; empty if it is unknown."""
+    if cost is None:
+        return ""
+    return f"{cost:,.0f}" if cost >= 100 else f"{cost:.3g}"
 
 
 def dataset_scores(group: RunGroup) -> tuple[float | None, float | None]:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from atari_dt.experiments.ablation_report import add_ablation
-from atari_dt.experiments.benchmark import benchmark_figure, explain_target_columns, score_rows, table_1
+from atari_dt.experiments.benchmark import benchmark_figure, explain_target_columns, has_costs, score_rows, table_1
 from atari_dt.experiments.benchmark_preset import describe_evaluation_deviations
 from atari_dt.experiments.curves import has_score_curves, loss_figure, read_run_metrics, score_figure
+from atari_dt.experiments.method_comparison import add_comparison
 from atari_dt.experiments.published_table import describe_publications, explain_published, published_rows
 from atari_dt.experiments.results import (
     RunGroup,
@@ -129,6 +130,7 @@ def _add_comparisons(report: ReportDocument, out: Path, groups: Sequence[RunGrou
             "Points are the mean scores of the seeds. Dashes are interquartile means over all episodes, and bars their "
             f"95% intervals. {name_data(groups)}"
         )
+        add_comparison(report, groups)
     for members in by_method.values():
         add_ablation(report, out, members)
 
@@ -141,6 +143,14 @@ def _add_scores(report: ReportDocument, groups: Sequence[RunGroup]) -> None:
             " Best score: largest mean of the seeds among the evaluated checkpoints, picked by these same scores; it "
             "favors methods of which more checkpoints were evaluated."
         )
+    cost_note = ""
+    if has_costs(groups):
+        cost_note = (
+            " Minutes of training: wall-clock time of all updates of a run, without validation and evaluation; it "
+            "depends on the hardware and on what else ran on it. TFLOP of training: 10^12 floating-point operations of "
+            "the forward and backward passes of all updates of a run. Both are means over the seeds; empty cells are "
+            "unknown."
+        )
     report.table(
         score_rows(groups),
         f"{_explain_methods(groups)} Target return: in parentheses as a multiple of the dataset's largest return, or "
@@ -148,7 +158,7 @@ def _add_scores(report: ReportDocument, groups: Sequence[RunGroup]) -> None:
         "interquartile mean over all episodes, with its 95% interval. Normalized %: mean score in percent of the way "
         "from a random policy to a human player, with the paper's random and gamer scores where it has the game, and "
         "otherwise with those of the table of 57 games. Updates: updates of the last checkpoint, which has this score."
-        f"{best_note}{describe_time_limits(groups)} {name_data(groups)}",
+        f"{best_note}{cost_note}{describe_time_limits(groups)} {name_data(groups)}",
         main=len(_groups_by_method(groups)) > 1 or not report.tables,
     )
 

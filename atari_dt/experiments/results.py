@@ -165,15 +165,15 @@ class RunGroup:
         return _mean_of_known([costs.training_seconds for costs in self.costs], 1 / 60)
 
     @property
-    def training_pflop(self) -> float | None:
-        """Mean over the seeds of the floating-point operations of all updates, in 10^15; None in older runs."""
+    def training_tflop(self) -> float | None:
+        """Mean over the seeds of the floating-point operations of all updates, in 10^12; None in older runs."""
         flops = [
             None
             if result.updates is None or costs.flops_per_update is None
             else result.updates * costs.flops_per_update
             for result, costs in zip(self.results, self.costs, strict=True)
         ]
-        return _mean_of_known(flops, 1e-15)
+        return _mean_of_known(flops, 1e-12)
 
     @property
     def evaluation_steps_per_s(self) -> float:

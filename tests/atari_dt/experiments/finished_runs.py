@@ -39,6 +39,8 @@ def finish_run(
     updates: int | None = None,
     earlier: Sequence[tuple[int, Sequence[Sequence[float]]]] = (),
     td_loss: float | None = None,
+    training_seconds: float | None = None,
+    flops_per_update: int | None = None,
 ) -> None:
     """Write the files of a finished run.
 
@@ -54,6 +56,8 @@ def finish_run(
         updates: Number of updates of the last checkpoint.
         earlier: Updates of each earlier checkpoint, and its scores under each target return.
         td_loss: Temporal-difference loss of the training, which is logged with a loss of 1.5.
+        training_seconds: Time of all updates.
+        flops_per_update: Floating-point operations of an update.
     """
 
     def target_result(multiple: float | None, target: float | None, scores: Sequence[float]) -> TargetResult:
@@ -89,7 +93,8 @@ def finish_run(
             for update, of_targets in earlier
         ),
     )
-    costs = RunCosts(index + 1.0, 100.0 * index, "float32", {"torch": "2.13.0"}, Hardware("abacus", 2, None))
+    machine = ("float32", {"torch": "2.13.0"}, Hardware("abacus", 2, None))
+    costs = RunCosts(index + 1.0, 100.0 * index, *machine, training_seconds, flops_per_update)
     directory = out / name
     (directory / "training").mkdir(parents=True)
     (directory / "experiment.json").write_text(json.dumps(config.to_json()))

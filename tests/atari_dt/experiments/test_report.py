@@ -85,8 +85,8 @@ def test_the_report_is_a_single_file_with_everything(benchmark: tuple[Path, dict
     ) in content
     assert not {"script", "link", "iframe", "b", "strong"} & set(page.tags)
 
-    assert len(page.fetched) == 2
-    for image, name in zip(page.fetched, ("benchmark", "curves"), strict=True):
+    assert len(page.fetched) == 3
+    for image, name in zip(page.fetched, ("benchmark", "profile", "curves"), strict=True):
         assert image.startswith("data:image/png;base64,")
         drawn = base64.b64decode(image.split(",")[1])
         assert drawn == (out / "figures" / f"{name}.png").read_bytes()
