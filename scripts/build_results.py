@@ -22,6 +22,7 @@ STUDIES = {
     "acting": "atari_dt.experiments.acting_study",
     "sweep": "atari_dt.experiments.archive",
     "heads": "atari_dt.interpretation.head_ablation_study",
+    "recording": "atari_dt.rendering.recording_archive",
 }
 """Modules whose function ``read_study`` reads the files of a type."""
 

@@ -41,6 +41,7 @@ def main(
     num_workers: int | None = None,
     ram: tyro.conf.DisallowNone[bool | None] = None,
     resume: bool = False,
+    archive: Path | None = None,
     learning: tyro.conf.OmitArgPrefixes[_LearningOptions] = _LearningOptions(),  # noqa: B008
 ) -> None:
     """Play a game and record every step, as 50 Dopamine log buffers in OUT/{game}/{run}/replay_logs.
@@ -69,6 +70,8 @@ def main(
             q_learning then takes a quarter longer, and one of hub and functions half as long again. A resumed recording
             goes on as it began.
         resume: Continue an interrupted or killed recording after its last complete buffer.
+        archive: Path of a JSON file to write too, such as docs/data/breakout-log.json: scores and lengths of all
+            episodes and the size of the log. scripts/build_results.py makes a table and a figure of it.
         learning: Settings of q_learning. The number of environments applies to hub and functions too, the device to
             hub.
     """
@@ -82,6 +85,8 @@ def main(
     from replay_data.sources.dopamine_format import NUM_BUFFERS, PADDING
 
     played_game = find_game(game)
+    if archive is not None and archive.suffix != ".json":
+        raise InputError(f"`archive` must end in .json, as in docs/data/log.json, not be {archive}")
     defaults = dataclasses.asdict(_LearningOptions())
     changed = {name: value for name, value in dataclasses.asdict(learning).items() if value != defaults[name]}
     others = [f"`{name}`" for name in changed if name not in ("num_envs", "device")]
@@ -128,6 +133,11 @@ def main(
         f"{usage.bytes_per_row:.0f} bytes per row{of_ram}"
     )
     print(f"figure: {directory / 'returns.png'}")
+    if archive is not None:
+        from atari_dt.rendering.recording_archive import archive_recording
+
+        archive_recording(buffers, usage.num_bytes, archive)
+        print(f"archive: {archive} ({archive.stat().st_size / 1000:.0f} kB)")
     if (selection := suggest_selection(buffers)) is None:
         total, extra = rows * len(buffers), PADDING + 1  # the last row of a log has no step
         num_rows = -(-(max_steps + extra) // len(buffers)) * len(buffers)

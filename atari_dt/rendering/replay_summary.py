@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from atari_dt.games.catalogue import Game
 from atari_dt.rendering.figures import to_png
+from atari_dt.rendering.tables import align_columns
 from replay_data.selection.methods import Selection
 from replay_data.sources.dopamine_format import PADDING, element_path
 from replay_data.sources.dopamine_sidecar import BufferSidecar
@@ -28,23 +29,26 @@ _MARKERS = "o^sDv"  # of trained policies
 
 
 def replay_table(buffers: Sequence[BufferSidecar]) -> str:
-    """Return a text table of returns and scores, one line per tenth of the buffers.
+    """Return `replay_rows` as text."""
+    return align_columns(replay_rows(buffers))
 
-    A line covers the episodes that end in its buffers.
+
+def replay_rows(buffers: Sequence[BufferSidecar]) -> list[list[str]]:
+    """Return a table of returns and scores, with a header and a row per tenth of the buffers.
+
+    A row covers the episodes that end in its buffers.
     """
-    lines = [f"{'buffers':>8} {'episodes':>9} {'steps/episode':>14} {'return':>8} {'score':>9} {'best score':>11}"]
+    rows = [["buffers", "episodes", "steps/episode", "return", "score", "best score"]]
     for indices in np.array_split(np.arange(len(buffers)), min(_TABLE_LINES, len(buffers))):
         episodes = [episode for index in indices for episode in buffers[index].episodes]
         name = f"{indices[0]}-{indices[-1]}" if len(indices) > 1 else f"{indices[0]}"
         if not episodes:
-            lines.append(f"{name:>8} {0:>9}")
+            rows.append([name, "0", "", "", "", ""])
             continue
         steps, returns, scores = np.array([(each.steps, each.return_, each.score) for each in episodes]).T
-        lines.append(
-            f"{name:>8} {len(episodes):>9,} {steps.mean():>14,.0f} {returns.mean():>8.1f} {scores.mean():>9.1f} "
-            f"{scores.max():>11,.0f}"
-        )
-    return "\n".join(lines)
+        means = [f"{steps.mean():,.0f}", f"{returns.mean():.1f}", f"{scores.mean():.1f}"]
+        rows.append([name, f"{len(episodes):,}", *means, f"{scores.max():,.0f}"])
+    return rows
 
 
 def policy_table(buffers: Sequence[BufferSidecar]) -> str:
