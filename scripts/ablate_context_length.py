@@ -39,11 +39,10 @@ class Options:
     """Training seeds."""
     equal: tuple[Literal["updates", "states", "seconds"], ...] = ("updates",)
     """What runs of different K have in common: the number of `updates`, the number of `states` in their batches, or the
-    `seconds` of training. Each has a table and a panel of the figure; what two of them share is trained once. For
-    `states` and `seconds`, a run with K = CONTEXT-LENGTH, the reference, makes MAX-UPDATES updates. For `seconds`, the
-    time of an update of each K is measured before the first run, and kept in OUT/update_times.json. The values of K
-    take turns, so that other jobs slow all of them down; measure on a machine that is as busy as it is during the runs,
-    and of the same kind as the nodes of a cluster."""
+    `seconds` of training. Each has its own table and panel; a run that several of them share is done once. With
+    `states` and `seconds`, MAX-UPDATES is the number of updates for K = CONTEXT-LENGTH. `seconds` measures the time of
+    an update for each K on this machine before the first run, and keeps it in OUT/update_times.json. Other jobs may run
+    meanwhile, because the values of K take turns; at best, the machine is as busy as during the runs."""
     method: Literal["dt", "bc"] = "dt"
     """Learning method. `dt`: Decision Transformer; `bc`: behavior cloning, the same network without return tokens. Of
     the other methods, no context length is ablated."""
@@ -51,7 +50,8 @@ class Options:
     """How the network learns. `paper`: as in the paper; `fast`: with every ingredient of atari_dt/recipes.py. It
     sets defaults, which other options override; --help shows those of `paper`."""
     model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
-    """Network. Its context length is that of the reference, by default the recipe's."""
+    """Network. Its context length is the one that the others are compared with under `--equal states` or `seconds`, by
+    default the recipe's."""
     training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
     """Training, without its seed. With `--max-updates`, the cosine of the learning rate ends at the last update. Runs
     with other numbers of updates write as many checkpoints and lines of metrics."""
