@@ -197,5 +197,5 @@ def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str)
 
 def test_a_failed_write_leaves_nothing(run: Path, tmp_path: Path) -> None:
     assert_failed_write_leaves_nothing(
-        "evaluate.py", "{store}/../run --return-multiples 1 --max-steps 300 --episodes 2 --out {tmp}/new", run, tmp_path
+        "evaluate.py", "{store}/../run --return-multiples 1 --max-steps 100 --episodes 2 --out {tmp}/new", run, tmp_path
     )
