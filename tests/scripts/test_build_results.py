@@ -57,7 +57,6 @@ def test_tables_and_linked_figures_are_built(
     assert lines[:2] + lines[-2:] == ["# Results", "", "", "![Curves](images/sweep-curves.png)"]
 
     before = (docs / "results.md").read_text()
-    assert build(monkeypatch, docs, "sweep", "--check") == 0
     changed = json.dumps(json.loads((docs / "data" / "sweep.json").read_text())).replace('"scores": [4', '"scores": [9')
     (docs / "data" / "sweep.json").write_text(changed)
     assert build(monkeypatch, docs, "--check") == 1

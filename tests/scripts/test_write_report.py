@@ -13,6 +13,11 @@ from tests.scripts.commands import (
     ("options", "message"),
     [
         ("{tmp}/no", "{tmp}/no has no runs; choose the directory of a sweep"),
+        ("{tmp}/no --archive {tmp}/new/x.json", "{tmp}/no has no runs; choose the directory of a sweep"),
+        (
+            "{tmp}/no --archive {tmp}/new/x",
+            "--archive must end in .json, as in docs/data/sweep.json, not be {tmp}/new/x",
+        ),
     ],
 )
 def test_bad_input_gets_one_sentence(refuse: Refuse, options: str, message: str) -> None:
