@@ -68,7 +68,7 @@ def test_tables_and_linked_figures_are_built(
     ("name", "content", "options", "message"),
     [
         ("data/x.json", "{}", (), "x.json cannot be read (KeyError: 'type'); restore the file or make it again"),
-        ("data/x.json", '{"type": "poem"}', (), "its type is 'poem', not one of acting, heads, sweep"),
+        ("data/x.json", '{"type": "poem"}', (), "its type is 'poem', not one of acting, heads"),
         ("data/x.json", '{"type": "sweep"}', (), "x.json cannot be read (KeyError: 'datasets')"),
         ("data/x.json", "[", (), "x.json cannot be read (JSONDecodeError"),
         ("results.md", "<!-- begin y:z -->\n<!-- end y:z -->", (), "there is no file {docs}/data/y.json; choose one"),
