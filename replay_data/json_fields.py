@@ -180,8 +180,8 @@ def read_dataclass(content: Any, dataclass_type: type[D]) -> D:
 
     Args:
         content: The object. Lists become tuples; what `dataclasses.asdict` returned has them already.
-        dataclass_type: Dataclass whose fields are strings, numbers, booleans and literals, tuples and mappings of
-            these, or optional.
+        dataclass_type: Dataclass whose fields are strings, numbers, booleans, literals and such dataclasses, tuples and
+            mappings of these, or optional. A field that is a dataclass already stays as it is.
 
     Raises:
         TypeError: If ``content`` is not an object, lacks a field without a default value, has an unknown one, or one of
@@ -205,6 +205,8 @@ def _convert_to_hint(value: Any, name: str, hint: Any) -> Any:
         options = [option for option in arguments if option is not types.NoneType]
         assert len(options) == 1, hint
         return None if value is None else _convert_to_hint(value, name, options[0])
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return value if dataclasses.is_dataclass(value) else read_dataclass(value, hint)
     if origin is Literal:
         if value not in arguments or isinstance(value, bool):
             raise ValueError(f"{name} is {_describe(value)}, not one of {', '.join(map(repr, arguments))}")

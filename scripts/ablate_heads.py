@@ -5,7 +5,6 @@ from atari_dt.interrupts import exit_on_interrupt
 exit_on_interrupt(__name__)
 
 import dataclasses
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,16 +57,10 @@ def main() -> None:
         return_multiple=options.return_multiple,
         return_percentile=options.return_percentile,
         target_return=options.target_return,
-        command=shlex.join(["python", *map(_without_machine, sys.argv)]),
+        command=sys.argv,
     )
     print(study.summary())
     print(f"written: {options.out / STUDY_FILE}, {options.out / FIGURE_FILE}")
-
-
-def _without_machine(word: str) -> str:
-    """Return a word of a command; an absolute path keeps its last two parts, which do not depend on the machine."""
-    path = Path(word)
-    return "/".join(path.parts[-2:]) if path.is_absolute() else word
 
 
 if __name__ == "__main__":

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import hashlib
-import json
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +13,6 @@ from atari_dt.evaluation.run_evaluation import evaluate_runs
 from atari_dt.experiments.acting_results import (
     ActingComparison,
     ComparedRun,
-    ComparisonSession,
     ComparisonSettings,
     RunEpisodes,
     VariantResult,
@@ -28,12 +23,9 @@ from atari_dt.hardware import find_device
 from atari_dt.methods.registry import load_model
 from atari_dt.model.checkpoint_config import CheckpointConfig
 from atari_dt.model.pretrained import checkpoint_updates, latest_checkpoint, read_checkpoint_config
-from atari_dt.training.training_run import find_hardware, installed_versions
+from atari_dt.rendering.study_file import Session, shorten_path, weights_sha256
 from replay_data import InputError
-from replay_data.errors import summarize_error
-from replay_data.storage.atomic import atomic_write
 from replay_data.storage.paths import check_writable
-from replay_data.storage.regular_files import read_json_file
 
 Planner = Callable[[Sequence[CheckpointConfig]], ActingPlan]
 """Function from the configs of the checkpoints to the variants to play."""
@@ -78,8 +70,7 @@ def compare_acting(
     sessions = () if comparison is None else comparison.sessions
     earlier = {result.variant.name for result in results}
     pending = [variant for variant in plan.variants if variant.name not in earlier]
-    today = datetime.date.today().isoformat()
-    session = ComparisonSession(_format_command(command), today, find_hardware(device), installed_versions())
+    session = Session.begin(command, device)
     for index, variant in enumerate(pending, start=1):
         if show_progress:
             print(f"{index} of {len(pending)}: {variant.label}", flush=True)
@@ -91,7 +82,7 @@ def compare_acting(
             raise KeyboardInterrupt(message) from None
         results = (*results, result)
         comparison = ActingComparison(settings, (*sessions, session), plan.left_out, results)
-        atomic_write(out, json.dumps(comparison.to_json()) + "\n")
+        comparison.write(out)
     assert comparison is not None  # the default is in the file or was pending
     return comparison
 
@@ -138,7 +129,9 @@ def _find_settings(
         run = checkpoint.absolute() if updates is None else checkpoint.absolute().parents[1]
         seed = None if config.training is None else config.training.seed
         returns = dataset.max_return, dataset.mean_return
-        runs.append(ComparedRun(_shorten(run), _weights_sha256(checkpoint), seed, updates, dataset.digest, *returns))
+        load_model(checkpoint)  # raises if it is damaged
+        digest = weights_sha256(checkpoint)
+        runs.append(ComparedRun(shorten_path(run), digest, seed, updates, dataset.digest, *returns))
     if len({run.weights_sha256 for run in runs}) < len(runs):
         raise InputError("two of these runs have the same weights; give each run once")
     dataset = configs[0].dataset
@@ -146,7 +139,7 @@ def _find_settings(
     return ComparisonSettings(
         game=dataset.game,
         reward_clipping=dataset.reward_clipping,
-        model=configs[0].model,
+        method=configs[0].model.method,
         runs=tuple(runs),
         episodes=play.episodes,
         max_steps=play.max_steps,
@@ -155,55 +148,22 @@ def _find_settings(
     )
 
 
-def _weights_sha256(checkpoint: Path) -> str:
-    """Return the hexadecimal digest of the file of a checkpoint's weights.
-
-    Raises:
-        InputError: If the checkpoint cannot be loaded.
-    """
-    load_model(checkpoint)  # the file of a damaged one may be of any size
-    digest = hashlib.sha256()
-    with (checkpoint / "model.safetensors").open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _read_earlier(out: Path, settings: ComparisonSettings) -> ActingComparison | None:
     """Return the comparison in ``out``; None if there is no such file.
 
     Raises:
-        InputError: If the file is of something else, or of other settings.
+        InputError: If the file is another one, or has other settings.
     """
-    try:
-        comparison = ActingComparison.from_json(read_json_file(out))
-    except FileNotFoundError:
+    comparison = ActingComparison.read(out)
+    if comparison is None:
         return None
-    except (OSError, ValueError, KeyError, TypeError, InputError) as error:
-        raise InputError(
-            f"{out} holds no comparison of ways to act ({summarize_error(error)}); choose another `out`"
-        ) from error
     runs = [(run.name, run.weights_sha256) for run in comparison.settings.runs]
     if runs != [(run.name, run.weights_sha256) for run in settings.runs]:
         names = ", ".join(name for name, _ in runs)
         raise InputError(
-            f"{out} compares ways to act of other runs ({names}), or of the same before they were trained on; choose "
-            "another `out`"
+            f"{out} has results of other runs ({names}), or of these runs before they were trained on; choose another "
+            "`out`"
         )
-    if differences := describe_differences(comparison.settings.to_json(), settings.to_json(), ignore=("runs", "model")):
+    if differences := describe_differences(vars(comparison.settings), vars(settings), ignore=("runs",)):
         raise InputError(f"{out} has results of other settings: {differences}; use the same, or choose another `out`")
     return comparison
-
-
-def _format_command(words: Sequence[str]) -> str:
-    """Return the words of a command line as a command, with the last two parts of absolute paths."""
-    shortened = []
-    for word in words:
-        option, equals, path = word.rpartition("=")
-        shortened.append(f"{option}{equals}{_shorten(Path(path))}" if path.startswith("/") else word)
-    return shlex.join(["python", *shortened])
-
-
-def _shorten(path: Path) -> str:
-    """Return the last two parts of an absolute path."""
-    return "/".join(path.parts[-2:])

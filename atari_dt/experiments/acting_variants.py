@@ -19,7 +19,6 @@ from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.policies.protocol import PROTOCOLS, EvaluationProtocol
 from atari_dt.policies.sampling import Sampling
 from replay_data import InputError
-from replay_data.json_fields import read_dataclass, read_object
 
 Question = Literal["default", "sampling", "target", "protocol"]
 
@@ -65,15 +64,6 @@ class ActingVariant:
     sampling: Sampling
     return_multiple: float | None
     return_percentile: int | None = None
-
-    @classmethod
-    def from_json(cls, content: Any) -> ActingVariant:
-        """Read what `dataclasses.asdict` returned."""
-        nested = {
-            "protocol": read_dataclass(content["protocol"], EvaluationProtocol),
-            "sampling": read_dataclass(content["sampling"], Sampling),
-        }
-        return read_dataclass({**read_object(content), **nested}, cls)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from atari_dt.interpretation.attention import (
 )
 from atari_dt.model.decision_transformer import DecisionTransformer, DecisionTransformerOutput
 from atari_dt.model.transformer import Block, CausalSelfAttention
+from replay_data.json_fields import check_range
 
 Replacement = Literal["mean", "uniform"]
 
@@ -180,10 +181,17 @@ class Effect:
     Attributes:
         agreement: Fraction of the contexts whose most likely action stays the same.
         divergence: Mean Kullback-Leibler divergence KL(intact ‖ ablated) of the action distributions, in nats.
+
+    Raises:
+        ValueError: If a number is out of range.
     """
 
     agreement: float
     divergence: float
+
+    def __post_init__(self) -> None:
+        check_range("agreement", self.agreement, 0, 1)
+        check_range("divergence", self.divergence, 0)
 
 
 def measure_effect(model: DecisionTransformer, contexts: Contexts, observed: Observed, ablation: Ablation) -> Effect:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
-import hashlib
-import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,13 +16,13 @@ from atari_dt.games.catalogue import find_game
 from atari_dt.hardware import find_device, keep_freed_memory, translate_out_of_memory
 from atari_dt.interpretation.head_ablation import Contexts, list_ablations, measure_effect, observe
 from atari_dt.interpretation.head_ablation_contexts import ContextRecorder
-from atari_dt.interpretation.head_ablation_results import AblationResult, HeadResults, HeadSettings, read_results
+from atari_dt.interpretation.head_ablation_results import AblationResult, HeadResults, HeadSettings
 from atari_dt.interpretation.head_ablation_study import HeadStudy
 from atari_dt.interpretation.tracing import played_target_return
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.model.pretrained import latest_checkpoint, read_checkpoint_config
 from atari_dt.policies.decision_transformer import DecisionTransformerPolicy
-from atari_dt.training.training_run import find_hardware, installed_versions
+from atari_dt.rendering.study_file import Session, weights_sha256
 from replay_data import InputError
 from replay_data.progress import ProgressBar
 from replay_data.storage.atomic import atomic_write
@@ -48,7 +44,7 @@ def ablate_heads(
     return_multiple: float | None = None,
     return_percentile: int | None = None,
     target_return: float | None = None,
-    command: str = "",
+    command: Sequence[str] = (),
     show_progress: bool = True,
 ) -> HeadStudy:
     """Measure what each head and each layer's attention of a trained model does, by ablating it.
@@ -69,7 +65,7 @@ def ablate_heads(
         return_multiple: Target return as a multiple of the dataset's largest return; 1 by default.
         return_percentile: Target return as a percentile of the dataset's episode returns, instead of a multiple.
         target_return: Target return in the dataset's reward units, instead of a multiple.
-        command: Command to note in the file.
+        command: Words of the command line, for the record.
         show_progress: Whether to show progress bars on standard error.
 
     Raises:
@@ -88,7 +84,7 @@ def ablate_heads(
     play = dataclasses.replace(play, protocol=settings.protocol)
     with _study_directory(out):
         earlier = _read_earlier(out, settings)
-        date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+        session = Session.begin(command, device)
         with translate_out_of_memory(device, "`max_contexts`"):
             intact_scores, contexts = _play_intact(model, settings, play, show_progress)
             observed = observe(model, contexts)
@@ -96,20 +92,17 @@ def ablate_heads(
             bar = ProgressBar(ablations, unit="ablation", desc="measuring", leave=False, disable=not show_progress)
             effects = [measure_effect(model, contexts, observed, ablation) for ablation in bar]
         results = HeadResults(
+            session=session,
             settings=settings,
             num_contexts=len(contexts),
             scores=intact_scores,
-            entropy=observed.attention.entropy,
-            mean_distance=observed.attention.mean_distance,
+            entropy=tuple(map(tuple, observed.attention.entropy.tolist())),
+            mean_distance=tuple(map(tuple, observed.attention.mean_distance.tolist())),
             ablations=tuple(AblationResult(*pair) for pair in zip(ablations, effects, strict=True)),
-            command=command,
-            date=date,
-            hardware=find_hardware(device),
-            versions=installed_versions(),
         )
         if earlier is not None:
             results = _continue(results, earlier, out)
-        _write(out, results)
+        results.write(out / STUDY_FILE)
         played = [index for index, ablation in enumerate(ablations) if ablation.plays] if scores else []
         missing = [index for index in played if results.ablations[index].scores is None]
         target = 0.0 if settings.target_return is None else settings.target_return
@@ -117,7 +110,7 @@ def ablate_heads(
             ablated = ablations[index].apply(model, observed.means)
             (result,) = evaluate(ablated, [target], play, num_envs=_NUM_ENVS, show_progress=False)
             results = results.with_scores(index, tuple(result.scores.tolist()))
-            _write(out, results)
+            results.write(out / STUDY_FILE)
         study = HeadStudy(results)
         atomic_write(out / FIGURE_FILE, study.figures()[""])
     return study
@@ -150,9 +143,9 @@ def _load(
     parts = [part for part in checkpoint.absolute().parts if part not in ("checkpoints", "training")]
     settings = HeadSettings(
         game=find_game(dataset.game).name,
-        method=config.method,
+        method="dt" if config.conditioned else "bc",
         run="/".join(parts[-2:]),
-        weights_sha256=hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest(),
+        weights_sha256=weights_sha256(checkpoint),
         num_layers=config.num_layers,
         num_heads=config.num_heads,
         context_length=config.context_length,
@@ -209,9 +202,9 @@ def _read_earlier(out: Path, settings: HeadSettings) -> HeadResults | None:
     Raises:
         InputError: If the study is finished, or has other settings.
     """
-    if not os.path.lexists(out / STUDY_FILE):
+    earlier = HeadResults.read(out / STUDY_FILE)
+    if earlier is None:
         return None
-    earlier = read_results(out / STUDY_FILE)
     if differences := earlier.settings.differences(settings):
         raise InputError(f"{out} holds a study with other settings: {differences}; choose another directory")
     if (out / FIGURE_FILE).exists() and all(result.scores for result in earlier.ablations if result.ablation.plays):
@@ -234,7 +227,3 @@ def _continue(results: HeadResults, earlier: HeadResults, out: Path) -> HeadResu
         if result.scores is not None:
             results = results.with_scores(index, result.scores)
     return results
-
-
-def _write(out: Path, results: HeadResults) -> None:
-    atomic_write(out / STUDY_FILE, json.dumps(results.to_json(), indent=1, allow_nan=False) + "\n")

@@ -19,7 +19,7 @@ from atari_dt.evaluation.evaluator import evaluate
 from atari_dt.evaluation.play_config import PlayConfig
 from atari_dt.interpretation import head_ablation_run
 from atari_dt.interpretation.head_ablation import attention_layers
-from atari_dt.interpretation.head_ablation_results import HeadResults, rank_correlation, read_results
+from atari_dt.interpretation.head_ablation_results import HeadResults, rank_correlation
 from atari_dt.interpretation.head_ablation_study import HeadStudy, read_study
 from atari_dt.method_config import CQLConfig
 from atari_dt.model import DatasetInfo, DecisionTransformer
@@ -30,6 +30,12 @@ from tests.mutations import HOSTILE_VALUES
 from tests.scripts.commands import Refuse, call
 
 OPTIONS = ("--episodes", 1, "--max-steps", 9, "--max-contexts", 7, "--return-multiple", 0.5, "--seed", 3)
+
+
+def read(path: Path) -> HeadResults:
+    results = HeadResults.read(path)
+    assert results is not None
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +55,7 @@ def heads_run(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def results(heads_run: Path) -> HeadResults:
-    return read_results(heads_run.parent / "heads" / "heads.json")
+    return read(heads_run.parent / "heads" / "heads.json")
 
 
 def test_the_models_play_the_same_episodes(heads_run: Path, results: HeadResults) -> None:
@@ -70,13 +76,16 @@ def test_the_models_play_the_same_episodes(heads_run: Path, results: HeadResults
     assert all(each.effect.divergence > 0 for each in results.ablations)
     layer, whole = results.find("mean", 0), results.find("mean")
     assert dataclasses.replace(layer, ablation=whole.ablation) == whole  # there is only one layer
-    assert results.command.startswith("python scripts/ablate_heads.py heads0/run --out heads0/heads --episodes 1")
+    assert results.session.command.startswith(
+        "python scripts/ablate_heads.py heads0/run --out heads0/heads --episodes 1"
+    )
     assert str(heads_run.parent) not in json.dumps(results.to_json())
 
 
 def test_tables_show_every_layer_and_head(results: HeadResults) -> None:
     played = [dataclasses.replace(each, scores=(3.0, 9.0) if each.scores else None) for each in results.ablations]
-    study = HeadStudy(dataclasses.replace(results, scores=(1.0, 2.0), ablations=tuple(played)))
+    settings = dataclasses.replace(results.settings, episodes=2)
+    study = HeadStudy(dataclasses.replace(results, settings=settings, scores=(1.0, 2.0), ablations=tuple(played)))
     layers, heads = study.tables()["layers"], study.tables()["heads"]
     names = ["ablated", "nothing", "layer 1", "layer 1", "all layers", "all layers"]
     assert [row[0] for row in layers] == names
@@ -84,7 +93,7 @@ def test_tables_show_every_layer_and_head(results: HeadResults) -> None:
     assert layers[3][4:] == ["6.0", "+4.5 (+2.0 to +7.0)"]  # from 1 and 2 points to 3 and 9
     assert {len(row) for row in layers} == {6}
     assert [row[0] for row in heads] == ["head", "layer 1, head 1", "layer 1, head 2"]
-    assert heads[1][1] == f"{results.entropy[0, 0]:.2f}"
+    assert heads[1][1] == f"{results.entropy[0][0]:.2f}"
     assert heads[2][3] == f"{100 * results.find('mean', 0, 1).effect.agreement:.1f}%"
     assert {len(row) for row in heads} == {7}
 
@@ -108,11 +117,11 @@ def test_an_interrupted_study_continues(
     monkeypatch.setattr(head_ablation_run, "evaluate", play)
     monkeypatch.setattr(HeadStudy, "figures", lambda _: {"": b"figure"})
     assert call(monkeypatch, "ablate_heads.py", heads_run, "--out", out, *OPTIONS) == 0
-    continued = read_results(out / "heads.json")
+    continued = read(out / "heads.json")
     scores = [(70,), (1,), (72,), (73,), None, None, (2,), (3,)]
     assert [each.scores for each in continued.ablations] == scores
     assert [each.effect for each in continued.ablations] == [each.effect for each in results.ablations]
-    assert np.array_equal(continued.entropy, results.entropy)
+    assert continued.entropy == results.entropy
     attentions = [attention_layers(model)[0] for model in models]
     assert [attention.edit_heads is None for attention in attentions] == [False, True, True]
     assert [bool(attention.qkv.weight[:16].any()) for attention in attentions] == [True, False, False]
@@ -142,7 +151,7 @@ def test_other_studies_are_not_overwritten(
     assert f"{out} exists already" in capsys.readouterr().err
     (out / "heads.json").write_text("{}")
     assert call(monkeypatch, "ablate_heads.py", heads_run, "--out", out, *OPTIONS) == 1
-    assert "holds no ablation of heads" in capsys.readouterr().err
+    assert "heads.json is not a file of this command" in capsys.readouterr().err
     assert (out / "heads.json").read_text() == "{}"
     (out / "heads.json").write_text(json.dumps({**results.to_json(), "scores": [5.0]}))
     assert call(monkeypatch, "ablate_heads.py", heads_run, "--out", out, *OPTIONS) == 1

@@ -136,7 +136,7 @@ def test_an_interrupted_comparison_continues_and_grows(
         assert call(monkeypatch, *command, *changed) == 1
         assert message in capsys.readouterr().err
     assert call(monkeypatch, "compare_acting.py", runs[1], "--out", out, "--device", "cpu") == 1
-    assert "compares ways to act of other runs (acting0/seed0, acting0/seed1), or" in capsys.readouterr().err
+    assert "has results of other runs (acting0/seed0, acting0/seed1), or" in capsys.readouterr().err
     assert read(out) == grown
 
 
@@ -146,7 +146,7 @@ def test_an_interrupted_comparison_continues_and_grows(
         ("{run} --out {tmp}/no/x.json", "{tmp}/no/x.json cannot be written"),
         (
             "{run} --out {store}/metadata.json",
-            "metadata.json holds no comparison of ways to act (KeyError: 'type'); choose",
+            "metadata.json is not a file of this command (KeyError: 'type'); choose",
         ),
         ("{run} {run} --out {tmp}/x.json", "two of these runs have the same weights; give each run once"),
         ("{run} --out {tmp}/x.json --figure {tmp}/x.pdf", "--figure must end in .png, not 'x.pdf'"),

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-import atari_dt.experiments.acting_figure
+import atari_dt.rendering.figures
 from atari_dt.config import ModelConfig
 from atari_dt.experiments.acting_results import (
     ActingComparison,
     ComparedRun,
-    ComparisonSession,
     ComparisonSettings,
     RunEpisodes,
     VariantResult,
@@ -24,6 +23,7 @@ from atari_dt.experiments.acting_study import ActingStudy, read_study
 from atari_dt.experiments.acting_variants import ActingVariant, plan_variants
 from atari_dt.experiments.study import StudyReader
 from atari_dt.model.checkpoint_config import CheckpointConfig
+from atari_dt.rendering.study_file import Session
 from atari_dt.training.training_run import Hardware
 from replay_data import InputError
 from tests.atari_dt.models import DATASET
@@ -52,11 +52,9 @@ def played(variant: ActingVariant) -> VariantResult:
 
 RUNS = tuple(ComparedRun(f"runs/seed{i}", f"{i}f", i, 800, "ab", 40.0 + i, 10.0) for i in (0, 1))
 COMPARISON = ActingComparison(
-    settings=ComparisonSettings("Breakout", True, MODEL, RUNS, 4, 100, 0, "cd"),
+    settings=ComparisonSettings("Breakout", True, "dt", RUNS, 4, 100, 0, "cd"),
     sessions=(
-        ComparisonSession(
-            "python scripts/compare_acting.py a b", "2026-01-31", Hardware("A CPU", 2, None), {"torch": "2"}
-        ),
+        Session("python scripts/compare_acting.py a b", "2026-01-31", Hardware("A CPU", 2, None), {"torch": "2"}),
     ),
     left_out=PLAN.left_out,
     results=tuple(map(played, VARIANTS)),
@@ -106,10 +104,10 @@ def test_the_figure_shows_returns_and_differences(monkeypatch: pytest.MonkeyPatc
         drawn.append(figure)
         return b"png"
 
-    monkeypatch.setattr(atari_dt.experiments.acting_figure, "to_png", keep)
+    monkeypatch.setattr(atari_dt.rendering.figures, "to_png", keep)
     assert STUDY.figures() == {"": b"png"}
     targets, differences = drawn[0].axes
-    line = targets.containers[0].lines[0]  # type: ignore[attr-defined]
+    (line,) = (line for line in targets.lines if line.get_label() == "IQM, 95% interval, seeds")
     assert np.array_equal(line.get_xdata(), [20.5, 40.5, 80.5])
     assert np.array_equal(line.get_ydata(), [1.5, 5.5, 10.5])
     assert [bar.get_width() for bar in differences.patches] == [-3, 0]  # type: ignore[attr-defined]
@@ -142,11 +140,11 @@ def test_the_figure_shows_returns_and_differences(monkeypatch: pytest.MonkeyPatc
         (
             ("results", 1, "runs", 0, "target_return"),
             None,
-            "its models and its episodes differ in whether they",
+            "its method and its episodes differ in whether they",
         ),
-        (("settings", "model", "conditioning"), "none", "its models and its episodes differ in whether they"),
+        (("settings", "method"), "bc", "its method and its episodes differ in whether they"),
         (("results", 1, "runs", 0, "scores"), [1.0, 2.0], "temperature-0 has other numbers"),
-        (("results", 1, "runs", 0, "scores", 1), "high", "scores is 'high', not of type float"),
+        (("results", 1, "runs", 0, "scores", 1), "high", "an item of scores is 'high', not of type float"),
     ],
 )
 def test_damaged_files_are_refused(path: tuple[str | int, ...], value: object, message: str) -> None:

@@ -1,0 +1,130 @@
+"""Files of studies: what every JSON file has that a command fills step by step and docs/results.md is built from."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, cast
+
+import torch
+
+from atari_dt.training.training_run import Hardware, find_hardware, installed_versions
+from replay_data import InputError
+from replay_data.errors import summarize_error
+from replay_data.json_fields import read_dataclass, read_field, read_format_version
+from replay_data.storage.atomic import atomic_write
+from replay_data.storage.regular_files import read_json_file
+
+S = TypeVar("S", bound="StudyFile")
+
+
+class StudyFile:
+    """Base class of dataclasses that are the content of a JSON file in ``docs/data``.
+
+    A subclass raises a ValueError in ``__post_init__`` if its fields contradict each other.
+
+    Attributes:
+        study_type: Value of the field ``type`` of the file.
+        format_version: Version of the file's format.
+    """
+
+    study_type: ClassVar[str]
+    format_version: ClassVar[int] = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        fields = dataclasses.asdict(cast(Any, self))
+        return {"type": self.study_type, "format_version": self.format_version, **fields}
+
+    @classmethod
+    def from_json(cls: type[S], content: Any) -> S:
+        """Read what `to_json` returned.
+
+        Raises:
+            InputError, ValueError, KeyError, TypeError: If the content is malformed.
+        """
+        if read_field(content, "type", str) != cls.study_type:
+            raise ValueError(f"type is {content['type'][:80]!r}, not {cls.study_type!r}")
+        read_format_version(content, cls.format_version)
+        fields = {name: value for name, value in content.items() if name not in ("type", "format_version")}
+        return read_dataclass(fields, cls)
+
+    @classmethod
+    def read(cls: type[S], path: Path) -> S | None:
+        """Read a file, or return None if there is none.
+
+        Raises:
+            InputError: If the file cannot be read, or is malformed.
+        """
+        try:
+            return cls.from_json(read_json_file(path))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, InputError) as error:
+            raise InputError(
+                f"{path} is not a file of this command ({summarize_error(error)}); choose another `out`"
+            ) from error
+
+    def write(self, path: Path) -> None:
+        """Write or replace a file atomically.
+
+        Raises:
+            OSError: If the file cannot be written; it then keeps its old content.
+        """
+        atomic_write(path, json.dumps(self.to_json(), allow_nan=False) + "\n")
+
+
+@dataclass(frozen=True)
+class Session:
+    """One call of a command.
+
+    Attributes:
+        command: The command; absolute paths are shortened to their last two parts.
+        date: Day on which it began, such as ``2026-01-31``.
+        hardware: Machine that it ran on.
+        versions: Versions of Python and of some packages, by name.
+    """
+
+    command: str
+    date: str
+    hardware: Hardware
+    versions: Mapping[str, str]
+
+    @classmethod
+    def begin(cls, words: Sequence[str], device: torch.device) -> Session:
+        """Return the session of a command that begins now.
+
+        Args:
+            words: Words of the command line after ``python``.
+            device: Device that it uses.
+        """
+        shortened = []
+        for word in words:
+            option, equals, value = word.rpartition("=")
+            shortened.append(option + equals + shorten_path(Path(value)) if Path(value).is_absolute() else word)
+        command = shlex.join(["python", *shortened])
+        return cls(command, datetime.date.today().isoformat(), find_hardware(device), installed_versions())
+
+
+def shorten_path(path: Path) -> str:
+    """Return the last two parts of an absolute path, which do not depend on the machine."""
+    return "/".join(path.parts[1:][-2:])
+
+
+def weights_sha256(checkpoint: Path) -> str:
+    """Return the hexadecimal digest of the file of a checkpoint's weights.
+
+    Args:
+        checkpoint: Checkpoint that can be loaded; the file of a damaged one may have any size.
+    """
+    digest = hashlib.sha256()
+    with (checkpoint / "model.safetensors").open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
