@@ -4,7 +4,6 @@ from atari_dt.interrupts import exit_on_interrupt
 
 exit_on_interrupt(__name__)
 
-import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,12 @@ from replay_data.storage.paths import check_writable
 
 @dataclass(frozen=True)
 class Options:
-    """Play trained Decision Transformers in one way after another, always with the same emulator seeds; print a table
-    for each question, with the difference of each way from the default and its interval.
+    """Play trained Decision Transformers in different ways with the same emulator seeds, and compare their scores.
 
-    The default samples at temperature 1, under the data's largest return, and plays as the data was played. Every other
-    way changes one point of it; settings that have no effect on the models are left out and listed. The same command
-    resumes an interrupted comparison, and adds temperatures and target returns."""
+    The default samples at temperature 1, under the data's largest return, in an environment as it was for the data.
+    Each other way changes one of these settings, or all that differ in the original's evaluation. Settings without an
+    effect on the models are not played; a table lists them. The same command resumes an interrupted comparison. With
+    more temperatures or target returns, it plays only those that are new."""
 
     run_directories: tyro.conf.Positional[tuple[Path, ...]]
     """Run directories written by scripts/train.py, or checkpoints; several are training seeds of the same settings."""
@@ -64,21 +63,22 @@ def main() -> None:
     from atari_dt.experiments.acting_comparison import compare_acting
     from atari_dt.experiments.acting_study import ActingStudy
     from atari_dt.experiments.acting_variants import plan_variants
+    from atari_dt.model.pretrained import latest_checkpoint, read_checkpoint_config
     from atari_dt.rendering.tables import align_columns
     from replay_data.storage.atomic import atomic_write
 
-    plan_for = functools.partial(
-        plan_variants,
-        temperatures=options.temperatures,
-        return_multiples=options.return_multiples,
-        return_percentiles=options.return_percentiles,
-        with_protocol=options.protocol_settings,
+    checkpoints = [latest_checkpoint(directory) for directory in options.run_directories]
+    plan = plan_variants(
+        [read_checkpoint_config(checkpoint) for checkpoint in checkpoints],
+        options.temperatures,
+        options.return_multiples,
+        options.return_percentiles,
+        options.protocol_settings,
     )
     play = PlayConfig(episodes=options.episodes, max_steps=options.max_steps, seed=options.seed, device=options.device)
-    runs = options.run_directories
-    study = ActingStudy(compare_acting(runs, options.out, plan_for, play, sys.argv, num_envs=options.num_envs))
+    study = ActingStudy(compare_acting(checkpoints, plan, options.out, play, sys.argv, num_envs=options.num_envs))
     for part, table in study.tables().items():
-        if part != "settings":  # which are those of the command line
+        if part != "settings":  # the command line shows them
             print(f"\n{align_columns(table)}")
     print(f"\nwritten: {options.out}")
     if options.figure is not None:

@@ -106,8 +106,8 @@ def plan_variants(
         with_protocol: Whether to play under each setting of the original's protocol, and under all of them.
 
     Raises:
-        InputError: If a model does not sample actions or does not know its data, the models differ, a temperature is
-            out of range, or the data has no such target return.
+        InputError: If there is no model, one does not sample actions or does not know its data, the models differ, a
+            temperature is out of range, or the data has no such target return.
     """
     config, datasets = _check_models(checkpoints)
     default = ActingVariant(
@@ -166,6 +166,8 @@ def plan_variants(
 
 def _check_models(checkpoints: Sequence[CheckpointConfig]) -> tuple[SequenceConfig, list[DatasetInfo]]:
     """Return the config that the models share, and their datasets."""
+    if not checkpoints:
+        raise InputError("no run was given; give the directory of at least one run")
     config = checkpoints[0].model
     if not isinstance(config, SequenceConfig):
         raise InputError(
