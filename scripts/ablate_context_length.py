@@ -84,7 +84,7 @@ def main() -> None:
         if value != default:
             raise InputError(f"{flag} would be the same in all runs; use --context-lengths, --seeds or --max-updates")
     require_observation(options.model.observation, options.model.variables, store)  # fail before hours of training
-    from atari_dt.experiments.ablation_plan import plan_ablation
+    from atari_dt.experiments.ablation import plan_ablation
     from atari_dt.experiments.sweep import run_sweep_and_report
 
     base = RunConfig(store.path.resolve(), options.model, options.training, options.evaluation, options.threads)

@@ -23,7 +23,7 @@ def main(sweep: tyro.conf.Positional[Path], archive: Path | None = None) -> None
     from atari_dt.experiments.report import write_report
 
     if archive is not None:
-        from atari_dt.experiments.archive_writer import archive_sweep
+        from atari_dt.experiments.archive import archive_sweep
 
         archive_sweep(sweep, archive)
     print(write_report(sweep))

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from atari_dt.experiments.ablation_plan import BUDGETS, Ablation, Budget, read_ablation
+from atari_dt.experiments.ablation import BUDGETS, Ablation, Budget, read_ablation
 from atari_dt.experiments.results import (
     RunGroup,
     describe_time_limits,

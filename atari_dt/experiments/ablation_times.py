@@ -26,10 +26,9 @@ from atari_dt.training.training_run import Hardware, find_hardware
 from atari_dt.training.windows import training_windows
 from replay_data import InputError, TrajectoryStore
 from replay_data.contexts import IntArray
-from replay_data.errors import summarize_error
-from replay_data.json_fields import read_count, read_dataclass, read_field, read_format_version
+from replay_data.json_fields import read_dataclass, read_format_version
 from replay_data.progress import ProgressBar
-from replay_data.storage.regular_files import read_json_file
+from replay_data.storage.regular_files import read_json_as
 
 FILE_NAME = "update_times.json"
 """File of a sweep's directory with the times of updates."""
@@ -104,14 +103,8 @@ class UpdateTimes:
             InputError, ValueError, KeyError, TypeError: If the content is malformed.
         """
         read_format_version(content, FORMAT_VERSION)
-        return cls(
-            model=ModelConfig.from_json(content["model"]),
-            batch_size=read_count(content, "batch_size", minimum=1),
-            threads=read_count(content, "threads", minimum=1),
-            dtype=read_field(content, "dtype", str),
-            hardware=read_dataclass(content["hardware"], Hardware),
-            times=tuple(read_dataclass(each, UpdateTime) for each in content["times"]),
-        )
+        fields = {name: value for name, value in content.items() if name != "format_version"}
+        return read_dataclass({**fields, "model": ModelConfig.from_json(content["model"])}, cls)
 
 
 def read_update_times(out: Path) -> UpdateTimes | None:
@@ -120,15 +113,9 @@ def read_update_times(out: Path) -> UpdateTimes | None:
     Raises:
         InputError: If the file cannot be read.
     """
-    path = out / FILE_NAME
-    try:
-        return UpdateTimes.from_json(read_json_file(path))
-    except FileNotFoundError:
+    if not (path := out / FILE_NAME).exists():
         return None
-    except (OSError, ValueError, KeyError, TypeError, InputError) as error:
-        raise InputError(
-            f"{path} cannot be read ({summarize_error(error)}); restore the file, or choose another `out`"
-        ) from error
+    return read_json_as(path, UpdateTimes.from_json, "restore the file, or choose another `out`")
 
 
 def find_update_times(

@@ -13,7 +13,6 @@ from atari_dt.experiments.run_config import FORMAT_VERSION, RunConfig
 from atari_dt.model.dataset_info import DatasetInfo
 from atari_dt.training.training_run import Hardware
 from replay_data import InputError
-from replay_data.errors import summarize_error
 from replay_data.json_fields import (
     convert,
     omit_none,
@@ -25,7 +24,7 @@ from replay_data.json_fields import (
     read_mapping,
     read_optional_field,
 )
-from replay_data.storage.regular_files import read_json_file
+from replay_data.storage.regular_files import read_json_as, read_json_file
 from replay_data.store_metadata import StoreSource
 
 
@@ -293,14 +292,8 @@ Content = TypeVar("Content", RunResult, RunCosts)
 
 
 def _read(directory: Path, name: str, from_json: Callable[[Any], Content]) -> Content:
-    path = directory / name
-    try:
-        return from_json(read_json_file(path))
-    except (OSError, ValueError, KeyError, TypeError, InputError) as error:
-        raise InputError(
-            f"{path} cannot be read ({summarize_error(error)}); remove {directory / 'result.json'} "
-            "to evaluate the run again"
-        ) from error
+    advice = f"remove {directory / 'result.json'} to evaluate the run again"
+    return read_json_as(directory / name, from_json, advice)
 
 
 def _read_targets(content: Any) -> tuple[TargetResult, ...]:

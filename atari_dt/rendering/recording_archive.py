@@ -89,7 +89,7 @@ class RecordingArchive:
         read_format_version(content, FORMAT_VERSION)
         if read_field(content, "type", str) != TYPE:
             raise ValueError(f"its type is {content['type'][:80]!r}, not {TYPE!r}")
-        recording, rows = Recording.from_json(content["recording"]), read_count(content, "rows")
+        recording, rows = Recording.from_json(content["recording"]), read_count(content, "rows", minimum=1)
         columns = read_object(content["episodes"])
         episodes = [
             RecordedEpisode.from_json(

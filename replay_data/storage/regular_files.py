@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from replay_data.errors import InputError
+from replay_data.errors import InputError, summarize_error
 from replay_data.json_fields import parse_json
+
+T = TypeVar("T")
 
 MAX_JSON_BYTES = 32 << 20  # twice the largest file that this project writes; parsing one takes about 20 times as much
 
@@ -59,3 +62,20 @@ def read_json_file(path: Path) -> Any:
         ValueError: As `parse_json` does.
     """
     return parse_json(read_regular_file(path, MAX_JSON_BYTES))
+
+
+def read_json_as(path: Path, from_json: Callable[[Any], T], advice: str) -> T:
+    """Return what a function makes of the value of a JSON file.
+
+    Args:
+        path: Path of the file.
+        from_json: Function that reads the value. It may raise an InputError, ValueError, KeyError or TypeError.
+        advice: Clause that says what to do with a file that cannot be read.
+
+    Raises:
+        InputError: If the file cannot be read, or its value is malformed.
+    """
+    try:
+        return from_json(read_json_file(path))
+    except (OSError, ValueError, KeyError, TypeError, InputError) as error:
+        raise InputError(f"{path} cannot be read ({summarize_error(error)}); {advice}") from error

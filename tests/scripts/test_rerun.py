@@ -19,7 +19,7 @@ ARCHIVE = DATA / "sweep_archive.json"
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("{tmp}/no.json DT --data {store} --out {tmp}/new", "{tmp}/no.json is not the archive of a sweep"),
+        ("{tmp}/no.json DT --data {store} --out {tmp}/new", "{tmp}/no.json cannot be read"),
         (f"{ARCHIVE} DT --data {{store}} --out {{tmp}}/new", "has no run DT; choose one of BC-seed0, DT-seed0"),
         (f"{ARCHIVE} DT-seed0 --data {{store}} --out {{tmp}}/new", "{store} is not the data of DT-seed0: its SHA-256"),
         (f"{ARCHIVE} DT-seed0 --data {{tmp}}/no --out {{tmp}}/new", "no trajectory store at {tmp}/no"),

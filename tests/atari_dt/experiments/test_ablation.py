@@ -15,8 +15,7 @@ from torch import Tensor
 
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.experiments import ablation_times
-from atari_dt.experiments.ablation import ablation_runs
-from atari_dt.experiments.ablation_plan import Budget, plan_ablation
+from atari_dt.experiments.ablation import Budget, ablation_runs, plan_ablation
 from atari_dt.experiments.ablation_report import ablation_rows
 from atari_dt.experiments.ablation_times import UpdateTime, UpdateTimes, measure_update_times
 from atari_dt.experiments.report import make_report

@@ -13,10 +13,17 @@ import numpy as np
 import pytest
 
 from atari_dt.config import ModelConfig
-from atari_dt.experiments.ablation_plan import Ablation
+from atari_dt.experiments.ablation import Ablation
 from atari_dt.experiments.ablation_times import UpdateTime, UpdateTimes
-from atari_dt.experiments.archive import MAX_METRICS_LINES, SweepArchive, read_archive
-from atari_dt.experiments.archive_writer import archive_sweep, read_sweep, strip_paths, thin_metrics
+from atari_dt.experiments.archive import (
+    MAX_METRICS_LINES,
+    SweepArchive,
+    archive_sweep,
+    read_archive,
+    read_sweep,
+    strip_paths,
+    thin_metrics,
+)
 from atari_dt.experiments.report import COMMANDS_FILE, make_report
 from atari_dt.experiments.run_config import RunConfig
 from atari_dt.experiments.run_result import RunFailure, read_costs, read_result
@@ -146,7 +153,8 @@ def test_no_machine_path_is_archived(sweep: Path, tmp_path: Path) -> None:
     ("text", "stripped"),
     [
         ("/home/ann/data", "data"),
-        ("/home/ann", "ann"),
+        ("/home/ann --data=//home//ann/x/y/z", "~ --data=y/z"),
+        ("PYTHONPATH=/a/b/c:/home/ann/x", "PYTHONPATH=b/c:x"),
         ("/data/breakout/123", "breakout/123"),
         ("--out /mnt/disk/runs/a-1.5 --jobs 2", "--out runs/a-1.5 --jobs 2"),
         ("'/mnt/x/y z'", "'x/y z'"),
@@ -202,6 +210,9 @@ def test_two_stores_of_one_name_are_not_confused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
 
 
+_WITHOUT_UPDATES = {"context_length": 10, "max_updates": None, "runs": {"states": ["DT-seed0"]}}
+
+
 def _change(content: Any, **values: Any) -> Any:
     return content | values
 
@@ -229,9 +240,11 @@ def _inflate(content: Any) -> Any:
         (lambda content: _change(content, datasets=[]), "has no dataset 0"),
         (lambda content: _change(content, commands=[7]), "not of type str"),
         (lambda content: _change(content, ablation=[]), "a list is where an object should be"),
+        (lambda content: _change(content, ablation=_WITHOUT_UPDATES), "max_updates is missing"),
         (lambda content: _change_run(content, name="../x"), "cannot have the name '../x'"),
         (lambda content: _change_run(content, name="x" * 101), "cannot have the name"),
         (lambda content: _change_run(content, name=".."), "cannot have the name"),
+        (lambda content: _change_run(content, name="commands.txt"), "cannot have the name"),
         (lambda content: _change_run(content, costs=None), "TypeError"),
         (lambda content: _change_run(content, result=None), "has costs only"),
         (lambda content: _change_run(content, metrics={"update": [1] * 50_000}), "KeyError: 'tokens'"),
@@ -244,12 +257,12 @@ def test_a_damaged_archive_is_named(content: Any, tmp_path: Path, damage: Callab
     path.write_text(json.dumps(damage(content)))
     with pytest.raises(InputError) as caught:
         read_archive(path)
-    assert str(caught.value).startswith(f"{path} is not the archive of a sweep (")
+    assert str(caught.value).startswith(f"{path} cannot be read (")
     assert message in str(caught.value)
 
 
 def test_too_many_lines_of_metrics_are_refused(content: Any) -> None:
     lines = [metrics_line(update, 1.0).to_json() for update in range(1, 50)]
     columns = {name: [line[name] for line in lines] for name in lines[0]}
-    with pytest.raises(InputError, match="41 lines of metrics, but at most 40 fit"):
+    with pytest.raises(InputError, match="41 lines of metrics, not at most 40"):
         SweepArchive.from_json(_change_run(content, metrics=columns))

@@ -10,8 +10,7 @@ import pytest
 
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.experiments import run as run_module
-from atari_dt.experiments.archive import ArchivedRun, read_archive
-from atari_dt.experiments.archive_writer import archive_sweep
+from atari_dt.experiments.archive import ArchivedRun, archive_sweep, read_archive
 from atari_dt.experiments.launchers import LocalLauncher
 from atari_dt.experiments.rerun import compare_results, explain_differences, rerun
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig, read_run_config

@@ -53,6 +53,7 @@ def test_table_and_figure_are_those_of_the_log(archive: Path) -> None:
         ("episodes_of_buffers", [4, -1, 0], "numbers of episodes"),
         ("type", "sweep", "its type is 'sweep'"),
         ("num_bytes", -1, "num_bytes"),
+        ("rows", 0, "rows"),
     ],
 )
 def test_contradictions_are_refused(archive: Path, name: str, value: object, message: str) -> None:
