@@ -135,13 +135,14 @@ class HeadResults(StudyFile):
             result.ablation for result in self.ablations
         ] != list_ablations(layers, heads):
             raise ValueError("ablations are not those of each head, each layer and all layers")
-        if any(len(scores) != settings.episodes for scores in (self.scores, *self.played_scores)):
-            raise ValueError(f"a model does not have scores of {settings.episodes} episodes")
+        for scores in (self.scores, *(result.scores for result in self.ablations)):
+            if scores is not None and len(scores) != settings.episodes:
+                raise ValueError(f"a model has scores of {len(scores)} episodes, not {settings.episodes}")
 
     @property
-    def played_scores(self) -> list[tuple[float, ...]]:
-        """Scores of the ablated models that have played so far."""
-        return [result.scores for result in self.ablations if result.scores is not None]
+    def unplayed(self) -> list[int]:
+        """Indices of the ablations whose models have yet to play."""
+        return [i for i, result in enumerate(self.ablations) if result.ablation.plays and result.scores is None]
 
     def with_scores(self, index: int, scores: tuple[float, ...]) -> HeadResults:
         """Return a copy with the scores of one of the results."""

@@ -107,7 +107,7 @@ class HeadStudy:
                 rows.append(
                     [
                         uniform.ablation.name,
-                        f"{self.results.entropy[layer][head]:.2f}",
+                        f"{abs(self.results.entropy[layer][head]):.2f}",  # rounding may leave a tiny negative number
                         f"{self.results.mean_distance[layer][head]:.1f}",
                         *self._cells(self.results.find("mean", layer, head)),
                         _format_divergence(uniform.effect.divergence),

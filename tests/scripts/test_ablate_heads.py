@@ -135,8 +135,10 @@ def test_other_studies_are_not_overwritten(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     finished = heads_run.parent / "heads"
-    assert call(monkeypatch, "ablate_heads.py", heads_run, "--out", finished, *OPTIONS) == 1
-    assert "holds the finished study already" in capsys.readouterr().err
+    before = (finished / "heads.json").read_bytes()
+    assert call(monkeypatch, "ablate_heads.py", heads_run, "--out", finished, *OPTIONS) == 0
+    assert "layer 1, head 2" in capsys.readouterr().out
+    assert (finished / "heads.json").read_bytes() == before
     assert (
         call(monkeypatch, "ablate_heads.py", heads_run, "--out", finished, *OPTIONS, "--seed", 4, "--noop-max", 2) == 1
     )
@@ -153,7 +155,9 @@ def test_other_studies_are_not_overwritten(
     assert call(monkeypatch, "ablate_heads.py", heads_run, "--out", out, *OPTIONS) == 1
     assert "heads.json is not a file of this command" in capsys.readouterr().err
     assert (out / "heads.json").read_text() == "{}"
-    (out / "heads.json").write_text(json.dumps({**results.to_json(), "scores": [5.0]}))
+    content = results.to_json()
+    content["ablations"][0]["scores"] = None
+    (out / "heads.json").write_text(json.dumps({**content, "scores": [5.0]}))
     assert call(monkeypatch, "ablate_heads.py", heads_run, "--out", out, *OPTIONS) == 1
     assert "the intact model does not score as it did" in capsys.readouterr().err
 

@@ -22,7 +22,7 @@ from atari_dt.interpretation.head_ablation import (
     measure_effect,
     observe,
 )
-from atari_dt.interpretation.head_ablation_contexts import ContextRecorder
+from atari_dt.interpretation.head_ablation_run import ContextRecorder
 from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.policies.decision_transformer import DecisionTransformerPolicy, PolicyStep
 from atari_dt.policies.predictors import ForwardPass
