@@ -18,13 +18,15 @@ from atari_dt.policies.protocol import PROTOCOLS, ProtocolName
 
 @dataclass(frozen=True)
 class Options:
-    """Replace the output of each attention head, and of each layer's attention, by its mean, or make its attention
-    uniform; measure how far the actions and the scores change. Write a table, a figure and numbers."""
+    """Measure how the actions and scores of a trained model change without each attention head and each layer.
+
+    An ablation replaces the output of a head, or of all heads of a layer, by its mean over many contexts, or makes the
+    attention uniform. The same command resumes an interrupted study, and shows a finished one again."""
 
     run_directory: tyro.conf.Positional[Path]
     """Run directory or checkpoint of a Decision Transformer or of behavior cloning."""
     out: Path
-    """Directory for heads.json and heads.png; an interrupted command continues in it when it is run again."""
+    """Directory for heads.json, with all numbers, and heads.png, the figure."""
     max_contexts: int = 2000
     """Largest number of contexts of the intact model's episodes to compare action probabilities on."""
     scores: bool = True

@@ -24,21 +24,16 @@ class PairedDifference:
     interval: tuple[float, float] | None
 
 
-def paired_difference(
-    scores: Scores, reference: Scores, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
-) -> PairedDifference:
+def paired_difference(scores: Scores, reference: Scores) -> PairedDifference:
     """Compute the difference of two interquartile means with its percentile bootstrap interval, stratified by seed.
 
-    Episode i of a training seed is resampled in both groups together, since it has the same emulator seed in both. What
-    the two episodes have in common then cancels, and the interval is narrower than that of independent groups. As in
-    `bootstrap_interval`, it covers the variation between episodes of these models, not between training runs.
+    Episode i of a training seed has the same emulator seed in both groups, so the two are resampled together. What they
+    have in common cancels, and the interval is narrower than that of independent groups. As in `bootstrap_interval`, it
+    covers the variation between episodes of these models, not between training runs.
 
     Args:
         scores: Scores ``[seeds][episodes]``.
         reference: Scores of the same models, with the same number of episodes for each.
-        confidence: Confidence level of the interval.
-        resamples: Number of bootstrap resamples.
-        seed: Seed of the resampling.
 
     Raises:
         ValueError: If the two groups differ in the number of seeds or of their episodes.
@@ -53,15 +48,15 @@ def paired_difference(
     if min(counts) < 2:
         return PairedDifference(value, None)
     num_dropped = sum(counts) // 4  # at either end, as `interquartile_mean` does
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     differences = []
-    for start in range(0, resamples, _BATCH):
-        size = min(_BATCH, resamples - start)
+    for start in range(0, RESAMPLES, _BATCH):
+        size = min(_BATCH, RESAMPLES - start)
         drawn = [pair[:, rng.integers(pair.shape[1], size=(size, pair.shape[1]))] for pair in both]
         # NumPy sorts seven times as fast as SciPy's trimmed mean partitions.
         ranked = np.sort(np.concatenate(drawn, axis=-1), axis=-1)  # [2, size, episodes]
         means = ranked[..., num_dropped : ranked.shape[-1] - num_dropped].mean(axis=-1)
         differences.append(means[0] - means[1])
-    tail = 100 * (1 - confidence) / 2
+    tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(np.concatenate(differences), [tail, 100 - tail])
     return PairedDifference(value, (float(low), float(high)))

@@ -41,7 +41,7 @@ def test_the_models_play_as_the_evaluator_does(
 ) -> None:
     out, figure = tmp_path / "acting.json", tmp_path / "acting.png"
     small = ("--episodes", 2, "--max-steps", 9, "--seed", 3, "--device", "cpu", "--no-protocol-settings")
-    options = ("--out", out, "--figure", figure, "--temperatures", "--return-multiples", 2, *small)
+    options = (f"--out={out}", "--figure", figure, "--temperatures", "--return-multiples", 2, *small)
     assert call(monkeypatch, "compare_acting.py", runs[0], *options) == 0
     default, target = read(out).results
     model = DecisionTransformer.from_pretrained(runs[0] / "checkpoints" / "update-00000007")
