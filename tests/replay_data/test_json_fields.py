@@ -111,6 +111,22 @@ def test_dataclasses_with_malformed_fields_are_refused(content: Any, message: st
         read_dataclass(content, Settings)
 
 
+@dataclass(frozen=True)
+class Nested:
+    first: Settings
+    others: tuple[Settings, ...] = ()
+
+
+def test_dataclasses_may_be_nested() -> None:
+    settings = Settings(layers=2)
+    assert read_dataclass({"first": {"layers": 2}, "others": [{"layers": 2}]}, Nested) == Nested(settings, (settings,))
+    assert read_dataclass({"first": settings}, Nested) == Nested(settings)
+    with pytest.raises(TypeError, match="'heads' is unknown"):
+        read_dataclass({"first": {"layers": 2}, "others": [{"layers": 2, "heads": 1}]}, Nested)
+    with pytest.raises(TypeError, match="where an object should be"):
+        read_dataclass({"first": 2}, Nested)
+
+
 @pytest.mark.parametrize("name", ["Breakout", "MsPacman", "TicTacToe3d", "Name This Game"])
 def test_names_of_games(name: str) -> None:
     assert check_game_name(name) == name
