@@ -136,9 +136,11 @@ def test_other_studies_are_not_overwritten(
 ) -> None:
     finished = heads_run.parent / "heads"
     before = (finished / "heads.json").read_bytes()
+    (finished / "heads.png").write_bytes(b"of an earlier call without scores")
     assert call(monkeypatch, "ablate_heads.py", heads_run, "--out", finished, *OPTIONS) == 0
     assert "layer 1, head 2" in capsys.readouterr().out
     assert (finished / "heads.json").read_bytes() == before
+    assert (finished / "heads.png").read_bytes().startswith(b"\x89PNG")
     assert (
         call(monkeypatch, "ablate_heads.py", heads_run, "--out", finished, *OPTIONS, "--seed", 4, "--noop-max", 2) == 1
     )
