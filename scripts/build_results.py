@@ -30,9 +30,9 @@ STUDIES = {
 def main(names: tyro.conf.Positional[tuple[str, ...]] = (), /, docs: Path = DOCS, check: bool = False) -> None:
     """Write the tables of docs/data/NAME.json into docs/results.md, and its figures to docs/images.
 
-    A table stands between the lines <!-- begin NAME:PART --> and <!-- end NAME:PART -->. A figure is drawn if a page
-    of the documentation or the README links to its image, NAME-PART.png. Tables and figures that nothing shows are
-    printed. Files come from scripts/write_report.py and its option --archive, and from commands that write one file.
+    A table stands between the lines <!-- begin NAME:PART --> and <!-- end NAME:PART -->. A figure is drawn if the
+    README or a page of the documentation links to its image, NAME-PART.png. The command lists the tables and figures
+    that no page shows.
 
     Args:
         names: Names of the files, without .json; all of them by default.
@@ -48,8 +48,10 @@ def main(names: tyro.conf.Positional[tuple[str, ...]] = (), /, docs: Path = DOCS
     blocks = find_blocks(text)
     for name in (*names, *(block.name for block in blocks)):
         if name not in known:
-            place = f"no file {docs / 'data' / name}.json"
-            raise InputError(f"there is {place}; choose one of {', '.join(known) or 'none'}, or make that file first")
+            raise InputError(
+                f"there is no file {docs / 'data' / name}.json; choose one of {', '.join(known) or 'none'}, or "
+                "make that file first"
+            )
     studies = {name: _read_study(docs / "data" / f"{name}.json") for name in names or known}
     shown = [name for name in studies if not check or any(block.name == name for block in blocks)]
     tables = {name: studies[name].tables() for name in shown}
@@ -57,7 +59,7 @@ def main(names: tyro.conf.Positional[tuple[str, ...]] = (), /, docs: Path = DOCS
     if check:
         if changed:
             raise InputError(f"{page} is out of date in {', '.join(changed)}; run scripts/build_results.py")
-        print(f"{page}: {len(blocks)} tables are up to date")
+        print(f"{page}: {sum(block.name in studies for block in blocks)} tables are up to date")
         return
     figures = {name: study.figures() for name, study in studies.items()}
     linked = set[str]().union(*(linked_figures(_read_text(each)) for each in _pages(docs)))

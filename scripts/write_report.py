@@ -16,9 +16,9 @@ def main(sweep: tyro.conf.Positional[Path], archive: Path | None = None) -> None
 
     Args:
         sweep: Directory that scripts/reproduce_benchmark.py or scripts/ablate_context_length.py wrote.
-        archive: Path of a JSON file to write too, such as docs/data/sweep.json: everything that the report is made of,
-            without checkpoints and machine paths. scripts/build_results.py makes tables and figures of it, and
-            scripts/rerun.py does one of its runs again.
+        archive: Also write the data of the report to this JSON file, such as docs/data/sweep.json. It has no
+            checkpoints and no absolute paths. scripts/build_results.py makes tables and figures of it, and
+            scripts/rerun.py repeats one of its runs.
     """
     from atari_dt.experiments.report import write_report
 

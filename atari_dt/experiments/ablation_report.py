@@ -99,11 +99,11 @@ def _explain_budget(budget: Budget, ablation: Ablation) -> str:
     common = {
         "updates": "All runs make the same number of updates.",
         "states": f"All runs see as many states as {reference}.",
-        "seconds": f"All runs train for as long as {reference}, by times of updates measured before the runs.",
+        "seconds": f"All runs train for as long as {reference}, according to measurements before the first run.",
     }
     return (
-        f"{common[budget]} states: updates times batch size times K. minutes: time of the training, without validation "
-        "and checkpoints."
+        f"{common[budget]} States: updates times batch size times K. Minutes: training time, without validation and "
+        "checkpoints."
     )
 
 
@@ -147,8 +147,7 @@ def budget_rows(groups: Sequence[RunGroup]) -> list[list[str]]:
     for group in sorted(groups, key=lambda group: group.order):
         updates = group.final_update
         states = None if updates is None else updates * group.config.training.batch_size * (group.context_length or 1)
-        seconds = [costs.training_seconds for costs in group.costs if costs.training_seconds is not None]
-        minutes = f"{np.mean(seconds) / 60:.1f}" if len(seconds) == len(group.costs) else ""
+        minutes = "" if group.training_minutes is None else f"{group.training_minutes:.1f}"
         columns.append([format_update(updates), format_update(states), minutes])
     return [[*row[:2], *added, *row[2:]] for row, added in zip(ablation_rows(groups), columns, strict=True)]
 

@@ -58,16 +58,8 @@ class MethodComparison:
         for group in sorted(groups, key=lambda group: group.order):
             cells.setdefault((group.game, group.method), []).append(group)
         all_methods = list(dict.fromkeys(method for _, method in cells))
-        methods = [
-            method
-            for method in all_methods
-            if any(
-                len(group.names) >= MIN_RUNS
-                for (_, name), of_cell in cells.items()
-                if name == method
-                for group in of_cell
-            )
-        ]
+        compared = {group.method for group in groups if len(group.names) >= MIN_RUNS}
+        methods = [method for method in all_methods if method in compared]
         left_out = [f"{method} (a single run per game)" for method in all_methods if method not in methods]
         columns: dict[str, list[RunGroup]] = {}
         for game in dict.fromkeys(group.game for group in groups):
@@ -128,12 +120,8 @@ def improvement_rows(comparison: MethodComparison) -> list[list[str]]:
     for index, method in enumerate(others, start=1):
         x, y = comparison.scores[0], comparison.scores[index]
         low, high = improvement_interval(x, y)
-        rows.append(
-            [
-                *(method, f"{comparison.num_runs(index)}"),
-                *(f"{probability_of_improvement(x, y):.2f}", f"{low:.2f} to {high:.2f}"),
-            ]
-        )
+        probability = f"{probability_of_improvement(x, y):.2f}"
+        rows.append([method, f"{comparison.num_runs(index)}", probability, f"{low:.2f} to {high:.2f}"])
     return rows
 
 
@@ -143,9 +131,9 @@ def explain_improvement(comparison: MethodComparison) -> str:
     text = (
         f"P({first} > method): probability that a run of {first} ({comparison.num_runs(0)} runs) scores higher than a "
         "run of the method, averaged over the games; ties count half. 95% interval: stratified bootstrap over the "
-        f"runs of each game ({RESAMPLES:,} resamples). It is too narrow where runs are few: where every run of one "
-        "method scores higher than every run of the other, it has no width. Both as in Agarwal et al. 2021 "
-        "(arXiv:2108.13264). A run counts with its mean score of the last checkpoint. Games: "
+        f"runs of each game ({RESAMPLES:,} resamples). With few runs, it is too narrow; it has no width if every run "
+        "of one method scores higher than every run of the other. Both are defined as in Agarwal et al. 2021 "
+        "(arXiv:2108.13264). The score of a run is the mean over the episodes of its last checkpoint. Games: "
         f"{', '.join(comparison.games)}."
     )
     if comparison.targets:

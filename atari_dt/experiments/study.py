@@ -1,15 +1,15 @@
-"""What the results of an experiment offer to docs/results.md: tables and figures, made of one JSON file."""
+"""The interface between a file of results in docs/data and the page docs/results.md."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 
 class Study(Protocol):
-    """The results in one file of ``docs/data``, whatever the experiment was.
+    """The results of an experiment, read from one file in ``docs/data``.
 
-    The field ``type`` of the file names the kind of experiment, such as ``"sweep"``. The module that writes files of a
-    type offers a `StudyReader` for them.
+    The field ``type`` of the file, such as ``"sweep"``, selects the module that reads it.
     """
 
     def tables(self) -> dict[str, list[list[str]]]:
@@ -28,16 +28,8 @@ class Study(Protocol):
         ...
 
 
-class StudyReader(Protocol):
-    """A function that reads the content of a study's file."""
+StudyReader = Callable[[Any], Study]
+"""Function from parsed JSON to the study.
 
-    def __call__(self, content: Any, /) -> Study:
-        """Return the study.
-
-        Args:
-            content: Parsed JSON, with the fields ``type`` and ``format_version``.
-
-        Raises:
-            InputError, ValueError, KeyError, TypeError: If the content is malformed.
-        """
-        ...
+It raises an InputError, ValueError, KeyError or TypeError if the content is malformed.
+"""
