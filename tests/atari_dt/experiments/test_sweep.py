@@ -53,6 +53,7 @@ def base(readable_store: TrajectoryStore) -> RunConfig:
         precision="fp32",
         device="cpu",
         validation_fraction=0.2,
+        validation_seed=0,
     )
     return RunConfig(
         readable_store.path, model, training, EvaluationConfig(episodes=2, max_steps=15, evaluated_checkpoints=2)
