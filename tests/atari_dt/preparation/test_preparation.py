@@ -162,7 +162,8 @@ def test_the_largest_store_must_fit_on_the_disk(tmp_path: Path, monkeypatch: pyt
     plan(tmp_path, "Breakout", data_from="q_learning", num_steps=300_000)
 
 
-def test_sizes_and_times_are_said(tmp_path: Path) -> None:
+def test_sizes_and_times_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**12))
     lines = plan(tmp_path, "Breakout", "Pong", data_from="q_learning", num_steps=6_000_000).describe().splitlines()
     hours = 6_000_000 / STEPS_PER_S["q_learning"] / 3600
     for line in lines[2:4]:
