@@ -22,7 +22,7 @@ from atari_dt.games.catalogue import find_game
 from atari_dt.hardware import find_device
 from atari_dt.methods.registry import load_model
 from atari_dt.model.pretrained import checkpoint_updates
-from atari_dt.rendering.study_file import Session, shorten_path, weights_sha256
+from atari_dt.rendering.study_file import Session, strip_paths, weights_sha256
 from replay_data import InputError
 from replay_data.storage.paths import check_writable
 
@@ -103,7 +103,7 @@ def _read_settings(checkpoints: Sequence[Path], play: PlayConfig) -> ComparisonS
         assert dataset.max_return is not None  # checked by the plan
         updates, path = checkpoint_updates(checkpoint), checkpoint.absolute()
         run = ComparedRun(
-            name=shorten_path(path if updates is None else path.parents[1]),
+            name=strip_paths(str(path if updates is None else path.parents[1])),
             weights_sha256=weights_sha256(checkpoint),
             seed=None if model.training_config is None else model.training_config.seed,
             updates=updates,

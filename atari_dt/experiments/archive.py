@@ -27,6 +27,7 @@ from atari_dt.experiments.curves import read_run_metrics
 from atari_dt.experiments.report import COMMANDS_FILE, make_report
 from atari_dt.experiments.run_config import RunConfig, read_run_config
 from atari_dt.experiments.run_result import RunCosts, RunFailure, RunResult, read_costs, read_failure, read_result
+from atari_dt.rendering.study_file import strip_paths
 from atari_dt.training.metrics import FILE_NAME as METRICS_FILE
 from atari_dt.training.metrics import MetricsLine
 from replay_data import InputError
@@ -339,24 +340,6 @@ def thin_metrics(lines: Sequence[MetricsLine]) -> tuple[MetricsLine, ...]:
 def _round(value: Any) -> Any:
     """Return a value with fewer digits if it is a float."""
     return float(f"{value:.{_METRICS_DIGITS}g}") if isinstance(value, float) else value
-
-
-def strip_paths(text: str) -> str:
-    """Return a text whose absolute paths are shortened to their last two parts, without the user's name.
-
-    ``/mnt/disk/data/breakout`` becomes ``data/breakout``, ``/home/ann/data`` becomes ``data``, and ``/home/ann``
-    becomes ``~``. URLs stay as they are.
-    """
-    return re.sub(r"\w+://\S+|(?<![\w./~-])(?:/+[\w.+@%-]+)+", lambda match: _strip_path(match[0]), text)
-
-
-def _strip_path(path: str) -> str:
-    if not path.startswith("/"):
-        return path
-    first, *parts = filter(None, path.split("/"))
-    if first in ("home", "Users") and parts:
-        return "/".join(parts[1:][-2:]) or "~"
-    return "/".join(parts[-2:]) or first
 
 
 def _strip_content(content: Any) -> Any:

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ class Session:
     """One call of a command.
 
     Attributes:
-        command: The command; absolute paths are shortened to their last two parts.
+        command: The command; absolute paths are shortened by `strip_paths`.
         date: Day on which it began, such as ``2026-01-31``.
         hardware: Machine that it ran on.
         versions: Versions of Python and of some packages, by name.
@@ -104,17 +105,26 @@ class Session:
             words: Words of the command line after ``python``.
             device: Device that it uses.
         """
-        shortened = []
-        for word in words:
-            option, equals, value = word.rpartition("=")
-            shortened.append(option + equals + shorten_path(Path(value)) if Path(value).is_absolute() else word)
-        command = shlex.join(["python", *shortened])
+        command = shlex.join(["python", *map(strip_paths, words)])
         return cls(command, datetime.date.today().isoformat(), find_hardware(device), installed_versions())
 
 
-def shorten_path(path: Path) -> str:
-    """Return the last two parts of an absolute path, which do not depend on the machine."""
-    return "/".join(path.parts[1:][-2:])
+def strip_paths(text: str) -> str:
+    """Return a text whose absolute paths are shortened to their last two parts, without the user's name.
+
+    ``/mnt/disk/data/breakout`` becomes ``data/breakout``, ``/home/ann/data`` becomes ``data``, and ``/home/ann``
+    becomes ``~``. URLs stay as they are.
+    """
+    return re.sub(r"\w+://\S+|(?<![\w./~-])(?:/+[\w.+@%-]+)+", lambda match: _strip_path(match[0]), text)
+
+
+def _strip_path(path: str) -> str:
+    if not path.startswith("/"):
+        return path
+    first, *parts = filter(None, path.split("/"))
+    if first in ("home", "Users") and parts:
+        return "/".join(parts[1:][-2:]) or "~"
+    return "/".join(parts[-2:]) or first
 
 
 def weights_sha256(checkpoint: Path) -> str:

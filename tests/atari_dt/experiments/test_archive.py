@@ -21,12 +21,12 @@ from atari_dt.experiments.archive import (
     archive_sweep,
     read_archive,
     read_sweep,
-    strip_paths,
     thin_metrics,
 )
 from atari_dt.experiments.report import COMMANDS_FILE, make_report
 from atari_dt.experiments.run_config import RunConfig
 from atari_dt.experiments.run_result import RunFailure, read_costs, read_result
+from atari_dt.rendering.study_file import strip_paths
 from atari_dt.training.metrics import MetricsLine
 from atari_dt.training.training_run import Hardware
 from replay_data import InputError
