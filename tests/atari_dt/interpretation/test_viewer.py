@@ -239,7 +239,7 @@ def test_viewer_controls(browser: Any, viewer: Viewer, messages: list[str]) -> N
     page.evaluate("{ const until = performance.now() + 2000; while (performance.now() < until); }")
     wait_until(page, "view.step >= 12")
     step, now = page.evaluate("[view.step, performance.now()]")
-    assert step <= 15 * ((now - start) / 1000 - 2 + 0.25) + 1
+    assert step <= 15 * ((now - start) / 1000 - 2 + 0.5) + 1
 
     # The second episode can be selected; its first steps have shorter contexts.
     page.select_option("#episode", index=1)
