@@ -88,7 +88,7 @@ class EpisodeSplitter:
         """
         self._append(rows)
         if self._at_start is None:
-            if len(self._blank) <= max(self._first_runs):
+            if self._blank.all() and len(self._blank) <= max(self._first_runs):
                 return
             self._at_start = self._guessed_start = count_leading(self._blank) in self._first_runs
         while (found := self._find_end()) is not None:

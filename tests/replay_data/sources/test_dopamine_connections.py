@@ -119,7 +119,7 @@ def read(path: Path) -> list[Episode]:
 LENGTHS = st.lists(st.tuples(st.integers(1, 12), st.booleans()), min_size=1, max_size=12)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)  # a known limit: docs/data.md, "Where episodes end"
+@settings(max_examples=20, deadline=None)
 @given(
     lengths=LENGTHS,
     num_slots=st.integers(5, 40),
@@ -143,6 +143,9 @@ def test_saves_at_any_time_give_every_whole_episode_once(
     for index, count in enumerate(counts):
         if count - num_slots > (counts[index - 1] if index else 0):  # rows were overwritten before this save
             start = count - num_slots
+            behind = run.rows[start : start + (-1 - start) % num_slots]  # from the cursor on, without the last slot
+            if not any(any(row[1:]) for row in behind):
+                start += len(behind)  # zeros are taken for rows that were never played
             start += start % num_slots == num_slots - 1  # a row in the last slot is not worth its own pass
         if index == len(counts) - 1 or counts[index + 1] - num_slots > count:
             expected += run.whole_episodes(start, count)
@@ -151,7 +154,7 @@ def test_saves_at_any_time_give_every_whole_episode_once(
         run.check(read(path), expected)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)  # a known limit: docs/data.md, "Where episodes end"
+@settings(max_examples=20, deadline=None)
 @given(
     lengths=LENGTHS,
     num_slots=st.integers(5, 20),
