@@ -14,12 +14,13 @@ from typing import Any
 
 from replay_data.errors import InputError
 from replay_data.progress import ProgressBar
-from replay_data.sources.jat import JatShard, hash_file
+from replay_data.sources.jat import JatShard
 from replay_data.sources.jat_files import REPOSITORY, JatDownload, ShardName, directory_name
 from replay_data.sources.jat_parquet import import_parquet
 from replay_data.storage.atomic import name_file_in_errors
 from replay_data.storage.hub_errors import foreign_answer_error, translate_hub_errors
 from replay_data.storage.locks import exclusive_lock
+from replay_data.storage.regular_files import hash_file
 
 _TIMEOUT = 30.0  # seconds for an answer about the repository
 

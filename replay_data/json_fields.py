@@ -198,6 +198,16 @@ def read_dataclass(content: Any, dataclass_type: type[D]) -> D:
     return dataclass_type(**values)
 
 
+def read_versioned_dataclass(content: Any, dataclass_type: type[D], newest: int) -> D:
+    """Return a dataclass from the object that holds its fields and ``format_version``.
+
+    Raises:
+        TypeError, ValueError: As `read_format_version` and `read_dataclass` do.
+    """
+    read_format_version(content, newest)
+    return read_dataclass({name: value for name, value in content.items() if name != "format_version"}, dataclass_type)
+
+
 def _convert_to_hint(value: Any, name: str, hint: Any) -> Any:
     """Return a value as the type of a type hint, or raise as `read_dataclass` does."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

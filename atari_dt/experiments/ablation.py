@@ -14,7 +14,7 @@ from atari_dt.experiments.ablation_times import FILE_NAME as TIMES_FILE
 from atari_dt.experiments.ablation_times import find_update_times
 from atari_dt.experiments.run_config import RunConfig, schedule_for_max_updates
 from replay_data import InputError, TrajectoryStore
-from replay_data.json_fields import read_dataclass, read_format_version
+from replay_data.json_fields import read_versioned_dataclass
 from replay_data.storage.regular_files import read_json_as
 
 Budget = Literal["updates", "states", "seconds"]
@@ -60,8 +60,7 @@ class Ablation:
         Raises:
             ValueError, KeyError, TypeError: If the content is malformed.
         """
-        read_format_version(content, FORMAT_VERSION)
-        return read_dataclass({name: value for name, value in content.items() if name != "format_version"}, cls)
+        return read_versioned_dataclass(content, cls, FORMAT_VERSION)
 
     def merge(self, other: Ablation) -> Ablation:
         """Return an ablation with the runs of both."""

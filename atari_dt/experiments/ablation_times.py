@@ -26,7 +26,7 @@ from atari_dt.training.training_run import Hardware, find_hardware
 from atari_dt.training.windows import training_windows
 from replay_data import InputError, TrajectoryStore
 from replay_data.contexts import IntArray
-from replay_data.json_fields import read_dataclass, read_format_version
+from replay_data.json_fields import read_versioned_dataclass
 from replay_data.progress import ProgressBar
 from replay_data.storage.regular_files import read_json_as
 
@@ -102,9 +102,7 @@ class UpdateTimes:
         Raises:
             InputError, ValueError, KeyError, TypeError: If the content is malformed.
         """
-        read_format_version(content, FORMAT_VERSION)
-        fields = {name: value for name, value in content.items() if name != "format_version"}
-        return read_dataclass({**fields, "model": ModelConfig.from_json(content["model"])}, cls)
+        return read_versioned_dataclass(content, cls, FORMAT_VERSION)
 
 
 def read_update_times(out: Path) -> UpdateTimes | None:

@@ -22,9 +22,10 @@ from atari_dt.games.catalogue import find_game
 from atari_dt.hardware import find_device
 from atari_dt.methods.registry import load_model
 from atari_dt.model.pretrained import checkpoint_updates
-from atari_dt.rendering.study_file import Session, strip_paths, weights_sha256
+from atari_dt.rendering.study_file import Session, strip_paths
 from replay_data import InputError
 from replay_data.storage.paths import check_writable
+from replay_data.storage.regular_files import hash_file
 
 
 def compare_acting(
@@ -104,7 +105,7 @@ def _read_settings(checkpoints: Sequence[Path], play: PlayConfig) -> ComparisonS
         updates, path = checkpoint_updates(checkpoint), checkpoint.absolute()
         run = ComparedRun(
             name=strip_paths(str(path if updates is None else path.parents[1])),
-            weights_sha256=weights_sha256(checkpoint),
+            weights_sha256=hash_file(checkpoint / "model.safetensors"),
             seed=None if model.training_config is None else model.training_config.seed,
             updates=updates,
             data_digest=dataset.digest,

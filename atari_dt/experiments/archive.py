@@ -27,7 +27,7 @@ from atari_dt.experiments.curves import read_run_metrics
 from atari_dt.experiments.report import COMMANDS_FILE, make_report
 from atari_dt.experiments.run_config import RunConfig, read_run_config
 from atari_dt.experiments.run_result import RunCosts, RunFailure, RunResult, read_costs, read_failure, read_result
-from atari_dt.rendering.study_file import strip_paths
+from atari_dt.rendering.study_file import check_type, strip_paths
 from atari_dt.training.metrics import FILE_NAME as METRICS_FILE
 from atari_dt.training.metrics import MetricsLine
 from replay_data import InputError
@@ -210,8 +210,7 @@ class SweepArchive:
             InputError, ValueError, KeyError, TypeError: If the content is malformed.
         """
         read_format_version(content, FORMAT_VERSION)
-        if read_field(content, "type", str) != TYPE:
-            raise ValueError(f"its type is {content['type'][:80]!r}, not {TYPE!r}")
+        check_type(content, TYPE)
         datasets = [{name: read_object(each)[name] for name in _DATA_FIELDS} for each in content["datasets"]]
         if max((len(json.dumps(each)) for each in datasets), default=0) * len(content["runs"]) > MAX_JSON_BYTES:
             raise ValueError("its datasets are implausibly large")  # each run gets a copy

@@ -25,11 +25,12 @@ from atari_dt.model.decision_transformer import DecisionTransformer
 from atari_dt.model.pretrained import latest_checkpoint, read_checkpoint_config
 from atari_dt.policies.decision_transformer import DecisionTransformerPolicy
 from atari_dt.policies.policy import Floats, Ints
-from atari_dt.rendering.study_file import Session, weights_sha256
+from atari_dt.rendering.study_file import Session
 from replay_data import InputError
 from replay_data.progress import ProgressBar
 from replay_data.storage.atomic import atomic_directory, atomic_write
 from replay_data.storage.paths import check_new_directory
+from replay_data.storage.regular_files import hash_file
 
 STUDY_FILE, FIGURE_FILE = "heads.json", "heads.png"
 
@@ -171,7 +172,7 @@ def _load(
         game=find_game(dataset.game).name,
         method="dt" if config.conditioned else "bc",
         run="/".join(parts[-2:]),
-        weights_sha256=weights_sha256(checkpoint),
+        weights_sha256=hash_file(checkpoint / "model.safetensors"),
         num_layers=config.num_layers,
         num_heads=config.num_heads,
         context_length=config.context_length,

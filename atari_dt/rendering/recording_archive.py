@@ -15,8 +15,9 @@ import numpy as np
 
 from atari_dt.games.catalogue import find_game
 from atari_dt.rendering.replay_summary import replay_figure, replay_rows
+from atari_dt.rendering.study_file import check_type
 from replay_data import InputError
-from replay_data.json_fields import read_count, read_field, read_format_version, read_list, read_object
+from replay_data.json_fields import read_count, read_format_version, read_list, read_object
 from replay_data.recording import Recording
 from replay_data.sources.dopamine_sidecar import BufferSidecar, RecordedEpisode
 from replay_data.storage.atomic import atomic_write
@@ -87,8 +88,7 @@ class RecordingArchive:
             InputError, ValueError, KeyError, TypeError: If the content is malformed.
         """
         read_format_version(content, FORMAT_VERSION)
-        if read_field(content, "type", str) != TYPE:
-            raise ValueError(f"its type is {content['type'][:80]!r}, not {TYPE!r}")
+        check_type(content, TYPE)
         recording, rows = Recording.from_json(content["recording"]), read_count(content, "rows", minimum=1)
         columns = read_object(content["episodes"])
         episodes = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
 import json
 import re
 import shlex
@@ -18,7 +17,7 @@ import torch
 from atari_dt.training.training_run import Hardware, find_hardware, installed_versions
 from replay_data import InputError
 from replay_data.errors import summarize_error
-from replay_data.json_fields import read_dataclass, read_field, read_format_version
+from replay_data.json_fields import read_field, read_versioned_dataclass
 from replay_data.storage.atomic import atomic_write
 from replay_data.storage.regular_files import read_json_file
 
@@ -50,11 +49,9 @@ class StudyFile:
         Raises:
             InputError, ValueError, KeyError, TypeError: If the content is malformed.
         """
-        if read_field(content, "type", str) != cls.study_type:
-            raise ValueError(f"type is {content['type'][:80]!r}, not {cls.study_type!r}")
-        read_format_version(content, cls.format_version)
-        fields = {name: value for name, value in content.items() if name not in ("type", "format_version")}
-        return read_dataclass(fields, cls)
+        check_type(content, cls.study_type)
+        fields = {name: value for name, value in content.items() if name != "type"}
+        return read_versioned_dataclass(fields, cls, cls.format_version)
 
     @classmethod
     def read(cls: type[S], path: Path) -> S | None:
@@ -109,6 +106,16 @@ class Session:
         return cls(command, datetime.date.today().isoformat(), find_hardware(device), installed_versions())
 
 
+def check_type(content: Any, study_type: str) -> None:
+    """Check the field ``type`` of a file in ``docs/data``.
+
+    Raises:
+        ValueError, KeyError, TypeError: If the content is malformed, or of another type.
+    """
+    if (found := read_field(content, "type", str)) != study_type:
+        raise ValueError(f"its type is {found[:80]!r}, not {study_type!r}")
+
+
 def strip_paths(text: str) -> str:
     """Return a text whose absolute paths are shortened to their last two parts, without the user's name.
 
@@ -125,16 +132,3 @@ def _strip_path(path: str) -> str:
     if first in ("home", "Users") and parts:
         return "/".join(parts[1:][-2:]) or "~"
     return "/".join(parts[-2:]) or first
-
-
-def weights_sha256(checkpoint: Path) -> str:
-    """Return the hexadecimal digest of the file of a checkpoint's weights.
-
-    Args:
-        checkpoint: Checkpoint that can be loaded; the file of a damaged one may have any size.
-    """
-    digest = hashlib.sha256()
-    with (checkpoint / "model.safetensors").open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

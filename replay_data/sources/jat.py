@@ -41,7 +41,6 @@ EnvPool's does the opposite, as the DQN-replay data and this project do.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -53,7 +52,7 @@ from replay_data.sources.directories import find_directory
 from replay_data.sources.jat_files import REPOSITORY, JatDownload, ShardName, directory_name
 from replay_data.sources.jat_parquet import JatFile
 from replay_data.sources.jat_row import JatRow
-from replay_data.storage.regular_files import check_regular_file
+from replay_data.storage.regular_files import hash_file
 
 _ADVICE = "delete it, and download it again"
 
@@ -211,17 +210,3 @@ class JatShard:
         self.close()
         self._file = JatFile(self.path, _ADVICE)
         return self._file
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits.
-
-    Raises:
-        InputError: If it is not a regular file.
-    """
-    check_regular_file(path)
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

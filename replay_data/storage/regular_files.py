@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Callable
@@ -52,6 +53,20 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
     check_regular_file(path, max_bytes)
     with path.open("rb") as file:
         return file.read(max_bytes)
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits.
+
+    Raises:
+        InputError, FileNotFoundError: As `check_regular_file`.
+    """
+    check_regular_file(path)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_json_file(path: Path) -> Any:
