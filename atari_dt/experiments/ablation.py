@@ -195,8 +195,11 @@ def plan_ablation(
                 raise InputError(
                     f"`equal` {budget} needs `max_updates`, the number of updates of a run with K = {reference_length}"
                 )
-            updates = {length: equal_states(length, reference_length, reference_updates) for length in context_lengths}
-            if budget == "seconds":
+            if budget == "states":
+                updates = {
+                    length: equal_states(length, reference_length, reference_updates) for length in context_lengths
+                }
+            else:
                 if "seconds" in saved.runs and not (out / TIMES_FILE).exists():
                     raise InputError(f"{out} lacks its {TIMES_FILE}; restore the file, or choose another `out`")
                 times = find_update_times(store, base, context_lengths, out, show_progress)
