@@ -20,7 +20,7 @@ from atari_dt.evaluation.target_returns import (
 from atari_dt.hardware import find_device, keep_freed_memory, translate_out_of_memory
 from atari_dt.methods.registry import load_model
 from atari_dt.model.dataset_info import DatasetInfo
-from atari_dt.model.pretrained import latest_checkpoint
+from atari_dt.model.pretrained import PretrainedModel, latest_checkpoint
 from replay_data import InputError, TrajectoryStore
 
 DEFAULT_MULTIPLES = (0.5, 1.0, 2.0)
@@ -53,8 +53,8 @@ def evaluate_runs(
         show_progress: Whether to show progress bars on standard error.
 
     Raises:
-        InputError: If a run, ROM or device does not exist, the runs differ in game, sticky actions, reward clipping,
-            method, observation or use of a cache, or a model cannot be played under this protocol.
+        InputError: If a run, ROM or device does not exist, the runs differ in their game, the sticky actions or reward
+            clipping of their data, or the config of their networks, or a model cannot be played under this protocol.
     """
     play = play or PlayConfig()
     device = find_device(play.device)
@@ -65,21 +65,10 @@ def evaluate_runs(
     checkpoints = [latest_checkpoint(directory) for directory in run_directories]
     models = [load_model(path).to(device) for path in checkpoints]
     datasets = [model.require_dataset() for model in models]
-    settings = {
-        (
-            dataset.game,
-            dataset.sticky_actions,
-            dataset.reward_clipping,
-            model.config.method,
-            model.observation,
-            play.protocol.uses_cache(model.config),
-        )
-        for dataset, model in zip(datasets, models, strict=True)
-    }
-    if len(settings) > 1:
+    if different := _find_differences(models, datasets):
         raise InputError(
-            "these runs differ in their game, sticky actions, reward clipping, method, observation or use of a cache; "
-            "evaluate runs together only if they differ in nothing but their seed"
+            f"these runs differ in {', '.join(different)}; evaluate runs together only if they differ in nothing but "
+            "their seed"
         )
     config = models[0].config
     play = dataclasses.replace(play, protocol=play.protocol.resolved(datasets[0], config))
@@ -112,6 +101,18 @@ def evaluate_runs(
         environment=play.environment(datasets[0]),
         planning=play.planning if config.plans else None,
     )
+
+
+def _find_differences(models: Sequence[PretrainedModel], datasets: Sequence[DatasetInfo]) -> list[str]:
+    """Return the names of settings that differ between runs; of runs of different methods, no further ones."""
+    shared = ("game", "sticky_actions", "reward_clipping")
+    settings: list[dict[str, object]] = [
+        {name: getattr(dataset, name) for name in shared} | {"method": model.config.method}
+        for model, dataset in zip(models, datasets, strict=True)
+    ]
+    if len({each["method"] for each in settings}) == 1:
+        settings = [each | vars(model.config) for each, model in zip(settings, models, strict=True)]
+    return [name for name, value in settings[0].items() if any(each[name] != value for each in settings)]
 
 
 class _Targets(NamedTuple):

@@ -110,7 +110,12 @@ def test_behavior_cloning_is_evaluated_once(
     assert call(monkeypatch, "evaluate.py", tmp_path / "cloning", "--return-multiples", 1) == 1
     assert "behavior cloning has no target return" in capsys.readouterr().err
     assert call(monkeypatch, "evaluate.py", tmp_path / "cloning", run) == 1
-    assert "these runs differ" in capsys.readouterr().err
+    assert "these runs differ in method; evaluate" in capsys.readouterr().err
+    other = DecisionTransformer(dataclasses.replace(model.config, context_length=3), num_actions=4, max_timestep=100)
+    other.dataset = dataclasses.replace(model.dataset, sticky_actions=0.125)
+    other.save_pretrained(tmp_path / "other")
+    assert call(monkeypatch, "evaluate.py", tmp_path / "cloning", tmp_path / "other") == 1
+    assert "these runs differ in sticky_actions, context_length; evaluate" in capsys.readouterr().err
 
 
 def test_value_models_are_evaluated_under_both_protocols(
@@ -145,7 +150,7 @@ def test_value_models_are_evaluated_under_both_protocols(
         (("--temperature", 0), "--temperature and --top-k have no effect on CQL"),
         (("--protocol", "original", "--window-timestep", "first"), "--integer-returns have no effect on CQL"),
         (("--cache", "on"), "--cache must be 'auto' or 'off' for this model"),
-        ((run,), "these runs differ in their game, sticky actions, reward clipping, method"),
+        ((run,), "these runs differ in method; evaluate"),
     ):
         assert call(monkeypatch, "evaluate.py", tmp_path / "cql", *options, *small) == 1
         assert message in capsys.readouterr().err

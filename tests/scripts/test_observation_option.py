@@ -177,8 +177,8 @@ def test_runs_of_different_observations_are_not_evaluated_together(
 ) -> None:
     assert call(monkeypatch, "evaluate.py", *runs.values()) == 1
     assert capsys.readouterr().err == (
-        "error: these runs differ in their game, sticky actions, reward clipping, method, observation or use of a "
-        "cache; evaluate runs together only if they differ in nothing but their seed\n"
+        "error: these runs differ in observation; evaluate runs together only if they differ in nothing but their "
+        "seed\n"
     )
 
 
