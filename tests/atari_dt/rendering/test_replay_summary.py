@@ -75,6 +75,21 @@ def test_trained_policies_can_be_told_apart_in_the_figure(
     assert len(to_png(figure)) > 10_000  # and its texts are no mathematics
 
 
+@pytest.mark.parametrize(("best", "lines"), [(700.0, [163.9]), (9000.0, [163.9, 13455.0])])
+def test_a_reference_far_above_all_scores_does_not_flatten_the_curve(
+    best: float, lines: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay_summary, "to_png", lambda figure: figure)
+    buffer = dataclasses.replace(
+        sidecar_of(RecordedEpisode(9, 7, 1.0, best, {})), recording=recording_of("Qbert", ["NOOP"])
+    )
+    figure: Any = replay_summary.replay_figure(find_game("Qbert"), [buffer])
+    (axes,) = figure.axes
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() in (":", "--")] == lines
+    assert axes.get_ylim()[1] < 2 * max(best, lines[-1])
+    assert any(text.get_text().startswith("human (13455)") for text in axes.get_legend().get_texts())
+
+
 def test_an_episode_counts_for_the_buffer_that_it_begins_in() -> None:
     # The share of a buffer is a third of its rows. An episode that ends in row 29, the link row, has no other row here.
     assert suggest_selection([sidecar((12, 10)), sidecar((29, 14), (17, 15))]) == Selection.of("even", num_steps=20)
