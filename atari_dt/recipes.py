@@ -1,7 +1,8 @@
 """Recipes: how a network learns, apart from its size and its data.
 
-``paper`` trains as Chen et al. 2021 did. ``fast`` adds every ingredient of `INGREDIENTS` and reaches the same
-validation loss in a fraction of the time (docs/leaderboard.md).
+``paper`` trains as the authors of the method did. ``fast`` adds every ingredient of `INGREDIENTS`, or of
+`VALUE_INGREDIENTS` for value-based methods, and learns as much in a fraction of the time (docs/leaderboard.md,
+docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from atari_dt.config import FRAME_SETTINGS, ModelConfig, TrainingConfig
-from atari_dt.method_config import MethodConfig
+from atari_dt.method_config import MethodConfig, ValueConfig
 from replay_data import InputError
 
 RecipeName = Literal["paper", "fast"]
@@ -26,7 +27,7 @@ class Ingredient:
     """Settings of one difference between the paper's recipe and the fast one.
 
     Attributes:
-        model: Fields of `ModelConfig`.
+        model: Fields of the method's config.
         training: Fields of `TrainingConfig`.
     """
 
@@ -42,7 +43,22 @@ INGREDIENTS = {
     "limited_returns": Ingredient(model={"limit_returns": True}),
     "rotary": Ingredient(model={"position_encoding": "rotary", "timestep_encoding": "none"}),
 }
-"""The ingredients of the fast recipe, by name."""
+"""The ingredients of the fast recipe of the Decision Transformer and behavior cloning, by name."""
+
+VALUE_INGREDIENTS = {
+    "schedule": Ingredient(
+        training={"learning_rate": 1e-3, "schedule": "cosine", "warmup_fraction": 0.1, "adam_eps": 1e-8}
+    ),
+    "frequent_targets": Ingredient(model={"target_update_every": 500}),
+}
+"""The ingredients of the fast recipe of QR-DQN, CQL and REM, by name."""
+
+
+def ingredients_of(config: MethodConfig) -> Mapping[str, Ingredient]:
+    """Return the ingredients of the fast recipe of a method, by name; none if it has only the paper's recipe."""
+    if isinstance(config, ModelConfig):
+        return INGREDIENTS
+    return VALUE_INGREDIENTS if isinstance(config, ValueConfig) else {}
 
 
 def apply_recipe(recipe: str, model: Config, training: TrainingConfig) -> tuple[Config, TrainingConfig]:
@@ -51,8 +67,7 @@ def apply_recipe(recipe: str, model: Config, training: TrainingConfig) -> tuple[
     Args:
         recipe: ``paper`` or ``fast``, with any number of ingredients added or left out, such as
             ``paper+encoder_norm`` or ``fast-rotary``.
-        model: Config of the method under the paper's recipe. Ingredients are of the Decision Transformer and behavior
-            cloning; other methods have only the paper's recipe. Those of the convolutions do not apply to vectors.
+        model: Config of the method under the paper's recipe. Ingredients of the convolutions do not apply to vectors.
         training: Config of the training under the paper's recipe.
 
     Raises:
@@ -61,15 +76,16 @@ def apply_recipe(recipe: str, model: Config, training: TrainingConfig) -> tuple[
     base, *changes = re.split(r"(?=[+-])", recipe)
     if base not in ("paper", "fast"):
         raise InputError(f"`recipe` must start with 'paper' or 'fast', not {base!r}")
-    names = set(INGREDIENTS if base == "fast" else ())
+    ingredients = ingredients_of(model)
+    if recipe != "paper" and not ingredients:
+        raise InputError(f"`recipe` must be 'paper' for {model.label}, not {recipe!r}")
+    names = set(ingredients if base == "fast" else ())
     for change in changes:
         name = change[1:]
-        if name not in INGREDIENTS:
-            raise InputError(f"there is no ingredient {name!r}; choose from {', '.join(INGREDIENTS)}")
+        if name not in ingredients:
+            raise InputError(f"there is no ingredient {name!r}; choose from {', '.join(ingredients)}")
         (names.add if change[0] == "+" else names.discard)(name)
-    if names and not isinstance(model, ModelConfig):
-        raise InputError(f"`recipe` must be 'paper' for {model.label}, not {recipe!r}")
-    for name, ingredient in INGREDIENTS.items():
+    for name, ingredient in ingredients.items():
         if name in names:
             settings = ingredient.model
             if model.observation != "frames":

@@ -70,9 +70,9 @@ class Options:
     """Size of network and training. `paper`: the papers', for a GPU; `quick`, for a laptop: small batches, half the
     layers, K = 10 and 2,000 updates of dt and bc, and 20,000 updates of value-based methods."""
     recipe: RecipeName = "paper"
-    """How dt and bc learn. `paper`: as in the paper; `fast`: with every ingredient of atari_dt/recipes.py. It changes
-    the preset, and other options override both; --help shows the defaults of `paper`. Pong has K = 50 and batches of
-    512. The value-based methods always learn as in their papers."""
+    """How the methods learn. `paper`: as in their papers; `fast`: with every ingredient of atari_dt/recipes.py. It
+    changes the preset, and other options override both; --help shows the defaults of `paper`. Pong has K = 50 and
+    batches of 512."""
     model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
     """Network of dt and bc."""
     training: tyro.conf.OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
@@ -163,9 +163,10 @@ def _configs_of_game(
     model, training = apply_recipe(options.recipe, model, training)
     evaluation = evaluation.for_returns_of(datasets)
     arithmetic = {name: getattr(options.training, name) for name in ARITHMETIC_SETTINGS}
-    value_training = dataclasses.replace(value_training_preset(options.preset), **arithmetic)
-    defaults: dict[str, Any] = {name: default_config(name) for name in _VALUE_METHODS}
-    defaults |= {"model": model, "training": training, "value_training": value_training, "evaluation": evaluation}
+    preset_training = dataclasses.replace(value_training_preset(options.preset), **arithmetic)
+    defaults: dict[str, Any] = {"model": model, "training": training, "evaluation": evaluation}
+    for name in _VALUE_METHODS:  # they share the training, and its changes
+        defaults[name], defaults["value_training"] = apply_recipe(options.recipe, default_config(name), preset_training)
     default = dataclasses.replace(options, **defaults)
     game_options = tyro.cli(Options, default=default)
     for section, (prefix, owners) in _SECTIONS.items():

@@ -40,8 +40,9 @@ class Options(Generic[Config]):
     the package transformers, on RAM; `trajectory_transformer`: a model of whole trajectories, on RAM. Each has options
     of its own: --help shows those of `dt`, `--method cql --help` those of `cql`."""
     recipe: RecipeName = "paper"
-    """How the network learns. `paper`: as in the method's paper; `fast`, for `dt` and `bc`: with every ingredient of
-    atari_dt/recipes.py. It sets defaults, which other options override; --help shows those of `paper`."""
+    """How the network learns. `paper`: as in the method's paper; `fast`: with every ingredient of atari_dt/recipes.py,
+    which has none for `hf_decision_transformer` and `trajectory_transformer`. It sets defaults, which other options
+    override; --help shows those of `paper`."""
     model: tyro.conf.OmitArgPrefixes[Config]
     """Config of the method and its network."""
     training: tyro.conf.OmitArgPrefixes[TrainingConfig]

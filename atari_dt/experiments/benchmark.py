@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from atari_dt.config import MethodName, ModelConfig
 from atari_dt.evaluation.statistics import ScoreSummary, normalize_score, summarize
 from atari_dt.experiments.benchmark_methods import BenchmarkMethod
+from atari_dt.experiments.group_labels import group_labels
 from atari_dt.experiments.results import (
     RunGroup,
     format_interval,
@@ -20,7 +21,6 @@ from atari_dt.experiments.results import (
     format_score,
     format_target,
     format_update,
-    group_labels,
     normalization_scores,
     normalized_summary,
 )

@@ -11,7 +11,8 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from atari_dt.experiments.results import RunGroup, format_target, group_labels
+from atari_dt.experiments.group_labels import group_labels
+from atari_dt.experiments.results import RunGroup, format_target
 from atari_dt.games.catalogue import Game
 from atari_dt.rendering.figures import to_png
 from atari_dt.training import MetricsLine, read_metrics

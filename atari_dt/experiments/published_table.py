@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from atari_dt.experiments.data_origin import describe_origin
+from atari_dt.experiments.group_labels import group_labels
 from atari_dt.experiments.results import (
     RunGroup,
     any_outside_dqn_replay,
@@ -13,7 +14,6 @@ from atari_dt.experiments.results import (
     format_score,
     format_target,
     format_update,
-    group_labels,
 )
 from atari_dt.games.catalogue import Game, find_game
 from atari_dt.games.published_scores import PUBLISHED_SCORES, PublishedScore

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, cast, get_args
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from atari_dt.config import ARITHMETIC_SETTINGS, MethodName
+from atari_dt.config import MethodName
 from atari_dt.evaluation.results import format_origin
 from atari_dt.evaluation.statistics import ScoreSummary, summarize
 from atari_dt.experiments.benchmark_preset import PAPER_EVALUATION
@@ -21,9 +21,7 @@ from atari_dt.experiments.data_origin import describe_origins, describe_source, 
 from atari_dt.experiments.run_config import RunConfig
 from atari_dt.experiments.run_result import RunCosts, RunResult, TargetResult, read_costs, read_result
 from atari_dt.games.catalogue import Game, find_game
-from atari_dt.games.presets import default_settings
 from atari_dt.method_config import METHOD_NAMES, SequenceConfig
-from atari_dt.recipes import INGREDIENTS, RecipeName, apply_recipe
 from replay_data import InputError
 from replay_data.observation import ObservationKind
 
@@ -226,71 +224,6 @@ def read_groups(out: Path, runs: Mapping[str, RunConfig], digests: Mapping[Path,
         )
         for names in groups.values()
     ]
-
-
-def group_labels(groups: Sequence[RunGroup]) -> list[str]:
-    """Return a label for each group: its method, and the settings in which groups of the same method differ.
-
-    Where each of these groups has the settings of a recipe, the name of the recipe stands for them.
-    """
-    settings = []
-    for group in groups:
-        fields = {name: value for name, value in group.config.flat().items() if name not in ("data", *_UNLABELED)}
-        settings.append({**fields, "data": "/".join(group.config.data.parts[-2:]), "recipe": _find_recipe(group)})
-    labels = []
-    for group, group_settings in zip(groups, settings, strict=True):
-        rivals = [
-            rival_settings
-            for rival, rival_settings in zip(groups, settings, strict=True)
-            if (rival.game, rival.method) == (group.game, group.method)
-        ]
-        hidden = _recipe_settings() if all(each["recipe"] for each in rivals) else {"recipe"}
-        differing = [
-            name
-            for name, value in group_settings.items()
-            if name not in hidden and any(each[name] != value for each in rivals)
-        ]
-        shown = [
-            f"{'K' if name == 'context_length' else name} = {_format_setting(group_settings[name])}"
-            for name in differing
-        ]
-        labels.append(", ".join([group.method, *shown]))
-    return labels
-
-
-def _format_setting(value: object) -> str:
-    if isinstance(value, list) and all(isinstance(each, str) for each in value):
-        return " ".join(value) or "none"
-    return str(value)
-
-
-def _find_recipe(group: RunGroup) -> RecipeName | None:
-    """Return the recipe whose settings the runs of a group have.
-
-    None if they mix settings of several, or their method lacks these settings and with them a choice of recipes.
-    """
-    names, settings = _recipe_settings(), group.config.flat()
-    if not names <= settings.keys():
-        return None
-    model = group.config.model
-    defaults = default_settings(model.method, group.game.name, model.observation)
-    for recipe in get_args(RecipeName):
-        expected = RunConfig(Path(), *apply_recipe(recipe, *defaults)).flat()
-        if all(settings[name] == expected[name] for name in names):
-            return cast(RecipeName, recipe)
-    return None
-
-
-def _recipe_settings() -> set[str]:
-    """Return the names of the settings in which recipes differ."""
-    return {name for ingredient in INGREDIENTS.values() for name in (*ingredient.model, *ingredient.training)}
-
-
-_UNLABELED = (
-    *("seed", "warmup_tokens", "final_tokens", "epochs", "checkpoint_every", "log_every", "threads"),
-    *ARITHMETIC_SETTINGS,
-)
-"""Settings that follow from other settings, or that may differ within a group."""
 
 
 def normalization_scores(game: Game) -> tuple[float, float] | None:

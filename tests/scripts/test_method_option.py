@@ -140,7 +140,10 @@ def test_context_lengths_of_behavior_cloning_are_compared(start: Start) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--data {store} --method cql --recipe fast", "--recipe must be 'paper' for CQL, not 'fast'"),
+        (
+            "--data {store} --method hf_decision_transformer --recipe fast",
+            "--recipe must be 'paper' for HF-DT, not 'fast'",
+        ),
         ("--data {store} --method rem --discount 2", "--discount must be between 0 and 1, not 2.0"),
         (
             f"--data {DATA / 'version_1' / 'store'} --method qrdqn",

@@ -11,16 +11,17 @@ import pytest
 import atari_dt.experiments.sweep
 import atari_dt.training
 from atari_dt import recipes
-from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.config import TrainingConfig
 from atari_dt.experiments.run_config import RunConfig
 from atari_dt.games.catalogue import find_game
 from atari_dt.games.presets import PRESETS
+from atari_dt.method_config import MethodConfig, ValueConfig
 from atari_dt.recipes import Ingredient
 from replay_data import TrajectoryStore
 from replay_data.testing import write_random_store
 from tests.scripts.commands import call
 
-Configs: TypeAlias = Mapping[str, tuple[ModelConfig, TrainingConfig]]
+Configs: TypeAlias = Mapping[str, tuple[Any, TrainingConfig]]
 """Configs of runs, by the name of the run."""
 
 Start: TypeAlias = Callable[..., Configs]
@@ -35,14 +36,13 @@ COMMANDS = ["train.py", "reproduce_benchmark.py", "ablate_context_length.py"]
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     """A function that calls a command with a game and options, and returns the configs of the runs that it starts."""
-    started: dict[str, tuple[ModelConfig, TrainingConfig]] = {}
+    started: dict[str, tuple[MethodConfig, TrainingConfig]] = {}
 
-    def train(store: TrajectoryStore, out: Path, model: ModelConfig, training: TrainingConfig, resume: bool) -> None:
+    def train(store: TrajectoryStore, out: Path, model: MethodConfig, training: TrainingConfig, resume: bool) -> None:
         started[out.name] = model, training
 
     def run_sweep(runs: Mapping[str, RunConfig], *_: Any) -> None:
         for name, run in runs.items():
-            assert isinstance(run.model, ModelConfig)
             started[name] = run.model, run.training
 
     monkeypatch.setattr(atari_dt.training, "train", train)
@@ -96,6 +96,21 @@ def test_given_options_override_the_recipe(start: Start, script: str) -> None:
 
 
 @pytest.mark.usefixtures("fast")
+def test_a_sweep_gives_each_method_the_recipe_of_its_own(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    learning = {"rare": Ingredient({"target_update_every": 7}, {"learning_rate": 0.25, "adam_eps": 0.5})}
+    monkeypatch.setattr(recipes, "VALUE_INGREDIENTS", learning)
+    options = "--preset quick --seeds 1 --methods dt cql rem --value-training.adam-eps 0.75"
+    for recipe, target_update_every, rates in (("paper", 2000, (6e-4, 5e-5)), ("fast", 7, (0.5, 0.25))):
+        runs = start("reproduce_benchmark.py", f"--recipe {recipe} {options}")
+        for name in ("CQL", "REM"):
+            model, training = runs[f"Breakout-{name}-seed1"]
+            assert isinstance(model, ValueConfig)
+            assert model.target_update_every == target_update_every
+            assert (training.learning_rate, training.adam_eps, training.max_updates) == (rates[1], 0.75, 20_000)
+        assert runs["Breakout-DT-seed1"][1].learning_rate == rates[0]
+
+
+@pytest.mark.usefixtures("fast")
 def test_preset_and_recipe_compose_for_every_method(start: Start) -> None:
     runs = start("reproduce_benchmark.py", "--preset quick --recipe fast --seeds 1 --dropout 0.5")
     assert set(runs) == {"Breakout-DT-seed1", "Breakout-BC-seed1", "Breakout-10BC-seed1"}
@@ -106,10 +121,16 @@ def test_preset_and_recipe_compose_for_every_method(start: Start) -> None:
         assert training.top_percent == (10 if "-10BC-" in name else 100)
 
 
-@pytest.mark.parametrize("method", ["dt", "bc"])
-def test_every_ingredient_is_in_the_fast_recipe(start: Start, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "ingredients"),
+    [(name, recipes.INGREDIENTS) for name in ("dt", "bc")]
+    + [(name, recipes.VALUE_INGREDIENTS) for name in ("qrdqn", "cql", "rem")],
+)
+def test_every_ingredient_is_in_the_fast_recipe(
+    start: Start, method: str, ingredients: Mapping[str, Ingredient]
+) -> None:
     ((model, training),) = start("train.py", f"--recipe fast --method {method}").values()
     assert model.method == method
-    for ingredient in recipes.INGREDIENTS.values():
+    for ingredient in ingredients.values():
         assert {name: getattr(model, name) for name in ingredient.model} == dict(ingredient.model)
         assert {name: getattr(training, name) for name in ingredient.training} == dict(ingredient.training)

@@ -134,13 +134,14 @@ def test_value_methods_have_options_of_their_own(
     command = ("--data", tmp_path, "--out", tmp_path / "new", *f"{common} {options} {arithmetic}".split())
     assert call(monkeypatch, "reproduce_benchmark.py", *command) == 0
     bc, cql, rem = (trained[f"Breakout-{label}-seed4"] for label in ("BC", "CQL", "REM"))
-    assert (cql.model, rem.model) == (CQLConfig(alpha=1.0), REMConfig())
+    assert cql.model == CQLConfig(target_update_every=500, alpha=1.0)
+    assert rem.model == REMConfig(target_update_every=500)
     assert cql.training == rem.training
     assert (bc.training.max_updates, cql.training.max_updates) == (7, 9)
-    assert (bc.training.learning_rate, cql.training.learning_rate) == (3e-3, 5e-5)  # of recipe and paper
+    assert (bc.training.learning_rate, cql.training.learning_rate) == (3e-3, 1e-3)  # of each recipe
     assert (cql.training.batch_size, cql.training.checkpoint_every, cql.training.keep_checkpoints) == (32, 5000, 4)
     assert (bc.evaluation.evaluated_checkpoints, cql.evaluation.evaluated_checkpoints) == (None, 4)
-    assert (cql.training.schedule, cql.training.final_tokens) == ("constant", None)
+    assert (cql.training.schedule, cql.training.final_tokens) == ("cosine", None)
     assert (bc.training.device, cql.training.device) == ("cpu", "cpu")
     assert (bc.training.precision, cql.training.precision) == ("fp32", "bf16")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from atari_dt.config import ModelConfig, TrainingConfig
+from atari_dt.experiments.group_labels import group_labels
 from atari_dt.experiments.report import write_report
-from atari_dt.experiments.results import group_labels, read_groups
+from atari_dt.experiments.results import read_groups
 from atari_dt.experiments.run_config import RunConfig, read_run_config
 from atari_dt.recipes import apply_recipe
 from tests.atari_dt.experiments.finished_runs import finish_run

@@ -17,10 +17,12 @@ import pytest
 from atari_dt.config import ModelConfig
 from atari_dt.experiments.benchmark import score_rows, table_1
 from atari_dt.experiments.benchmark_preset import benchmark_preset, describe_evaluation_deviations
+from atari_dt.experiments.group_labels import group_labels
 from atari_dt.experiments.report import COMMANDS_FILE, write_report
-from atari_dt.experiments.results import group_labels, read_groups
+from atari_dt.experiments.results import read_groups
 from atari_dt.experiments.run_config import RunConfig
 from atari_dt.games.catalogue import find_game
+from atari_dt.games.presets import default_settings
 from atari_dt.recipes import apply_recipe
 from replay_data import InputError
 from replay_data.store_metadata import StoreSource
@@ -109,6 +111,7 @@ def test_groups_pool_seeds_and_nothing_else(tmp_path: Path) -> None:
     drawn = [dataclasses.replace(each, data=tmp_path / "breakout" / "123") for each in (base, cloning)]
     other = dataclasses.replace(base.training, seed=231)
     fast_model, fast_training = apply_recipe("fast", base.model, base.training)
+    value_based = [apply_recipe(recipe, *default_settings("cql")) for recipe in ("paper", "fast")]
     runs = {
         "a": base,
         "the same": base,
@@ -119,18 +122,22 @@ def test_groups_pool_seeds_and_nothing_else(tmp_path: Path) -> None:
         "a draw": drawn[1],
         "another": dataclasses.replace(drawn[1], data=tmp_path / "breakout" / "231", training=other),
         "fast": dataclasses.replace(base, model=fast_model, training=dataclasses.replace(fast_training, seed=231)),
+        "CQL": dataclasses.replace(base, model=value_based[0][0], training=value_based[0][1]),
+        "fast CQL": dataclasses.replace(base, model=value_based[1][0], training=value_based[1][1]),
     }
     for index, (name, config) in enumerate(runs.items()):
         finish_run(tmp_path, name, config, [(1, 6 + index, [float(index)])])
     groups = read_groups(tmp_path, runs)
     names = [group.names for group in groups]
-    assert names == [("a", "seed"), ("other data",), ("K",), ("BC",), ("a draw", "another"), ("fast",)]
+    alone = [(name,) for name in ("fast", "CQL", "fast CQL")]
+    assert names == [("a", "seed"), ("other data",), ("K",), ("BC",), ("a draw", "another"), *alone]
     assert [label.split(",")[:2] for label in group_labels(groups[:1] + groups[2:4])] == [
         ["DT", " K = 30"],
         ["DT", " K = 1"],
         ["BC"],
     ]
     assert group_labels([groups[0], groups[5]]) == ["DT, recipe = paper", "DT, recipe = fast"]
+    assert group_labels(groups[6:]) == ["CQL, recipe = paper", "CQL, recipe = fast"]
     assert [row[2] for row in score_rows(groups)[1:6]] == ["7 (1×)", "9 (1×)", "10 (1×)", "11 (1×)", "12.5 (1×)"]
     text = write_report(tmp_path)
     assert "| the same | finished, the same as another run |" in (tmp_path / "report.md").read_text()
