@@ -29,7 +29,7 @@ from atari_dt.games.catalogue import Game
 from atari_dt.method_config import MethodConfig
 from atari_dt.methods.registry import find_method
 from atari_dt.model.dataset_info import DatasetInfo
-from atari_dt.rendering.figures import to_png
+from atari_dt.rendering.figures import game_panels, to_png
 from atari_dt.training.windows import training_windows
 from replay_data import InputError, TrajectoryStore
 
@@ -295,8 +295,8 @@ def benchmark_figure(groups: Sequence[RunGroup]) -> bytes:
     """
     games, labels = list(dict.fromkeys(group.game for group in groups)), group_labels(groups)
     num_columns = max(sum(group.num_targets for group in groups if group.game == game) for game in games)
-    figure = Figure(figsize=((1 + 1.2 * num_columns) * len(games), 4), layout="constrained")
-    for axes, game in zip(figure.subplots(1, len(games), squeeze=False)[0], games, strict=True):
+    figure = Figure(layout="constrained")
+    for axes, game in zip(game_panels(figure, len(games), 1 + 1.2 * num_columns), games, strict=True):
         labeled = [(group, label) for group, label in zip(groups, labels, strict=True) if group.game == game]
         ticks: list[str] = []
         for group, label in labeled:

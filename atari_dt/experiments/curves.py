@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +12,7 @@ from matplotlib.figure import Figure
 
 from atari_dt.experiments.group_labels import group_labels
 from atari_dt.experiments.results import RunGroup, format_target
-from atari_dt.games.catalogue import Game
-from atari_dt.rendering.figures import to_png
+from atari_dt.rendering.figures import game_panels, to_png
 from atari_dt.training import MetricsLine, read_metrics
 from replay_data import InputError
 
@@ -92,8 +90,8 @@ def score_figure(groups: Sequence[RunGroup]) -> bytes:
     """
     groups = [group for group in groups if group.final_update is not None]
     games, styles = list(dict.fromkeys(group.game for group in groups)), _styles(groups)
-    figure = Figure(figsize=(8, 4 * len(games)), layout="constrained")
-    for axes, game in zip(figure.subplots(len(games), 1, squeeze=False)[:, 0], games, strict=True):
+    figure = Figure(layout="constrained")
+    for axes, game in zip(game_panels(figure, len(games), 8), games, strict=True):
         members = [group for group in groups if group.game == game]
         for group in members:
             label, color = styles[group.names]
@@ -135,13 +133,12 @@ def _seed_means(group: RunGroup, target_index: int) -> list[tuple[list[int], lis
 
 
 def _styles(groups: Sequence[RunGroup]) -> dict[tuple[str, ...], tuple[str, str]]:
-    """Return the label and the color of each group, by the names of its runs; groups of a game differ in color."""
-    totals, num_groups = Counter(group.game for group in groups), Counter[Game]()
-    styles = {}
-    for group, label in zip(groups, group_labels(groups), strict=True):
-        index, total = num_groups[group.game], totals[group.game]
-        # The default colors repeat after ten.
-        color = f"C{index}" if total <= 10 else to_hex(colormaps["turbo"](index / (total - 1)))
-        styles[group.names] = (label, color)
-        num_groups[group.game] += 1
-    return styles
+    """Return the label and the color of each group, by the names of its runs.
+
+    Groups with the same label share a color, such as those of a method in several games.
+    """
+    labels = group_labels(groups)
+    distinct, turbo = list(dict.fromkeys(labels)), colormaps["turbo"]
+    # The default colors repeat after ten.
+    colors = [f"C{i}" if len(distinct) <= 10 else to_hex(turbo(i / (len(distinct) - 1))) for i in range(len(distinct))]
+    return {group.names: (label, colors[distinct.index(label)]) for group, label in zip(groups, labels, strict=True)}

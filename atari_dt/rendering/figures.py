@@ -103,6 +103,23 @@ def quickstart_figure(evaluation: Evaluation, metrics: Sequence[MetricsLine]) ->
     return to_png(figure)
 
 
+def game_panels(figure: Figure, num_games: int, width: float) -> list[Axes]:
+    """Return a panel for each game, in at most two columns, and set the size of the figure.
+
+    Args:
+        figure: Empty figure.
+        num_games: Number of games, at least 1.
+        width: Width of a panel in inches; it is 4 inches high.
+    """
+    num_columns = min(num_games, 2)
+    num_rows = -(-num_games // num_columns)
+    figure.set_size_inches(width * num_columns, 4 * num_rows)
+    panels = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
+    for unused in panels[num_games:]:
+        unused.remove()
+    return panels[:num_games]
+
+
 def to_png(figure: Figure) -> bytes:
     """Return a figure as the content of a PNG file."""
     image = io.BytesIO()

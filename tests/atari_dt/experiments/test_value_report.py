@@ -183,3 +183,23 @@ def test_scores_are_drawn_over_updates(tmp_path: Path, drawn: list[Figure]) -> N
     assert axes.get_xscale() == "log"
     curves.score_figure([group for group in groups if group.method in ("CQL", "REM")])
     assert drawn[1].axes[0].get_xscale() == "linear"
+
+
+def test_a_method_has_the_same_color_in_every_game(tmp_path: Path, drawn: list[Figure]) -> None:
+    cloning, transformer = ModelConfig(conditioning="none"), ModelConfig()
+    runs = {}
+    for game, models in (("Breakout", [transformer, cloning]), ("Pong", [cloning]), ("Qbert", [cloning, transformer])):
+        for model in models:
+            name = f"{game}-{model.conditioning}"
+            config = runs[name] = RunConfig(tmp_path / game.lower(), model)
+            targets = [(None, None, [2.0])] if model.conditioning == "none" else [(1, 6, [3.0])]
+            finish_run(tmp_path, name, config, targets, game, updates=9)
+    curves.score_figure(read_groups(tmp_path, runs))
+    colors = {
+        axes.get_title(): {line.get_label(): line.get_color() for line in axes.lines if line.get_marker() == "_"}
+        for axes in drawn[0].axes
+    }
+    assert list(colors) == ["Breakout", "Pong", "Qbert"]
+    assert colors["Breakout"] == colors["Qbert"]
+    assert len(set(colors["Breakout"].values())) == 2
+    assert colors["Pong"]["BC"] == colors["Breakout"]["BC"]
