@@ -1,4 +1,4 @@
-"""Write the report of a sweep again, from the files of its runs."""
+"""Write the reports of sweeps again, from the files of their runs."""
 
 from atari_dt.interrupts import exit_on_interrupt
 
@@ -9,25 +9,29 @@ from pathlib import Path
 import tyro
 
 from atari_dt.command_line import run
+from replay_data import InputError
 
 
-def main(sweep: tyro.conf.Positional[Path], archive: Path | None = None) -> None:
+def main(sweeps: tyro.conf.Positional[tuple[Path, ...]], archive: Path | None = None) -> None:
     """Write report.md, report.html and their figures for all runs of a sweep, without training or evaluating anything.
 
     Args:
-        sweep: Directory that scripts/reproduce_benchmark.py or scripts/ablate_context_length.py wrote.
-        archive: Also write the data of the report to this JSON file, such as docs/data/sweep.json. It has no
-            checkpoints and no absolute paths. scripts/build_results.py makes tables and figures of it, and
-            scripts/rerun.py repeats one of its runs.
+        sweeps: Directories that scripts/reproduce_benchmark.py or scripts/ablate_context_length.py wrote.
+        archive: Also write the data of the report, or of all reports together, to this JSON file, such as
+            docs/data/sweep.json. It has no checkpoints and no absolute paths. scripts/build_results.py makes tables and
+            figures of it, and scripts/rerun.py repeats one of its runs.
     """
     from atari_dt.experiments.report import write_report
 
+    if not sweeps:
+        raise InputError("give the directory of at least one sweep")
     if archive is not None:
-        from atari_dt.experiments.archive import archive_sweep
+        from atari_dt.experiments.archive_writer import write_archive
 
-        archive_sweep(sweep, archive)
-    print(write_report(sweep))
-    print(f"report: {sweep / 'report.html'}")
+        write_archive(sweeps, archive)
+    for sweep in sweeps:
+        print(write_report(sweep))
+        print(f"report: {sweep / 'report.html'}")
     if archive is not None:
         print(f"archive: {archive} ({archive.stat().st_size / 1000:.0f} kB)")
 

@@ -12,28 +12,25 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from atari_dt.experiments.ablation import FILE_NAME as ABLATION_FILE
-from atari_dt.experiments.ablation import Ablation, read_ablation
+from atari_dt.experiments.ablation import Ablation
 from atari_dt.experiments.ablation_times import FILE_NAME as TIMES_FILE
-from atari_dt.experiments.ablation_times import UpdateTimes, read_update_times
-from atari_dt.experiments.curves import read_run_metrics
+from atari_dt.experiments.ablation_times import UpdateTimes
 from atari_dt.experiments.report import COMMANDS_FILE, make_report
-from atari_dt.experiments.run_config import RunConfig, read_run_config
-from atari_dt.experiments.run_result import RunCosts, RunFailure, RunResult, read_costs, read_failure, read_result
-from atari_dt.rendering.study_file import check_type, strip_paths
+from atari_dt.experiments.run_config import RunConfig
+from atari_dt.experiments.run_result import RunCosts, RunFailure, RunResult
+from atari_dt.rendering.study_file import check_type
 from atari_dt.training.metrics import FILE_NAME as METRICS_FILE
 from atari_dt.training.metrics import MetricsLine
 from replay_data import InputError
 from replay_data.json_fields import omit_none, read_field, read_format_version, read_list, read_object
-from replay_data.storage.atomic import atomic_write
-from replay_data.storage.regular_files import MAX_JSON_BYTES, read_json_as, read_regular_file
+from replay_data.storage.regular_files import MAX_JSON_BYTES, read_json_as
 
 TYPE = "sweep"
 """Value of the field ``type`` of an archive."""
@@ -43,9 +40,6 @@ FORMAT_VERSION = 1
 MAX_METRICS_LINES = 40
 """Largest number of lines of training metrics of a run: a figure shows no more."""
 
-_METRICS_DIGITS = 4  # significant ones; a figure is less than 1,000 pixels wide
-_LAST_METRICS = ("update", "tokens", "learning_rate", "seconds")  # all others are means
-_LEFT_OUT_METRICS = ("validation_loss", "validation_accuracy")  # the result has them
 _DATA_FIELDS = ("data_digest", "dataset", "data_source")  # of a result: equal in most runs of a sweep
 _OTHER_FILES = (COMMANDS_FILE, ABLATION_FILE, TIMES_FILE)
 
@@ -254,113 +248,3 @@ def _metrics_from_json(content: Any) -> tuple[MetricsLine, ...]:
     columns = {name: values[: MAX_METRICS_LINES + 1] for name, values in read_object(content).items()}
     rows = zip(*columns.values(), strict=True)
     return tuple(MetricsLine.from_json(dict(zip(columns, row, strict=True))) for row in rows)
-
-
-def archive_sweep(out: Path, path: Path) -> None:
-    """Write the archive of a sweep; the same files give the same bytes.
-
-    Args:
-        out: Directory of the sweep.
-        path: Path of the archive; its parents are created, and an older archive is replaced.
-
-    Raises:
-        InputError: If the directory has no runs, a file of a run cannot be read, or ``path`` does not end in ``.json``.
-        OSError: If the archive cannot be written.
-    """
-    if path.suffix != ".json":
-        raise InputError(f"`archive` must end in .json, as in docs/data/sweep.json, not be {path}")
-    content = read_sweep(out).to_json()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, _format_json(_strip_content(content)))
-
-
-def read_sweep(out: Path) -> SweepArchive:
-    """Return the archive of a sweep, with the paths and commands as they are.
-
-    Raises:
-        InputError: If the directory has no runs, or a file of a run cannot be read.
-    """
-    names = sorted(path.parent.name for path in out.glob("*/experiment.json"))
-    if not names:
-        raise InputError(f"{out} has no runs; choose the directory of a sweep")
-    runs = tuple(_read_run(out / name) for name in names)
-    digests: dict[str, tuple[str, Path]] = {}
-    for run in runs:
-        if run.result is not None:
-            name, data, digest = strip_paths(str(run.config.data)), run.config.data, run.result.data_digest
-            known, other = digests.setdefault(name, (digest, data))
-            if known != digest:
-                raise InputError(
-                    f"the data of {out / run.name}, {data}, would have the same name as {other}, which other runs use; "
-                    "archive these runs apart"
-                )
-    commands = out / COMMANDS_FILE
-    text = read_regular_file(commands, MAX_JSON_BYTES).decode(errors="replace") if commands.exists() else ""
-    return SweepArchive(runs, tuple(text.splitlines()), read_ablation(out), read_update_times(out))
-
-
-def _read_run(directory: Path) -> ArchivedRun:
-    config, lines = read_run_config(directory), read_run_metrics(directory)
-    if not (directory / "result.json").exists():
-        return ArchivedRun(directory.name, config, failure=read_failure(directory), metrics=thin_metrics(lines))
-    result, costs = read_result(directory), read_costs(directory)
-    if costs.training_seconds is None and lines:  # older costs lack what the metrics say
-        costs = dataclasses.replace(costs, training_seconds=lines[-1].seconds)
-    return ArchivedRun(directory.name, config, result, costs, metrics=thin_metrics(lines))
-
-
-def thin_metrics(lines: Sequence[MetricsLine]) -> tuple[MetricsLine, ...]:
-    """Return metrics in at most `MAX_METRICS_LINES` lines, each with the means of successive lines.
-
-    A value is the mean over the updates since the line before, as in `MetricsLine`; update, tokens, learning rate and
-    seconds are those of the last update. Floats are rounded to four digits. The losses and accuracies of validations
-    are left out.
-    """
-    num_lines = min(MAX_METRICS_LINES, len(lines))
-    bounds = [index * len(lines) // num_lines for index in range(num_lines + 1)] if lines else []
-    previous, thinned = 0, []
-    for start, stop in pairwise(bounds):
-        merged, weights = lines[start:stop], []
-        for line in merged:
-            weights.append(max(1, line.update - previous))
-            previous = line.update
-        values: dict[str, Any] = {}
-        for field in dataclasses.fields(MetricsLine):
-            items = [getattr(line, field.name) for line in merged]
-            if field.name in _LAST_METRICS:
-                values[field.name] = items[-1]
-            elif field.name not in _LEFT_OUT_METRICS and None not in items:
-                total = sum(item * weight for item, weight in zip(items, weights, strict=True))
-                values[field.name] = total / sum(weights)
-        thinned.append(MetricsLine(**{name: _round(value) for name, value in values.items()}))
-    return tuple(thinned)
-
-
-def _round(value: Any) -> Any:
-    """Return a value with fewer digits if it is a float."""
-    return float(f"{value:.{_METRICS_DIGITS}g}") if isinstance(value, float) else value
-
-
-def _strip_content(content: Any) -> Any:
-    """Return JSON content without absolute paths, and with floats that are integers as integers, which are shorter."""
-    if isinstance(content, Mapping):
-        return {name: _strip_content(value) for name, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_strip_content(value) for value in content]
-    if isinstance(content, float) and content.is_integer() and abs(content) < 2**53:
-        return int(content)
-    return strip_paths(content) if isinstance(content, str) else content
-
-
-def _format_json(content: Mapping[str, Any]) -> str:
-    """Return a JSON object with a line for each field, and for each item of its lists, for readable differences."""
-
-    def format_value(value: Any) -> str:
-        return json.dumps(value, separators=(",", ":"))
-
-    fields = [
-        f"{format_value(name)}:"
-        + ("[\n" + ",\n".join(map(format_value, value)) + "\n]" if isinstance(value, list) else format_value(value))
-        for name, value in content.items()
-    ]
-    return "{\n" + ",\n".join(fields) + "\n}\n"

@@ -12,6 +12,7 @@ from tests.scripts.commands import (
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ("", "give the directory of at least one sweep"),
         ("{tmp}/no", "{tmp}/no has no runs; choose the directory of a sweep"),
         ("{tmp}/no --archive {tmp}/new/x.json", "{tmp}/no has no runs; choose the directory of a sweep"),
         (

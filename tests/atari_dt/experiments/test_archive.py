@@ -18,11 +18,9 @@ from atari_dt.experiments.ablation_times import UpdateTime, UpdateTimes
 from atari_dt.experiments.archive import (
     MAX_METRICS_LINES,
     SweepArchive,
-    archive_sweep,
     read_archive,
-    read_sweep,
-    thin_metrics,
 )
+from atari_dt.experiments.archive_writer import read_sweep, thin_metrics, write_archive
 from atari_dt.experiments.report import COMMANDS_FILE, make_report
 from atari_dt.experiments.run_config import RunConfig
 from atari_dt.experiments.run_result import RunFailure, read_costs, read_result
@@ -72,13 +70,13 @@ def sweep(tmp_path: Path) -> Path:
 @pytest.fixture
 def content(sweep: Path, tmp_path: Path) -> Any:
     """The JSON content of the archive."""
-    archive_sweep(sweep, tmp_path / "archive.json")
+    write_archive([sweep], tmp_path / "archive.json")
     return json.loads((tmp_path / "archive.json").read_text())
 
 
 def test_an_archive_makes_the_same_report(sweep: Path, tmp_path: Path) -> None:
     path = tmp_path / "docs" / "data" / "archive.json"
-    archive_sweep(sweep, path)
+    write_archive([sweep], path)
     archive = read_archive(path)
     report = make_report(sweep)
     tables = archive.tables()
@@ -92,12 +90,12 @@ def test_an_archive_makes_the_same_report(sweep: Path, tmp_path: Path) -> None:
     assert figures["curves"] == report.figures["curves"]()  # of the metrics, which the tables do not show
 
     before = path.read_bytes()
-    archive_sweep(sweep, path)
+    write_archive([sweep], path)
     assert path.read_bytes() == before
 
 
 def test_an_archive_keeps_results_exactly(sweep: Path, tmp_path: Path) -> None:
-    archive_sweep(sweep, tmp_path / "archive.json")
+    write_archive([sweep], tmp_path / "archive.json")
     archive = read_archive(tmp_path / "archive.json")
     assert [run.name for run in archive.runs] == ["BC-seed0", "DT-seed0", "DT-seed1", "DT-seed2", "DT-seed3"]
     for name in ("BC-seed0", "DT-seed0", "DT-seed1"):
@@ -126,11 +124,11 @@ def test_files_of_an_ablation_are_kept(sweep: Path, tmp_path: Path) -> None:
     )
     (sweep / "ablation.json").write_text(json.dumps(ablation.to_json()))
     (sweep / "update_times.json").write_text(json.dumps(times.to_json()))
-    archive_sweep(sweep, tmp_path / "archive.json")
+    write_archive([sweep], tmp_path / "archive.json")
     archive = read_archive(tmp_path / "archive.json")
     assert (archive.ablation, archive.update_times) == (ablation, times)
     archive.write(tmp_path / "unpacked")
-    archive_sweep(tmp_path / "unpacked", tmp_path / "again.json")
+    write_archive([tmp_path / "unpacked"], tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "archive.json").read_bytes()
 
 
@@ -139,7 +137,7 @@ def test_no_machine_path_is_archived(sweep: Path, tmp_path: Path) -> None:
         for file in ("experiment.json", "result.json"):
             text = (sweep / name / file).read_text().replace(str(DATA), "/home/ann/some/data/breakout")
             (sweep / name / file).write_text(text)
-    archive_sweep(sweep, tmp_path / "archive.json")
+    write_archive([sweep], tmp_path / "archive.json")
     text = (tmp_path / "archive.json").read_text()
     assert "ann/" not in text
     assert "/home" not in text
@@ -190,9 +188,34 @@ def test_thin_metrics_are_means_over_the_updates_since_the_line_before() -> None
 
 def test_metrics_are_rounded_to_what_a_figure_shows(sweep: Path, tmp_path: Path) -> None:
     write_metrics(sweep / "DT-seed0", [metrics_line(update, 100 / update) for update in (3, 6, 123_457)])
-    archive_sweep(sweep, tmp_path / "archive.json")
+    write_archive([sweep], tmp_path / "archive.json")
     lines = read_archive(tmp_path / "archive.json").find_run("DT-seed0").metrics
     assert [(line.update, line.loss) for line in lines] == [(3, 33.33), (6, 16.67), (123_457, 0.00081)]
+
+
+def test_sweeps_are_archived_together(tmp_path: Path) -> None:
+    path, path_of = tmp_path / "archive.json", {scale: tmp_path / f"scale-{scale}" for scale in (1, 10)}
+    for scale, out in path_of.items():
+        config = RunConfig(DATA, ModelConfig(return_scale=scale))
+        finish_run(out, "DT-seed0", config, [(1, 6, [float(scale)])], updates=30)
+        (out / COMMANDS_FILE).write_text(f"python scripts/reproduce_benchmark.py --return-scale {scale}\n")
+    finish_run(tmp_path / "other", "BC-seed0", RunConfig(DATA, ModelConfig(conditioning="none")), [(None, None, [4.0])])
+    write_archive([*path_of.values()], path)
+    archive = read_archive(path)
+    assert [run.name for run in archive.runs] == ["scale-1-DT-seed0", "scale-10-DT-seed0"]
+    assert [command[-14:] for command in archive.commands] == ["return-scale 1", "eturn-scale 10"]
+    scores = [(row[1], row[5]) for row in archive.tables()["scores"][1:3]]
+    assert scores == [("DT, return_scale = 1.0", "1.0"), ("DT, return_scale = 10.0", "10.0")]
+
+    write_archive([path_of[10], tmp_path / "other"], path)
+    assert [run.name for run in read_archive(path).runs] == ["DT-seed0", "BC-seed0"]
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="2 runs have the name scale-1-DT-seed0"):
+        write_archive([path_of[1], path_of[1]], path)
+    (path_of[1] / "ablation.json").write_text(json.dumps(Ablation(10, 30, {"updates": ("DT-seed0",)}).to_json()))
+    with pytest.raises(InputError, match="scale-1 is an ablation at equal budgets"):
+        write_archive([path_of[1], tmp_path / "other"], path)
+    assert path.read_bytes() == before
 
 
 def test_two_stores_of_one_name_are_not_confused(tmp_path: Path) -> None:
@@ -204,9 +227,9 @@ def test_two_stores_of_one_name_are_not_confused(tmp_path: Path) -> None:
             result = json.loads((out / name / "result.json").read_text())
             (out / name / "result.json").write_text(json.dumps(result | {"data_digest": "z" * 64}))
     with pytest.raises(InputError, match="run1, /b/data/breakout, would have the same name as /a/data/breakout"):
-        archive_sweep(out, tmp_path / "archive.json")
+        write_archive([out], tmp_path / "archive.json")
     with pytest.raises(InputError, match=r"`archive` must end in \.json"):
-        archive_sweep(out, tmp_path / "archive")
+        write_archive([out], tmp_path / "archive")
     assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from atari_dt.config import ModelConfig, TrainingConfig
 from atari_dt.experiments import run as run_module
-from atari_dt.experiments.archive import ArchivedRun, archive_sweep, read_archive
+from atari_dt.experiments.archive import ArchivedRun, read_archive
+from atari_dt.experiments.archive_writer import write_archive
 from atari_dt.experiments.launchers import LocalLauncher
 from atari_dt.experiments.rerun import compare_results, explain_differences, rerun
 from atari_dt.experiments.run_config import EvaluationConfig, RunConfig, read_run_config
@@ -49,7 +50,7 @@ def archived(_in_this_process: None, readable_store: TrajectoryStore, tmp_path_f
     out = tmp_path_factory.mktemp("archived")
     config = RunConfig(readable_store.path, ModelConfig(2, 1, 1, 8), TRAINING, EVALUATION)
     assert run_sweep({"DT": config}, out / "sweep", jobs=1, show_progress=False) == {}
-    archive_sweep(out / "sweep", out / "sweep.json")
+    write_archive([out / "sweep"], out / "sweep.json")
     return out / "sweep.json"
 
 
@@ -85,7 +86,7 @@ def test_other_data_and_unfinished_runs_are_refused(
 def hand_made_run(out: Path) -> ArchivedRun:
     config = RunConfig(Path("data"))
     finish_run(out, "a", config, [(1, 6, [1.0, 3.0])], updates=10, earlier=[(5, [[2.0, 0.5]])])
-    archive_sweep(out, out / "archive.json")
+    write_archive([out], out / "archive.json")
     return read_archive(out / "archive.json").find_run("a")
 
 
