@@ -250,14 +250,18 @@ def score_rows(groups: Sequence[RunGroup]) -> list[list[str]]:
                     *(label, format_target(group, i), str(len(group.results)), last.summary),
                     *(format_update(last.update), *best_cells, *costs),
                 )
-        first_group = labeled[0][0]
-        add("random policy", "", "", summarize([first_group.random_scores]))
+        add("random policy", "", "", summarize([labeled[0][0].random_scores]))
         random_and_human = normalization_scores(game)
-        for label, score in zip(("dataset mean", "dataset best"), dataset_scores(first_group), strict=True):
-            if score is not None:
-                percent = "" if random_and_human is None else format_number(normalize_score(score, *random_and_human))
-                cells = [game.name, label, "", "", "", format_number(score), "", "", percent]
-                rows.append([*cells, *[""] * (len(rows[0]) - len(cells))])
+        by_data: dict[str, tuple[float | None, float | None]] = {}
+        for group, _ in labeled:
+            by_data.setdefault(group.data_name, dataset_scores(group))
+        for data, scores in by_data.items():
+            for name, score in zip(("dataset mean", "dataset best"), scores, strict=True):
+                if score is not None:
+                    normalized = random_and_human and format_number(normalize_score(score, *random_and_human))
+                    label = name if len(by_data) == 1 else f"{name}, {data}"
+                    cells = [game.name, label, "", "", "", format_number(score), "", "", normalized or ""]
+                    rows.append([*cells, *[""] * (len(rows[0]) - len(cells))])
     return rows
 
 

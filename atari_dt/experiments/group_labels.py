@@ -28,7 +28,7 @@ def group_labels(groups: Sequence[RunGroup]) -> list[str]:
     settings = []
     for group in groups:
         fields = {name: value for name, value in group.config.flat().items() if name not in ("data", *_UNLABELED)}
-        settings.append({**fields, "data": "/".join(group.config.data.parts[-2:]), "recipe": _find_recipe(group)})
+        settings.append({**fields, "data": group.data_name, "recipe": _find_recipe(group)})
     labels = []
     for group, group_settings in zip(groups, settings, strict=True):
         rivals = [

@@ -80,6 +80,11 @@ class RunGroup:
         return label + OBSERVED[self.config.model.observation]
 
     @property
+    def data_name(self) -> str:
+        """Last two parts of the path of the data; the last is "of each seed" where each seed has its own."""
+        return "/".join(_data_pattern(self.config).parts[-2:])
+
+    @property
     def order(self) -> tuple[float, ...]:
         """Key that sorts methods as in `METHOD_ORDER`, BC before %BC, and then by ascending context length."""
         method, percent = self.config.model.method, self.config.training.top_percent
@@ -209,11 +214,10 @@ def read_groups(out: Path, runs: Mapping[str, RunConfig], digests: Mapping[Path,
         result = results[name] = read_result(out / name)
         if digests is not None and result.data_digest != digests[config.data]:
             raise InputError(f"{out / name} was trained on other data; choose another `out`")
-        seed, data = config.training.seed, config.data
+        seed = config.training.seed
         training = dataclasses.replace(config.training, seed=0, precision="auto", device="auto", compile="auto")
         shared = dataclasses.replace(config, data=Path(), training=training, threads=1)
-        data_pattern = data.with_name("of each seed") if data.name == str(seed) else data
-        key = json.dumps([result.dataset.game, str(data_pattern), shared.to_json()])
+        key = json.dumps([result.dataset.game, str(_data_pattern(config)), shared.to_json()])
         groups.setdefault(key, {}).setdefault(seed, name)  # the same run under another name is not another seed
     return [
         RunGroup(
@@ -224,6 +228,11 @@ def read_groups(out: Path, runs: Mapping[str, RunConfig], digests: Mapping[Path,
         )
         for names in groups.values()
     ]
+
+
+def _data_pattern(config: RunConfig) -> Path:
+    """Return the path of the data, with "of each seed" in place of a last part that is the seed."""
+    return config.data.with_name("of each seed") if config.data.name == str(config.training.seed) else config.data
 
 
 def normalization_scores(game: Game) -> tuple[float, float] | None:

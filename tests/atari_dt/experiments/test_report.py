@@ -139,6 +139,12 @@ def test_groups_pool_seeds_and_nothing_else(tmp_path: Path) -> None:
     assert group_labels([groups[0], groups[5]]) == ["DT, recipe = paper", "DT, recipe = fast"]
     assert group_labels(groups[6:]) == ["CQL, recipe = paper", "CQL, recipe = fast"]
     assert [row[2] for row in score_rows(groups)[1:6]] == ["7 (1×)", "9 (1×)", "10 (1×)", "11 (1×)", "12.5 (1×)"]
+    place = tmp_path.name
+    assert [row[1] for row in score_rows(groups) if row[1].startswith("dataset mean")] == [
+        f"dataset mean, {place}/breakout",
+        f"dataset mean, {place}/else",
+        "dataset mean, breakout/of each seed",
+    ]
     text = write_report(tmp_path)
     assert "| the same | finished, the same as another run |" in (tmp_path / "report.md").read_text()
     assert "published" not in text  # table 1 has room for only one of the groups
