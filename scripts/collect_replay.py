@@ -47,7 +47,7 @@ def main(
     """Play a game and record every step, as 50 Dopamine log buffers in OUT/{game}/{run}/replay_logs.
 
     Args:
-        out: Directory of recordings. A recording takes about 0.1 KB per step, and 10 to 20% more with RAM.
+        out: Directory of recordings. A recording takes 0.1 to 0.3 KB per step, and 10 to 20% more with RAM.
         game: Name of the game, such as Breakout or MsPacman.
         agent: The player. q_learning: a network that learns any game from scratch (PQN), so that the log goes from
             random to good play. scripted: policies of every skill that read the emulator's RAM (Breakout and Pong
