@@ -47,7 +47,7 @@ INGREDIENTS = {
 
 VALUE_INGREDIENTS = {
     "schedule": Ingredient(
-        training={"learning_rate": 1e-3, "schedule": "cosine", "warmup_fraction": 0.1, "adam_eps": 1e-8}
+        training={"learning_rate": 3e-4, "schedule": "cosine", "warmup_fraction": 0.1, "adam_eps": 1e-8}
     ),
     "frequent_targets": Ingredient(model={"target_update_every": 500}),
 }

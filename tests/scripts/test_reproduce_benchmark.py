@@ -138,7 +138,7 @@ def test_value_methods_have_options_of_their_own(
     assert rem.model == REMConfig(target_update_every=500)
     assert cql.training == rem.training
     assert (bc.training.max_updates, cql.training.max_updates) == (7, 9)
-    assert (bc.training.learning_rate, cql.training.learning_rate) == (3e-3, 1e-3)  # of each recipe
+    assert (bc.training.learning_rate, cql.training.learning_rate) == (3e-3, 3e-4)  # of each recipe
     assert (cql.training.batch_size, cql.training.checkpoint_every, cql.training.keep_checkpoints) == (32, 5000, 4)
     assert (bc.evaluation.evaluated_checkpoints, cql.evaluation.evaluated_checkpoints) == (None, 4)
     assert (cql.training.schedule, cql.training.final_tokens) == ("cosine", None)
