@@ -1,8 +1,7 @@
 """Recipes: how a network learns, apart from its size and its data.
 
 ``paper`` trains as the authors of the method did. ``fast`` adds every ingredient of `INGREDIENTS`, or of
-`VALUE_INGREDIENTS` for value-based methods, and learns as much in a fraction of the time (docs/leaderboard.md,
-docs/experiments.md).
+`VALUE_INGREDIENTS` for value-based methods, and learns sooner (docs/leaderboard.md, docs/experiments.md).
 """
 
 from __future__ import annotations

@@ -252,17 +252,24 @@ def score_rows(groups: Sequence[RunGroup]) -> list[list[str]]:
                 )
         add("random policy", "", "", summarize([labeled[0][0].random_scores]))
         random_and_human = normalization_scores(game)
-        by_data: dict[str, tuple[float | None, float | None]] = {}
-        for group, _ in labeled:
-            by_data.setdefault(group.data_name, dataset_scores(group))
-        for data, scores in by_data.items():
-            for name, score in zip(("dataset mean", "dataset best"), scores, strict=True):
-                if score is not None:
-                    normalized = random_and_human and format_number(normalize_score(score, *random_and_human))
-                    label = name if len(by_data) == 1 else f"{name}, {data}"
-                    cells = [game.name, label, "", "", "", format_number(score), "", "", normalized or ""]
-                    rows.append([*cells, *[""] * (len(rows[0]) - len(cells))])
+        for label, score in _label_dataset_scores([group for group, _ in labeled]):
+            percent = "" if random_and_human is None else format_number(normalize_score(score, *random_and_human))
+            cells = [game.name, label, "", "", "", format_number(score), "", "", percent]
+            rows.append([*cells, *[""] * (len(rows[0]) - len(cells))])
     return rows
+
+
+def _label_dataset_scores(groups: Sequence[RunGroup]) -> list[tuple[str, float]]:
+    """Return labels and scores of the datasets of a game: the mean and the largest of each, where it knows them."""
+    by_data: dict[str, tuple[float | None, float | None]] = {}
+    for group in groups:
+        by_data.setdefault(group.data_name, dataset_scores(group))
+    return [
+        (name if len(by_data) == 1 else f"{name}, {data}", score)
+        for data, scores in by_data.items()
+        for name, score in zip(("dataset mean", "dataset best"), scores, strict=True)
+        if score is not None
+    ]
 
 
 def has_costs(groups: Sequence[RunGroup]) -> bool:
@@ -314,13 +321,11 @@ def benchmark_figure(groups: Sequence[RunGroup]) -> bytes:
                 axes.plot(position, summary.interquartile_mean, "_", color=color, markersize=18, markeredgewidth=2)
                 seed_means = [scores.mean() for scores in group.scores(i)]
                 axes.plot([position] * len(seed_means), seed_means, "o", color=color, markersize=4)
-        first_group = labeled[0][0]
-        for value, name, color in (
-            (first_group.random_scores.mean(), "random policy", "tab:red"),
-            (dataset_scores(first_group)[0], "dataset mean", "tab:green"),
-        ):
-            if value is not None:
-                axes.axhline(value, color=color, linestyle=":", label=f"{name} ({value:.1f})")
+        random_score = labeled[0][0].random_scores.mean()
+        axes.axhline(random_score, color="tab:red", linestyle=":", label=f"random policy ({random_score:.1f})")
+        for name, score in _label_dataset_scores([group for group, _ in labeled]):
+            if name.startswith("dataset mean"):
+                axes.axhline(score, color="tab:green", linestyle=":", label=f"{name} ({score:.1f})")
         axes.set_xticks(range(len(ticks)), ticks, fontsize=8)
         axes.set_xlim(-0.5, len(ticks) - 0.5)
         axes.set(ylabel="score (points)", title=game.name)

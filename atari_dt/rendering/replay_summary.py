@@ -105,7 +105,8 @@ def replay_figure(game: Game, buffers: Sequence[BufferSidecar]) -> bytes:
         axes.plot(steps[_WINDOW - 1 :], means, color=color, label=f"mean of {_WINDOW} episodes")
     if game.random_and_human is not None:
         for name, score, style in zip(("random policy", "human"), game.random_and_human, (":", "--"), strict=True):
-            if score <= 2 * axes.get_ylim()[1]:
+            bottom, top = axes.get_ylim()
+            if score <= top + (top - bottom):
                 axes.axhline(score, color="gray", linestyle=style, linewidth=1, label=f"{name} ({score:g})")
             else:  # a line so far up would flatten the curve
                 axes.plot([], [], linestyle="none", label=f"{name} ({score:g}), above the axis")

@@ -75,19 +75,27 @@ def test_trained_policies_can_be_told_apart_in_the_figure(
     assert len(to_png(figure)) > 10_000  # and its texts are no mathematics
 
 
-@pytest.mark.parametrize(("best", "lines"), [(700.0, [163.9]), (9000.0, [163.9, 13455.0])])
+@pytest.mark.parametrize(
+    ("game", "best", "human", "lines"),
+    [
+        ("Qbert", 700.0, "13455", [163.9]),
+        ("Qbert", 9000.0, "13455", [163.9, 13455.0]),
+        ("Pong", -19.0, "14.6", [-20.7]),
+        ("Pong", 20.0, "14.6", [-20.7, 14.6]),
+    ],
+)
 def test_a_reference_far_above_all_scores_does_not_flatten_the_curve(
-    best: float, lines: list[float], monkeypatch: pytest.MonkeyPatch
+    game: str, best: float, human: str, lines: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replay_summary, "to_png", lambda figure: figure)
     buffer = dataclasses.replace(
-        sidecar_of(RecordedEpisode(9, 7, 1.0, best, {})), recording=recording_of("Qbert", ["NOOP"])
+        sidecar_of(RecordedEpisode(9, 7, 1.0, best, {})), recording=recording_of(game, ["NOOP"])
     )
-    figure: Any = replay_summary.replay_figure(find_game("Qbert"), [buffer])
+    figure: Any = replay_summary.replay_figure(find_game(game), [buffer])
     (axes,) = figure.axes
     assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() in (":", "--")] == lines
-    assert axes.get_ylim()[1] < 2 * max(best, lines[-1])
-    assert any(text.get_text().startswith("human (13455)") for text in axes.get_legend().get_texts())
+    assert axes.get_ylim()[1] < 2 * max(best, lines[-1], 1)
+    assert any(text.get_text().startswith(f"human ({human})") for text in axes.get_legend().get_texts())
 
 
 def test_an_episode_counts_for_the_buffer_that_it_begins_in() -> None:
