@@ -16,20 +16,23 @@ def main(sweeps: tyro.conf.Positional[tuple[Path, ...]], archive: Path | None = 
     """Write report.md, report.html and their figures for all runs of a sweep, without training or evaluating anything.
 
     Args:
-        sweeps: Directories that scripts/reproduce_benchmark.py or scripts/ablate_context_length.py wrote.
+        sweeps: Directories that scripts/reproduce_benchmark.py or scripts/ablate_context_length.py wrote. With
+            --archive, also archives, to which the runs of the directories are added.
         archive: Also write the data of the report, or of all reports together, to this JSON file, such as
             docs/data/sweep.json. It has no checkpoints and no absolute paths. scripts/build_results.py makes tables and
             figures of it, and scripts/rerun.py repeats one of its runs.
     """
+    from atari_dt.experiments.archive_writer import is_archive, write_archive
     from atari_dt.experiments.report import write_report
 
     if not sweeps:
         raise InputError("give the directory of at least one sweep")
+    directories = [sweep for sweep in sweeps if not is_archive(sweep)]
     if archive is not None:
-        from atari_dt.experiments.archive_writer import write_archive
-
         write_archive(sweeps, archive)
-    for sweep in sweeps:
+    elif len(directories) < len(sweeps):
+        raise InputError("an archive has no report of its own; give `archive` too, to add sweeps to it")
+    for sweep in directories:
         print(write_report(sweep))
         print(f"report: {sweep / 'report.html'}")
     if archive is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from atari_dt.experiments.ablation import read_ablation
 from atari_dt.experiments.ablation_times import read_update_times
-from atari_dt.experiments.archive import MAX_METRICS_LINES, ArchivedRun, SweepArchive
+from atari_dt.experiments.archive import MAX_METRICS_LINES, ArchivedRun, SweepArchive, read_archive
 from atari_dt.experiments.curves import read_run_metrics
 from atari_dt.experiments.report import COMMANDS_FILE
 from atari_dt.experiments.run_config import read_run_config
@@ -32,22 +32,29 @@ def write_archive(sweeps: Sequence[Path], path: Path) -> None:
     """Write the archive of a sweep, or of several; the same files give the same bytes.
 
     Args:
-        sweeps: Directories of the sweeps. If runs of several sweeps have the same name, such as those of one command
-            with different settings, all runs get the name of their sweep's directory in front of their own.
+        sweeps: Directories of the sweeps, or their archives, which are files that end in ``.json``. If runs of several
+            sweeps have the same name, such as those of one command with different settings, all runs get the name of
+            their sweep in front of their own.
         path: Path of the archive; its parents are created, and an older archive is replaced.
 
     Raises:
-        InputError: If a directory has no runs, a file of a run cannot be read, ``path`` does not end in ``.json``, or
-            the sweeps cannot be merged.
+        InputError: If a directory has no runs, a file of a run or an archive cannot be read, ``path`` does not end in
+            ``.json``, or the sweeps cannot be merged.
         OSError: If the archive cannot be written.
     """
     if path.suffix != ".json":
         raise InputError(f"`archive` must end in .json, as in docs/data/sweep.json, not be {path}")
-    archives = [read_sweep(sweep) for sweep in sweeps]
-    archive = archives[0] if len(archives) == 1 else _merge([sweep.resolve().name for sweep in sweeps], archives)
+    archives = [read_archive(sweep) if is_archive(sweep) else read_sweep(sweep) for sweep in sweeps]
+    names = [sweep.stem if is_archive(sweep) else sweep.resolve().name for sweep in sweeps]
+    archive = archives[0] if len(archives) == 1 else _merge(names, archives)
     _check_data_names(archive.runs)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, _format_json(_strip_content(archive.to_json())))
+
+
+def is_archive(sweep: Path) -> bool:
+    """Return whether a path is that of a sweep's archive, and not of its directory."""
+    return sweep.suffix == ".json" and not sweep.is_dir()
 
 
 def _merge(names: Sequence[str], archives: Sequence[SweepArchive]) -> SweepArchive:

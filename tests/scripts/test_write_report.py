@@ -14,6 +14,7 @@ from tests.scripts.commands import (
     [
         ("", "give the directory of at least one sweep"),
         ("{tmp}/no", "{tmp}/no has no runs; choose the directory of a sweep"),
+        ("{tmp}/no.json", "an archive has no report of its own; give --archive too, to add sweeps to it"),
         ("{tmp}/no --archive {tmp}/new/x.json", "{tmp}/no has no runs; choose the directory of a sweep"),
         (
             "{tmp}/no --archive {tmp}/new/x",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,28 @@ def test_sweeps_are_archived_together(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="scale-1 is an ablation at equal budgets"):
         write_archive([path_of[1], tmp_path / "other"], path)
     assert path.read_bytes() == before
+
+
+def test_sweeps_are_added_to_an_archive(tmp_path: Path) -> None:
+    """What was archived need not be on the machine any more."""
+    for name, model in (("dt", ModelConfig()), ("bc-0.5", ModelConfig(conditioning="none"))):
+        config = RunConfig(Path(f"/{name}/data/breakout"), model)
+        finish_run(tmp_path / name, f"{name}-seed0", config, [(None, None, [4.0])], updates=30)
+        (tmp_path / name / COMMANDS_FILE).write_text(f"python scripts/reproduce_benchmark.py --methods {name}\n")
+    together, added = tmp_path / "together.json", tmp_path / "archive.json"
+    write_archive([tmp_path / "dt", tmp_path / "bc-0.5"], together)
+    write_archive([tmp_path / "dt"], added)
+    shutil.rmtree(tmp_path / "dt")
+    write_archive([added, tmp_path / "bc-0.5"], added)
+    assert added.read_bytes() == together.read_bytes()
+
+    write_archive([added, together], tmp_path / "twice.json")
+    names = [run.name for run in read_archive(tmp_path / "twice.json").runs]
+    assert names == [f"{sweep}-{run}-seed0" for sweep in ("archive", "together") for run in ("dt", "bc-0.5")]
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(InputError, match=r"broken\.json"):
+        write_archive([tmp_path / "broken.json", tmp_path / "bc-0.5"], added)
+    assert added.read_bytes() == together.read_bytes()
 
 
 def test_two_stores_of_one_name_are_not_confused(tmp_path: Path) -> None:
