@@ -35,7 +35,7 @@ _LABELS = {
     "noop_max": "0 to 29 no-ops first",
     "second_reset": "second reset",
     "window_timestep": "timestep of the newest step",
-    "reward_units": "raw rewards lower the return-to-go",
+    "reward_units": "unclipped rewards",
     "integer_returns": "integer returns-to-go",
     "cache": "no cache",
 }
