@@ -278,7 +278,8 @@ class TrainingConfig:
     top_percent: float = 100.0
     """Percentage of the steps to train on: whole episodes, highest return first; the paper's %BC."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Whether to compile the network with `torch.compile`; `auto` compiles on a GPU."""
+    """Whether to compile the network with `torch.compile`; `auto` compiles on a GPU. A single process on a GPU
+    then also replays its updates as a CUDA graph."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "warmup_tokens", "log_every", "checkpoint_every", "keep_checkpoints"):

@@ -17,6 +17,7 @@ from atari_dt.method_config import MethodConfig
 from atari_dt.methods.registry import find_method
 from atari_dt.model.checkpoint_config import CheckpointConfig
 from atari_dt.model.pretrained import PretrainedModel
+from atari_dt.training.cuda_graph import GraphedUpdate
 from atari_dt.training.distributed import ProcessGroup
 from atari_dt.training.optimizer import make_optimizer
 from replay_data.observation import FRAMES, ObservationSpec
@@ -25,9 +26,12 @@ from replay_data.observation import FRAMES, ObservationSpec
 class Learner:
     """Trains a model, one update at a time. No update waits for the device.
 
+    If the network is compiled, it is compiled for full batches; the smaller one at the end of an epoch takes the code
+    that is not compiled. On a single GPU, a compiled update is replayed as a CUDA graph.
+
     Args:
         model: Model, on the device of ``compute``.
-        config: Config of the training.
+        config: Config of the training; ``batch_size`` counts the windows of all processes together.
         compute: Device, type of the forward pass, and compilation. Weights and optimizer states are float32.
         group: Processes that train together; their gradients are averaged.
 
@@ -41,7 +45,8 @@ class Learner:
     def __init__(self, model: PretrainedModel, config: TrainingConfig, compute: Compute, group: ProcessGroup):
         self.model = model
         self.objective = find_method(model.config).make_objective(model, config.seed).to(compute.device).train()
-        self.optimizer = make_optimizer(model, config)
+        graphed = compute.compiled and compute.device.type == "cuda" and group.size == 1
+        self.optimizer = make_optimizer(model, config, capturable=graphed)
         self.metrics = (*self.objective.metrics, "grad_norm")
         self._compute, self._group = compute, group
         self._grad_norm_clip = torch.inf if config.grad_norm_clip is None else config.grad_norm_clip
@@ -59,6 +64,8 @@ class Learner:
                 broadcast_buffers=False,  # all processes have the same
             )
         self._network = network
+        self._num_windows = len(range(group.rank, config.batch_size, group.size))
+        self._graphed_update = GraphedUpdate(self._update, self.optimizer, compute.device) if graphed else None
 
     def update(self, batch: Any, update: int, learning_rate: float, weight: float = 1.0) -> Tensor:
         """Make one update.
@@ -78,6 +85,13 @@ class Learner:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = learning_rate
         self.objective.prepare(update)
+        if self._compute.compiled and len(batch.actions) < self._num_windows:
+            with torch.compiler.set_stance("force_eager"):
+                return self._update(batch, weight)
+        return self._update(batch, weight) if self._graphed_update is None else self._graphed_update(batch)
+
+    def _update(self, batch: Any, weight: float = 1.0) -> Tensor:
+        """Make an update at the learning rate of the optimizer; see `update`."""
         with autocast(self._compute.device, self._compute.dtype):
             values = self._network(batch)
         values = values * weight

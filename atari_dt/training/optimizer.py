@@ -16,10 +16,15 @@ from torch import nn
 from atari_dt.config import TrainingConfig
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, config: TrainingConfig, capturable: bool = False) -> torch.optim.AdamW:
     """Return AdamW with weight decay on the weights of linear and convolution layers (Chen et al. 2021, appendix A).
 
     Biases, layer norms and all embeddings are not decayed. Parameters that need no gradient are not trained.
+
+    Args:
+        model: Network to train.
+        config: Config of the training.
+        capturable: Whether a CUDA graph can capture the steps of the optimizer.
     """
     decayed = {id(module.weight) for module in model.modules() if _is_linear(module)}
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -27,7 +32,14 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
         {"params": [p for p in parameters if id(p) in decayed], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.adam_eps, fused=True)
+    return torch.optim.AdamW(
+        groups,
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.adam_eps,
+        fused=True,
+        capturable=capturable,
+    )
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -75,7 +75,8 @@ def main(
         print("bf16 is left out, since the hardware here emulates it; --precisions bf16 fp32 measures both")
         precisions = ("fp32",)
     dtypes = DTYPES if precisions is None else {name: DTYPES[name] for name in precisions}
-    model_config, config = ModelConfig(context_length=context_length), TrainingConfig(compile=compile)
+    model_config = ModelConfig(context_length=context_length)
+    config = TrainingConfig(batch_size=batch_size, compile=compile)
     with tempfile.TemporaryDirectory() as directory:
         lengths = [min(EPISODE_LENGTH, num_steps - start) for start in range(0, num_steps, EPISODE_LENGTH)]
         store = write_random_store(Path(directory) / "store", lengths, largest_reward=1)

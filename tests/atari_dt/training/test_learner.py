@@ -6,19 +6,22 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from atari_dt.config import Conditioning, ModelConfig, TrainingConfig
-from atari_dt.hardware import autocast
+from atari_dt.hardware import Compute, autocast
 from atari_dt.method_config import VALUE_TRAINING, CQLConfig, MethodConfig, QRDQNConfig, REMConfig
 from atari_dt.methods import find_method
 from atari_dt.model import DecisionTransformer
-from atari_dt.training.learner import flops_per_window
+from atari_dt.training.distributed import ProcessGroup
+from atari_dt.training.learner import Learner, flops_per_window
 from replay_data import InputError, TrajectoryStore
 from tests.atari_dt.methods.tabular import Transition, make_batch, make_learner
 from tests.atari_dt.q_networks import ADAM, CONFIGS, use_small_layers
@@ -101,6 +104,25 @@ def test_objectives_compile_without_graph_breaks(
             assert config is DROPOUT or torch.allclose(eager_value, compiled_value, atol=tolerance)
         losses.append(results[1][0][0].item())
     assert losses[0] != losses[1]
+
+
+def test_the_smaller_batch_at_the_end_of_an_epoch_is_not_compiled(
+    store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network is compiled once, for full batches. The smaller one makes the same update as without a compiler."""
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    training, method = TrainingConfig(batch_size=8), find_method(SMALL)
+    results = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = method.make_network(SMALL, store)
+        learner = Learner(model, training, Compute(torch.device("cpu"), torch.float32, compiled), ProcessGroup())
+        loader = method.make_loader(SMALL, store, torch.device("cpu"))
+        metrics = [learner.update(loader.batch(np.arange(size)), i, 1e-3) for i, size in enumerate((5, 8, 3, 8))]
+        results.append(torch.stack(metrics))
+    assert counter.frame_count == 1
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", CONFIGS)
