@@ -44,9 +44,8 @@ def write_archive(sweeps: Sequence[Path], path: Path) -> None:
     """
     if path.suffix != ".json":
         raise InputError(f"`archive` must end in .json, as in docs/data/sweep.json, not be {path}")
-    archives = [read_archive(sweep) if is_archive(sweep) else read_sweep(sweep) for sweep in sweeps]
-    names = [sweep.stem if is_archive(sweep) else sweep.resolve().name for sweep in sweeps]
-    archive = archives[0] if len(archives) == 1 else _merge(names, archives)
+    named_archives = [_read_named_archive(sweep) for sweep in sweeps]
+    archive = named_archives[0][1] if len(named_archives) == 1 else _merge(named_archives)
     _check_data_names(archive.runs)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, _format_json(_strip_content(archive.to_json())))
@@ -57,18 +56,25 @@ def is_archive(sweep: Path) -> bool:
     return sweep.suffix == ".json" and not sweep.is_dir()
 
 
-def _merge(names: Sequence[str], archives: Sequence[SweepArchive]) -> SweepArchive:
-    """Return one archive with the runs and commands of several."""
-    for name, archive in zip(names, archives, strict=True):
+def _read_named_archive(sweep: Path) -> tuple[str, SweepArchive]:
+    """Return the name and the content of a sweep's directory or archive."""
+    if is_archive(sweep):
+        return sweep.stem, read_archive(sweep)
+    return sweep.resolve().name, read_sweep(sweep)
+
+
+def _merge(named_archives: Sequence[tuple[str, SweepArchive]]) -> SweepArchive:
+    """Return one archive with the runs and commands of several, which come with the names of their sweeps."""
+    for name, archive in named_archives:
         if archive.ablation is not None:
             raise InputError(f"{name} is an ablation at equal budgets, whose tables are its own; archive it apart")
-    repeated = max(Counter(run.name for archive in archives for run in archive.runs).values()) > 1
+    repeated = max(Counter(run.name for _, archive in named_archives for run in archive.runs).values()) > 1
     runs = [
         dataclasses.replace(run, name=f"{name}-{run.name}" if repeated else run.name)
-        for name, archive in zip(names, archives, strict=True)
+        for name, archive in named_archives
         for run in archive.runs
     ]
-    return SweepArchive(tuple(runs), tuple(command for archive in archives for command in archive.commands))
+    return SweepArchive(tuple(runs), tuple(command for _, archive in named_archives for command in archive.commands))
 
 
 def _check_data_names(runs: Sequence[ArchivedRun]) -> None:
