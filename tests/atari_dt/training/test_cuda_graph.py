@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from atari_dt.batches.loader import BatchLoader
 from atari_dt.config import TrainingConfig
 from atari_dt.hardware import Compute
 from atari_dt.method_config import VALUE_TRAINING, MethodConfig
 from atari_dt.methods import find_method
+from atari_dt.model.nature_cnn import NatureCNN
 from atari_dt.training.cuda_graph import WARM_UP_UPDATES, copy_batch, like_batch
 from atari_dt.training.distributed import ProcessGroup
 from atari_dt.training.learner import Learner
+from atari_dt.trajectory_config import TrajectoryTransformerConfig
 from replay_data import TrajectoryStore
+from replay_data.testing import write_random_store
 from tests.atari_dt.q_networks import CONFIGS
 from tests.atari_dt.training.processes import DROPOUT, SMALL
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 BATCH_SIZE = 8
+CAPTURED: dict[str, MethodConfig] = {
+    "dt": SMALL,
+    "dt-fast": dataclasses.replace(
+        SMALL, position_encoding="rotary", timestep_encoding="none", encoder_norm=True, frame_differences=True
+    ),
+    "dt-heads": dataclasses.replace(SMALL, observation="ram", predict=("state", "return")),
+    "bc": dataclasses.replace(SMALL, conditioning="none"),
+    **CONFIGS,
+    "trajectory_transformer": TrajectoryTransformerConfig(
+        sequence_length=4, vocab_size=8, num_layers=1, num_heads=2, embed_dim=16, variables=("ball_x", "player_x")
+    ),
+}
+"""A config of each kind of update."""
 
 
 @pytest.mark.parametrize("config", [SMALL, CONFIGS["cql"]], ids=["contexts", "transitions"])
@@ -49,6 +69,40 @@ def test_a_copied_batch_has_the_content_and_the_layout_of_its_source(
     if config is SMALL:
         num_frames = BATCH_SIZE * (SMALL.context_length + 3)
         assert states.untyped_storage().nbytes() == num_frames * 84 * 84 < states.numel()
+
+
+class _Recorder(TorchDispatchMode):
+    """Records the operations with a tensor that is not on the meta device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
+        if any(not tensor.is_meta for tensor in tensors):
+            self.operations.append(str(func))
+        return result
+
+
+@pytest.mark.parametrize("config", [*CAPTURED.values()], ids=[*CAPTURED])
+def test_an_update_needs_nothing_from_the_cpu(config: MethodConfig, tmp_path: Path, monkeypatch: Any) -> None:
+    """A capture fails at a copy from the CPU, and where Python reads a value.
+
+    The meta device stands in for a GPU: its tensors have no values to read, and other tensors are noticed.
+    """
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # unknown to the meta device
+    monkeypatch.setattr(NatureCNN, "_dtype", lambda *_: torch.float32)
+    store = write_random_store(tmp_path / "store", [12, 20], ram=True)
+    method = find_method(config)
+    loaded = method.make_loader(config, store, torch.device("cpu")).batch(np.arange(BATCH_SIZE))
+    batch = type(loaded)(**{name: tensor.to("meta") for name, tensor in vars(loaded).items()})
+    objective = method.make_objective(method.make_network(config, store).to("meta"), seed=0).to("meta").train()
+    objective.prepare(0)
+    with _Recorder() as recorder:
+        objective(batch)[0].backward()
+    assert not recorder.operations
 
 
 @needs_gpu
